@@ -1,0 +1,51 @@
+# make profile   set everything up and run the main job
+# make test      set everything up and pass the tests
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+CXX_FILES = $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+
+.PHONY: setup build profile test lint format docs clean
+
+setup: $(READY) build
+
+# the build needs the torch that will be used, hence no isolation
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) pip
+	$(PIP) torch==2.13.0 setuptools wheel ninja pybind11
+	$(PIP) --no-build-isolation --editable '.[dev]'
+	@touch $@
+
+# compiles what has changed
+build: $(READY)
+	@$(BIN)/python setup.py --quiet build_ext --inplace
+
+profile: setup
+	$(BIN)/sola-profile --model sola_t --res 224,512,1024
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	@$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
+
+format: setup
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	$(BIN)/clang-format -i $(CXX_FILES)
+
+# every figure of the docs, measured anew on this machine
+docs: setup
+	$(BIN)/sola-profile --model sola_t --res 224,512,1024 --out docs/reports/sola_t
+
+clean:
+	rm -rf build dist *.egg-info sola_vision/_C*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,296 @@
+// gradients, autocast, and a clear refusal on devices without kernels
+//
+// C++ autograd nodes: they cost a few microseconds less per call than Python ones, and torch.compile traces through
+// them into the backward ops just as well.
+
+#include <ATen/autocast_mode.h>
+#include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/library.h>
+
+namespace sola {
+namespace {
+
+using at::Tensor;
+using torch::autograd::AutogradContext;
+using torch::autograd::Function;
+using torch::autograd::variable_list;
+
+template <class Signature>
+const c10::TypedOperatorHandle<Signature>& find(const char* name) {
+  static const auto handle = c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
+  return handle;
+}
+
+bool needs_graph(std::initializer_list<const Tensor*> inputs) {
+  if (!at::GradMode::is_enabled()) return false;
+  return std::any_of(inputs.begin(), inputs.end(), [](const Tensor* t) { return t->defined() && t->requires_grad(); });
+}
+
+// ---- softmax attention
+
+using SoftmaxForward = std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, double, bool);
+using SoftmaxBackward = std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                                                           const Tensor&, const Tensor&, double, bool);
+
+std::tuple<Tensor, Tensor> softmax_forward(const Tensor& q, const Tensor& k, const Tensor& v, double scale,
+                                           bool causal) {
+  at::AutoDispatchBelowADInplaceOrView below;
+  return find<SoftmaxForward>("sola::softmax_attention").call(q, k, v, scale, causal);
+}
+
+struct SoftmaxNode : Function<SoftmaxNode> {
+  static variable_list forward(AutogradContext* context, const Tensor& q, const Tensor& k, const Tensor& v,
+                               double scale, bool causal) {
+    auto [out, logsumexp] = softmax_forward(q, k, v, scale, causal);
+    context->save_for_backward({q, k, v, out, logsumexp});
+    context->saved_data["scale"] = scale;
+    context->saved_data["causal"] = causal;
+    context->mark_non_differentiable({logsumexp});
+    return {out, logsumexp};
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& grads) {
+    const auto saved = context->get_saved_variables();
+    auto [q, k, v] = find<SoftmaxBackward>("sola::softmax_attention_backward")
+                         .call(grads[0], saved[0], saved[1], saved[2], saved[3], saved[4],
+                               context->saved_data["scale"].toDouble(), context->saved_data["causal"].toBool());
+    return {q, k, v, Tensor(), Tensor()};
+  }
+};
+
+std::tuple<Tensor, Tensor> softmax_autograd(const Tensor& q, const Tensor& k, const Tensor& v, double scale,
+                                            bool causal) {
+  if (!needs_graph({&q, &k, &v})) return softmax_forward(q, k, v, scale, causal);
+  auto outputs = SoftmaxNode::apply(q, k, v, scale, causal);
+  return {outputs[0], outputs[1]};
+}
+
+// ---- linear attention, one global state
+
+using LinearForward = std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, c10::string_view,
+                                                         bool, double);
+using LinearBackward = std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                                                          const Tensor&, const Tensor&, c10::string_view, bool, double);
+
+std::tuple<Tensor, Tensor, Tensor> linear_forward(const Tensor& q, const Tensor& k, const Tensor& v,
+                                                  c10::string_view feature_map, bool normalize, double eps) {
+  at::AutoDispatchBelowADInplaceOrView below;
+  return find<LinearForward>("sola::linear_attention").call(q, k, v, feature_map, normalize, eps);
+}
+
+struct LinearNode : Function<LinearNode> {
+  static variable_list forward(AutogradContext* context, const Tensor& q, const Tensor& k, const Tensor& v,
+                               const std::string& feature_map, bool normalize, double eps) {
+    auto [out, state, key_sum] = linear_forward(q, k, v, feature_map, normalize, eps);
+    context->save_for_backward({q, k, v, state, key_sum});
+    context->saved_data["feature_map"] = feature_map;
+    context->saved_data["normalize"] = normalize;
+    context->saved_data["eps"] = eps;
+    context->mark_non_differentiable({state, key_sum});
+    return {out, state, key_sum};
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& grads) {
+    const auto saved = context->get_saved_variables();
+    auto [q, k, v] = find<LinearBackward>("sola::linear_attention_backward")
+                         .call(grads[0], saved[0], saved[1], saved[2], saved[3], saved[4],
+                               context->saved_data["feature_map"].toStringRef(),
+                               context->saved_data["normalize"].toBool(), context->saved_data["eps"].toDouble());
+    return {q, k, v, Tensor(), Tensor(), Tensor()};
+  }
+};
+
+std::tuple<Tensor, Tensor, Tensor> linear_autograd(const Tensor& q, const Tensor& k, const Tensor& v,
+                                                   c10::string_view feature_map, bool normalize, double eps) {
+  if (!needs_graph({&q, &k, &v})) return linear_forward(q, k, v, feature_map, normalize, eps);
+  auto outputs = LinearNode::apply(q, k, v, std::string(feature_map), normalize, eps);
+  return {outputs[0], outputs[1], outputs[2]};
+}
+
+// ---- linear attention, chunked
+
+using ChunkedForward = std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&,
+                                                  const std::optional<Tensor>&, c10::string_view, bool, bool, double,
+                                                  int64_t);
+using ChunkedBackward = std::tuple<Tensor, Tensor, Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&,
+                                                                   const Tensor&, const std::optional<Tensor>&,
+                                                                   const Tensor&, const Tensor&, c10::string_view, bool,
+                                                                   bool, double, int64_t);
+
+std::tuple<Tensor, Tensor> chunked_forward(const Tensor& q, const Tensor& k, const Tensor& v,
+                                           const std::optional<Tensor>& decay, c10::string_view feature_map,
+                                           bool causal, bool normalize, double eps, int64_t chunk) {
+  at::AutoDispatchBelowADInplaceOrView below;
+  return find<ChunkedForward>("sola::chunked_linear_attention")
+      .call(q, k, v, decay, feature_map, causal, normalize, eps, chunk);
+}
+
+struct ChunkedNode : Function<ChunkedNode> {
+  static variable_list forward(AutogradContext* context, const Tensor& q, const Tensor& k, const Tensor& v,
+                               const std::optional<Tensor>& decay, const std::string& feature_map, bool causal,
+                               bool normalize, double eps, int64_t chunk) {
+    auto [out, normaliser] = chunked_forward(q, k, v, decay, feature_map, causal, normalize, eps, chunk);
+    context->save_for_backward({q, k, v, decay.value_or(Tensor()), out, normaliser});
+    context->mark_non_differentiable({normaliser});
+    context->saved_data["feature_map"] = feature_map;
+    context->saved_data["causal"] = causal;
+    context->saved_data["normalize"] = normalize;
+    context->saved_data["eps"] = eps;
+    context->saved_data["chunk"] = chunk;
+    return {out, normaliser};
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& grads) {
+    const auto saved = context->get_saved_variables();
+    auto& data = context->saved_data;
+    const auto decay = saved[3].defined() ? std::optional<Tensor>(saved[3]) : std::nullopt;
+    auto [q, k, v, grad_decay] =
+        find<ChunkedBackward>("sola::chunked_linear_attention_backward")
+            .call(grads[0], saved[0], saved[1], saved[2], decay, saved[4], saved[5], data["feature_map"].toStringRef(),
+                  data["causal"].toBool(), data["normalize"].toBool(), data["eps"].toDouble(), data["chunk"].toInt());
+    if (!decay) grad_decay = Tensor();
+    return {q, k, v, grad_decay, Tensor(), Tensor(), Tensor(), Tensor(), Tensor()};
+  }
+};
+
+std::tuple<Tensor, Tensor> chunked_autograd(const Tensor& q, const Tensor& k, const Tensor& v,
+                                            const std::optional<Tensor>& decay, c10::string_view feature_map,
+                                            bool causal, bool normalize, double eps, int64_t chunk) {
+  const Tensor rate = decay.value_or(Tensor());
+  if (!needs_graph({&q, &k, &v, &rate})) {
+    return chunked_forward(q, k, v, decay, feature_map, causal, normalize, eps, chunk);
+  }
+  auto outputs = ChunkedNode::apply(q, k, v, decay, std::string(feature_map), causal, normalize, eps, chunk);
+  return {outputs[0], outputs[1]};
+}
+
+// ---- WKV
+
+using WkvForward = std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&, bool);
+using WkvBackward = std::tuple<Tensor, Tensor, Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&,
+                                                               const Tensor&, const Tensor&, const Tensor&,
+                                                               const Tensor&);
+
+std::tuple<Tensor, Tensor> wkv_forward(const Tensor& k, const Tensor& v, const Tensor& decay, const Tensor& bonus,
+                                       bool save) {
+  at::AutoDispatchBelowADInplaceOrView below;
+  return find<WkvForward>("sola::wkv").call(k, v, decay, bonus, save);
+}
+
+struct WkvNode : Function<WkvNode> {
+  static variable_list forward(AutogradContext* context, const Tensor& k, const Tensor& v, const Tensor& decay,
+                               const Tensor& bonus) {
+    auto [out, kept] = wkv_forward(k, v, decay, bonus, true);
+    context->save_for_backward({k, v, decay, bonus, out, kept});
+    context->mark_non_differentiable({kept});
+    return {out, kept};
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& grads) {
+    const auto saved = context->get_saved_variables();
+    auto [k, v, decay, bonus] = find<WkvBackward>("sola::wkv_backward")
+                                    .call(grads[0], saved[0], saved[1], saved[2], saved[3], saved[4], saved[5]);
+    return {k, v, decay, bonus};
+  }
+};
+
+std::tuple<Tensor, Tensor> wkv_autograd(const Tensor& k, const Tensor& v, const Tensor& decay, const Tensor& bonus,
+                                        bool save) {
+  if (!needs_graph({&k, &v, &decay, &bonus})) return wkv_forward(k, v, decay, bonus, save);
+  auto outputs = WkvNode::apply(k, v, decay, bonus);
+  return {outputs[0], outputs[1]};
+}
+
+// ---- autocast: the token tensors in the lower precision, decay and bonus as they are
+
+Tensor lower(const Tensor& tensor) {
+  const auto device = tensor.device().type();
+  return at::autocast::cached_cast(at::autocast::get_autocast_dtype(device), tensor, device);
+}
+
+// autocast keys of all devices: a call may not be cast twice
+c10::impl::ExcludeDispatchKeyGuard without_autocast() {
+  return c10::impl::ExcludeDispatchKeyGuard(
+      c10::DispatchKeySet({c10::DispatchKey::AutocastCPU, c10::DispatchKey::AutocastCUDA}));
+}
+
+std::tuple<Tensor, Tensor> softmax_autocast(const Tensor& q, const Tensor& k, const Tensor& v, double scale,
+                                            bool causal) {
+  const auto guard = without_autocast();
+  return find<SoftmaxForward>("sola::softmax_attention").call(lower(q), lower(k), lower(v), scale, causal);
+}
+
+std::tuple<Tensor, Tensor, Tensor> linear_autocast(const Tensor& q, const Tensor& k, const Tensor& v,
+                                                   c10::string_view feature_map, bool normalize, double eps) {
+  const auto guard = without_autocast();
+  return find<LinearForward>("sola::linear_attention").call(lower(q), lower(k), lower(v), feature_map, normalize, eps);
+}
+
+std::tuple<Tensor, Tensor> chunked_autocast(const Tensor& q, const Tensor& k, const Tensor& v,
+                                            const std::optional<Tensor>& decay, c10::string_view feature_map,
+                                            bool causal, bool normalize, double eps, int64_t chunk) {
+  const auto guard = without_autocast();
+  return find<ChunkedForward>("sola::chunked_linear_attention")
+      .call(lower(q), lower(k), lower(v), decay, feature_map, causal, normalize, eps, chunk);
+}
+
+std::tuple<Tensor, Tensor> wkv_autocast(const Tensor& k, const Tensor& v, const Tensor& decay, const Tensor& bonus,
+                                        bool save) {
+  const auto guard = without_autocast();
+  return find<WkvForward>("sola::wkv").call(lower(k), lower(v), decay, bonus, save);
+}
+
+// ---- devices without kernels
+
+void refuse(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
+  const auto& arguments = op.schema().arguments();
+  const auto first = stack->size() - arguments.size();
+  const auto& name = op.schema().operator_name().name;
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    const auto& value = (*stack)[first + i];
+    const bool elsewhere = value.isTensor() && value.toTensor().defined() && !value.toTensor().is_cpu();
+    TORCH_CHECK_VALUE(!elsewhere, name.substr(name.find("::") + 2), ": ", arguments[i].name(), " must be on cpu, got ",
+                      value.toTensor().device(), "; this build has no kernels there");
+  }
+  TORCH_CHECK_VALUE(false, name, ": this build has kernels for cpu only");
+}
+
+constexpr const char* kForwardOps[] = {"softmax_attention", "linear_attention", "chunked_linear_attention", "wkv"};
+
+void refuse_all(torch::Library& m) {
+  for (const char* op : kForwardOps) m.impl(op, torch::CppFunction::makeFromBoxedFunction<&refuse>());
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(sola, Autograd, m) {
+  m.impl("softmax_attention", &softmax_autograd);
+  m.impl("linear_attention", &linear_autograd);
+  m.impl("chunked_linear_attention", &chunked_autograd);
+  m.impl("wkv", &wkv_autograd);
+  // a second derivative is an error, never silently zero
+  for (const char* op : kForwardOps) {
+    m.impl((std::string(op) + "_backward").c_str(), torch::autograd::autogradNotImplementedFallback());
+  }
+}
+
+TORCH_LIBRARY_IMPL(sola, AutocastCPU, m) {
+  m.impl("softmax_attention", &softmax_autocast);
+  m.impl("linear_attention", &linear_autocast);
+  m.impl("chunked_linear_attention", &chunked_autocast);
+  m.impl("wkv", &wkv_autocast);
+}
+
+TORCH_LIBRARY_IMPL(sola, AutocastCUDA, m) {
+  m.impl("softmax_attention", &softmax_autocast);
+  m.impl("linear_attention", &linear_autocast);
+  m.impl("chunked_linear_attention", &chunked_autocast);
+  m.impl("wkv", &wkv_autocast);
+}
+
+TORCH_LIBRARY_IMPL(sola, CUDA, m) { refuse_all(m); }
+TORCH_LIBRARY_IMPL(sola, XPU, m) { refuse_all(m); }
+TORCH_LIBRARY_IMPL(sola, MPS, m) { refuse_all(m); }
+
+}  // namespace sola

@@ -1,0 +1,50 @@
+#include "build_info.h"
+
+#include "cpu/parallel.h"
+
+#ifdef SOLA_CUDA_TARGETS
+#define SOLA_CUDA
+#include "cuda/device.h"
+#else
+#define SOLA_CUDA_TARGETS
+#endif
+
+#define SOLA_TEXT_OF(...) #__VA_ARGS__
+#define SOLA_TEXT(...) SOLA_TEXT_OF(__VA_ARGS__)
+
+namespace sola {
+
+std::map<std::string, std::string> build_info() {
+#if defined(__clang__)
+  const std::string compiler = "Clang " __clang_version__;
+#else
+  const std::string compiler = "GCC " __VERSION__;
+#endif
+  return {
+      {"version", SOLA_VERSION},
+      {"compiler", compiler},
+      {"cuda_architectures", SOLA_TEXT(SOLA_CUDA_TARGETS)},
+      {"instruction_set", kernels().name},
+      {"gemm", "own micro-kernel"},
+      {"gemm_bfloat16", native_bf16() ? "oneDNN brgemm" : "own micro-kernel on tiles widened to float"},
+  };
+}
+
+std::vector<std::map<std::string, Property>> cuda_devices() {
+  std::vector<std::map<std::string, Property>> found;
+#ifdef SOLA_CUDA
+  std::vector<SolaCudaDevice> devices(sola_cuda_devices(nullptr, 0));
+  devices.resize(sola_cuda_devices(devices.data(), static_cast<int>(devices.size())));
+  for (const auto& d : devices) {
+    found.push_back({{"name", std::string(d.name)},
+                     {"compute_capability", std::to_string(d.major) + "." + std::to_string(d.minor)},
+                     {"multiprocessors", static_cast<long long>(d.multiprocessors)},
+                     {"memory_bytes", d.memory_bytes},
+                     {"l2_bytes", d.l2_bytes},
+                     {"shared_bytes_per_multiprocessor", d.shared_bytes_per_multiprocessor}});
+  }
+#endif
+  return found;
+}
+
+}  // namespace sola

@@ -1,0 +1,98 @@
+// what the two linear-attention kernels share
+#pragma once
+
+#include <type_traits>
+
+#include "cpu/tiles.h"
+
+namespace sola::SOLA_ISA {
+
+// calls f(std::integral_constant<FeatureMap, map>{}), so that loops over elements carry no branch
+template <class F>
+SOLA_INLINE void with_map(FeatureMap map, F&& f) {
+  switch (map) {
+    case FeatureMap::elu1:
+      return f(std::integral_constant<FeatureMap, FeatureMap::elu1>{});
+    case FeatureMap::relu:
+      return f(std::integral_constant<FeatureMap, FeatureMap::relu>{});
+    case FeatureMap::identity:
+      return f(std::integral_constant<FeatureMap, FeatureMap::identity>{});
+    case FeatureMap::exp:
+      return f(std::integral_constant<FeatureMap, FeatureMap::exp>{});
+  }
+}
+
+// φ(x); comparisons are written so that NaN stays NaN
+template <FeatureMap map, class V>
+SOLA_INLINE V feature(V x) {
+  const V zero{};
+  if constexpr (map == FeatureMap::elu1) return x > zero ? x + 1 : vexp(x);
+  if constexpr (map == FeatureMap::relu) return x < zero ? zero : x;
+  if constexpr (map == FeatureMap::exp) return vexp(x);
+  return x;
+}
+
+// φ′(x) as a function of φ(x): ELU + 1 exceeds 1 exactly where its slope is 1
+template <FeatureMap map, class V>
+SOLA_INLINE V feature_slope(V phi) {
+  const V zero{}, one = zero + 1;
+  if constexpr (map == FeatureMap::elu1) return phi > one ? one : phi;
+  if constexpr (map == FeatureMap::relu) return phi > zero ? one : zero;
+  if constexpr (map == FeatureMap::exp) return phi;
+  return one;
+}
+
+// rows of φ(from), padded with zeros to `padded` columns, a multiple of the lanes
+template <class From>
+void map_rows(FeatureMap map, const From* from, int64_t stride, int64_t rows, int64_t columns, Acc<From>* to,
+              int64_t padded) {
+  using A = Acc<From>;
+  constexpr int L = kLanes<A>;
+  with_map(map, [&](auto chosen) SOLA_LAMBDA {
+    for (int64_t r = 0; r < rows; ++r) {
+      const From* row = from + r * stride;
+      A* out = to + r * padded;
+      int64_t i = 0;
+      for (; i + L <= columns; i += L) store(out + i, feature<chosen()>(load(row + i)));
+      if (i < columns) {
+        fill(out + i, padded - i, A(0));
+        store_part(out + i, feature<chosen()>(load_part(row + i, columns - i)), columns - i);
+      }
+    }
+  });
+}
+
+// rows of grad · φ′, given φ, written to the caller's tensor
+template <class To>
+void store_mapped_gradient(FeatureMap map, Acc<To>* grad, const Acc<To>* phi, int64_t rows, int64_t columns,
+                           int64_t padded, To* to, int64_t stride) {
+  using A = Acc<To>;
+  with_map(map, [&](auto chosen) SOLA_LAMBDA {
+    for (int64_t r = 0; r < rows; ++r) {
+      A* row = grad + r * padded;
+      for (int64_t i = 0; i < padded; i += kLanes<A>) {
+        store(row + i, load(row + i) * feature_slope<chosen()>(load(phi + r * padded + i)));
+      }
+      convert_row(row, columns, to + r * stride, columns);
+    }
+  });
+}
+
+// row · factor, and the factor itself: 1/(sum + eps), where 0 stands for an undefined quotient
+template <class A>
+SOLA_INLINE A reciprocal(A denominator) {
+  return denominator == A(0) ? A(0) : A(1) / denominator;
+}
+
+template <class A>
+SOLA_INLINE void scale_row(A* row, int64_t padded, A factor) {
+  for (int64_t i = 0; i < padded; i += kLanes<A>) store(row + i, load(row + i) * factor);
+}
+
+// to += factor · from
+template <class A>
+SOLA_INLINE void add_row(const A* from, A* to, int64_t padded, A factor) {
+  for (int64_t i = 0; i < padded; i += kLanes<A>) store(to + i, load(to + i) + load(from + i) * factor);
+}
+
+}  // namespace sola::SOLA_ISA

@@ -1,0 +1,197 @@
+// linear attention with one global state
+//
+//   S = Σ_j φ(k_j)ᵀ v_j     z = Σ_j φ(k_j)     out_i = φ(q_i) S / (φ(q_i)·z + eps)
+//
+// Forward: tasks gather shares of (S, z) over ranges of keys, the shares are added in a fixed order, then tasks read
+// the state for ranges of queries. Backward: the same with (q, dO) gathering (dS, dz), which the keys read.
+
+// D head dim, V value head dim, padded to whole vectors as Dp and Vp; a share is S (D × Vp) followed by z (Dp)
+
+#include "cpu/linear.h"
+
+namespace sola::SOLA_ISA {
+
+template <class In>
+class LinearAttention {
+  using A = Acc<In>;
+  // tokens per tile: φ(k), v and the state share the first cache
+  static constexpr int64_t kRows = 64;
+
+ public:
+  LinearAttention(const LinearParams& p, const Task& task)
+      : p_(p), task_(task), Dp_(round_up<A>(p.size.D)), Vp_(round_up<A>(p.size.V)), arena_(task.scratch) {
+    phi_ = arena_.take<A>(kRows * Dp_);
+    values_ = arena_.take<A>(kRows * Vp_);
+    features_ = arena_.take<A>(kRows * Dp_);
+    result_ = arena_.take<A>(kRows * Vp_);
+    state_ = arena_.take<A>(p.size.D * Vp_);
+    state_t_ = arena_.take<A>(p.size.V * Dp_);
+    key_sum_ = arena_.take<A>(Dp_);
+  }
+
+  size_t scratch() const { return arena_.used(); }
+  int64_t share() const { return p_.size.D * Vp_ + Dp_; }
+
+  // (S, z) of keys [begin, end)
+  void gather(Place place, A* share) {
+    fill(share, this->share(), A(0));
+    for_tiles(place, [&](int64_t first, int64_t rows) {
+      map_rows(p_.map, at<In>(p_.k, place.batch, first, place.head), p_.k.token, rows, p_.size.D, phi_, Dp_);
+      accumulate(rows, dense_values(p_.v, place.batch, first, place.head, rows), share);
+      for (int64_t r = 0; r < rows; ++r) add_row(phi_ + r * Dp_, share + p_.size.D * Vp_, Dp_, A(1));
+    });
+  }
+
+  // adds up all shares of a head; with the saved state as target in the forward
+  void combine(Place place, Split split) {
+    A* shares = static_cast<A*>(split.sums);
+    for (int64_t other = 1; other < split.count; ++other) add_row(shares + other * share(), shares, share(), A(1));
+    if (!p_.state) return;
+    const auto& s = p_.size;
+    const int64_t head = place.batch * s.H + place.head;
+    store_rows(shares, Vp_, s.D, s.V, static_cast<A*>(p_.state) + head * s.D * s.V, s.V);
+    convert_row(shares + s.D * Vp_, s.D, static_cast<A*>(p_.key_sum) + head * s.D, s.D);
+  }
+
+  // out of queries [begin, end)
+  void read(Place place) {
+    const auto& s = p_.size;
+    load_state(place);
+    for_tiles(place, [&](int64_t first, int64_t rows) {
+      map_rows(p_.map, at<In>(p_.q, place.batch, first, place.head), p_.q.token, rows, s.D, phi_, Dp_);
+      gemm(task_, Product<A>{rows, Vp_, s.D, {phi_, Dp_, 1}, state_, Vp_, result_, Vp_}, Into::overwrite);
+      for (int64_t r = 0; p_.normalize && r < rows; ++r) scale_row(result_ + r * Vp_, Vp_, inverse(r));
+      store_rows(result_, Vp_, rows, s.V, at<In>(p_.out, place.batch, first, place.head), p_.out.token);
+    });
+  }
+
+  // dq of queries [begin, end), and their share of (dS, dz). With n = φ(q) S, d = φ(q)·z + eps, r = 1/d:
+  //   dn = r dO     dd = −r dO·out = −r² φ(q)·g     with g = dO Sᵀ
+  //   dφ(q) = r g + dd z     dS = Σ φ(q)ᵀ dn     dz = Σ dd φ(q)
+  void query_gradients(Place place, A* share) {
+    const auto& s = p_.size;
+    load_state(place);
+    transpose_rows(state_, Vp_, s.D, s.V, state_t_, Dp_);
+    zero_padding();
+    fill(share, this->share(), A(0));
+    for_tiles(place, [&](int64_t first, int64_t rows) {
+      map_rows(p_.map, at<In>(p_.q, place.batch, first, place.head), p_.q.token, rows, s.D, phi_, Dp_);
+      load_rows(at<In>(p_.grad_out, place.batch, first, place.head), p_.grad_out.token, rows, s.V, values_, Vp_);
+      gemm(task_, Product<A>{rows, Dp_, s.V, {values_, Vp_, 1}, state_t_, Dp_, features_, Dp_}, Into::overwrite);
+      for (int64_t r = 0; p_.normalize && r < rows; ++r) {
+        const A factor = inverse(r);
+        A* g = features_ + r * Dp_;
+        const A grad_denominator = -factor * factor * dot(phi_ + r * Dp_, g, Dp_);
+        scale_row(g, Dp_, factor);
+        add_row(key_sum_, g, Dp_, grad_denominator);
+        scale_row(values_ + r * Vp_, Vp_, factor);
+        add_row(phi_ + r * Dp_, share + s.D * Vp_, Dp_, grad_denominator);
+      }
+      accumulate(rows, {values_, Vp_}, share);
+      store_mapped_gradient(p_.map, features_, phi_, rows, s.D, Dp_, at<In>(p_.grad_q, place.batch, first, place.head),
+                            p_.grad_q.token);
+    });
+  }
+
+  // dk and dv of keys [begin, end):  dφ(k) = v dSᵀ + dz     dv = φ(k) dS
+  void key_gradients(Place place, const A* sums) {
+    const auto& s = p_.size;
+    const A* grad_sum = sums + s.D * Vp_;
+    transpose_rows(sums, Vp_, s.D, s.V, state_t_, Dp_);
+    zero_padding();
+    for_tiles(place, [&](int64_t first, int64_t rows) {
+      map_rows(p_.map, at<In>(p_.k, place.batch, first, place.head), p_.k.token, rows, s.D, phi_, Dp_);
+      const Rows v = dense_values(p_.v, place.batch, first, place.head, rows);
+      for (int64_t r = 0; r < rows; ++r) std::memcpy(features_ + r * Dp_, grad_sum, Dp_ * sizeof(A));
+      gemm(task_, Product<A>{rows, Dp_, s.V, {v.data, v.stride, 1}, state_t_, Dp_, features_, Dp_}, Into::accumulate);
+      store_mapped_gradient(p_.map, features_, phi_, rows, s.D, Dp_, at<In>(p_.grad_k, place.batch, first, place.head),
+                            p_.grad_k.token);
+      gemm(task_, Product<A>{rows, Vp_, s.D, {phi_, Dp_, 1}, sums, Vp_, result_, Vp_}, Into::overwrite);
+      store_rows(result_, Vp_, rows, s.V, at<In>(p_.grad_v, place.batch, first, place.head), p_.grad_v.token);
+    });
+  }
+
+ private:
+  struct Rows {
+    const A* data;
+    int64_t stride;
+  };
+
+  template <class F>
+  void for_tiles(Place place, const F& f) {
+    for (int64_t first = place.begin; first < place.end; first += kRows) {
+      f(first, place.end - first < kRows ? place.end - first : kRows);
+    }
+  }
+
+  // the caller's rows themselves where they can be multiplied as they lie, else a padded copy
+  Rows dense_values(const View& view, int64_t batch, int64_t first, int64_t head, int64_t rows) {
+    const In* from = at<In>(view, batch, first, head);
+    if constexpr (std::is_same_v<In, A>) {
+      if (Vp_ == p_.size.V) return {from, view.token};
+    }
+    load_rows(from, view.token, rows, p_.size.V, values_, Vp_);
+    return {values_, Vp_};
+  }
+
+  // share += φᵀ · rows
+  void accumulate(int64_t rows, Rows right, A* share) {
+    gemm(task_, Product<A>{p_.size.D, Vp_, rows, {phi_, 1, Dp_}, right.data, right.stride, share, Vp_},
+         Into::accumulate);
+  }
+
+  void load_state(Place place) {
+    const auto& s = p_.size;
+    const int64_t head = place.batch * s.H + place.head;
+    load_rows(static_cast<const A*>(p_.state) + head * s.D * s.V, s.V, s.D, s.V, state_, Vp_);
+    convert_row(static_cast<const A*>(p_.key_sum) + head * s.D, s.D, key_sum_, Dp_);
+  }
+
+  void zero_padding() {
+    for (int64_t v = 0; v < p_.size.V; ++v) fill(state_t_ + v * Dp_ + p_.size.D, Dp_ - p_.size.D, A(0));
+  }
+
+  A inverse(int64_t r) { return reciprocal(dot(phi_ + r * Dp_, key_sum_, Dp_) + A(p_.eps)); }
+
+  const LinearParams& p_;
+  const Task& task_;
+  int64_t Dp_, Vp_;
+  Arena arena_;
+  A *phi_, *values_, *features_, *result_, *state_, *state_t_, *key_sum_;
+};
+
+static size_t scratch(const LinearParams& p, const Task& task) {
+  return with_input(task, [&]<class In>(In) { return LinearAttention<In>(p, task).scratch(); });
+}
+
+static int64_t share(const LinearParams& p, const Task& task) {
+  return with_input(task, [&]<class In>(In) { return LinearAttention<In>(p, task).share(); });
+}
+
+static void gather(const LinearParams& p, const Task& task, Place place, void* share) {
+  with_input(task, [&]<class In>(In) { LinearAttention<In>(p, task).gather(place, static_cast<Acc<In>*>(share)); });
+}
+
+static void combine(const LinearParams& p, const Task& task, Place place, Split split) {
+  with_input(task, [&]<class In>(In) { LinearAttention<In>(p, task).combine(place, split); });
+}
+
+static void read(const LinearParams& p, const Task& task, Place place) {
+  with_input(task, [&]<class In>(In) { LinearAttention<In>(p, task).read(place); });
+}
+
+static void query_gradients(const LinearParams& p, const Task& task, Place place, void* share) {
+  with_input(task,
+             [&]<class In>(In) { LinearAttention<In>(p, task).query_gradients(place, static_cast<Acc<In>*>(share)); });
+}
+
+static void key_gradients(const LinearParams& p, const Task& task, Place place, const void* sums) {
+  with_input(task, [&]<class In>(In) {
+    LinearAttention<In>(p, task).key_gradients(place, static_cast<const Acc<In>*>(sums));
+  });
+}
+
+extern const LinearKernels linear_attention;
+const LinearKernels linear_attention{scratch, share, gather, combine, read, query_gradients, key_gradients};
+
+}  // namespace sola::SOLA_ISA

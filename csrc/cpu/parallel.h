@@ -1,0 +1,48 @@
+// spreads tasks over torch's threads, each with scratch of its own
+#pragma once
+
+#include <ATen/Parallel.h>
+#include <ATen/native/CPUBlas.h>
+#include <c10/core/CPUAllocator.h>
+
+#include <algorithm>
+
+#include "cpu/isa.h"
+
+namespace sola {
+
+// oneDNN's brgemm for bfloat16 when this machine has AMX or AVX512-BF16 units, else null
+BrgemmBf16 native_bf16();
+
+// below this many operations a second thread costs more than it brings (a few microseconds of work)
+constexpr double kSerialOps = 1e6;
+
+// calls f(index, task) for every index; `ops` is the size of one task in scalar operations
+template <class F>
+void run_tasks(int64_t count, double ops, Dtype dtype, BrgemmBf16 brgemm, size_t scratch_bytes, const F& f) {
+  const auto grain = std::clamp<int64_t>(int64_t(kSerialOps / std::max(ops, 1.0)), 1, std::max<int64_t>(count, 1));
+  at::parallel_for(0, count, grain, [&](int64_t begin, int64_t end) {
+    // torch's allocator, so that memory profilers see the scratch too
+    auto scratch = c10::GetCPUAllocator()->allocate(scratch_bytes + 64);
+    const auto base = (reinterpret_cast<uintptr_t>(scratch.get()) + 63) / 64 * 64;
+    const Task task{dtype, brgemm, reinterpret_cast<std::byte*>(base)};
+    for (int64_t i = begin; i < end; ++i) f(i, task);
+    if (brgemm) at::native::cpublas::brgemm_release();
+  });
+}
+
+// into how many shares to cut each of `outer` pieces of work: the fewest that keep all threads busy nine tenths of the
+// time, at most `limit`
+inline int64_t choose_shares(int64_t outer, int64_t limit) {
+  const int64_t threads = at::in_parallel_region() ? 1 : at::get_num_threads();
+  if (outer < 1) return 1;
+  int64_t shares = 1;
+  const auto busy = [&](int64_t s) {
+    const int64_t tasks = outer * s;
+    return double(tasks) / double((tasks + threads - 1) / threads * threads);
+  };
+  while (shares < limit && busy(shares) < 0.9) ++shares;
+  return shares;
+}
+
+}  // namespace sola

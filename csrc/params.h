@@ -1,0 +1,73 @@
+// plain structs handed from the host side to the kernels; strides are in elements, offsets are int64
+#pragma once
+
+#include <cstdint>
+
+namespace sola {
+
+enum class Dtype { f64, f32, bf16, f16 };
+
+enum class FeatureMap { elu1, relu, identity, exp };
+
+// a (batch, token, head, channel) tensor whose last dimension is contiguous
+struct View {
+  void* data = nullptr;
+  int64_t batch = 0, token = 0, head = 0;
+};
+
+// B batch, N queries, M keys, H heads, D head dim, V value head dim
+struct AttentionSizes {
+  int64_t B, N, M, H, D, V;
+};
+
+struct SoftmaxParams {
+  AttentionSizes size;
+  View q, k, v, out;
+  void* logsumexp;  // (B, H, N), float or double
+  double scale;
+  bool causal;
+  // backward only
+  View grad_out, grad_q, grad_k, grad_v;
+};
+
+struct LinearParams {
+  AttentionSizes size;
+  View q, k, v, out;
+  void* state;    // (B, H, D, V), float or double
+  void* key_sum;  // (B, H, D)
+  FeatureMap map;
+  bool normalize;
+  double eps;
+  // backward only
+  View grad_out, grad_q, grad_k, grad_v;
+};
+
+struct ChunkedParams {
+  AttentionSizes size;
+  View q, k, v, out;
+  void* normaliser;         // (B, H, N), float or double; unused without normalize
+  const double* log_decay;  // (H), natural logarithm; zero means no decay
+  FeatureMap map;
+  bool causal, normalize;
+  double eps;
+  int64_t chunk;
+  // backward only
+  View grad_out, grad_q, grad_k, grad_v;
+};
+
+// B batch, N tokens, C channels; views have no head stride
+struct WkvParams {
+  int64_t B, N, C;
+  View k, v, out;
+  const void* decay;     // (C), float or double, per token
+  const void* bonus;     // (C)
+  void* log_normaliser;  // (B, N, C), float or double; null when nobody will need it
+  void* exact_out;       // (B, N, C), float: out before it is rounded to half precision; null otherwise
+  // backward only
+  View grad_out, grad_k, grad_v;
+  void* grad_decay;  // (B, stretches, C) partial sums, float or double
+  void* grad_bonus;  // (B, stretches, C)
+  int64_t stretches;
+};
+
+}  // namespace sola

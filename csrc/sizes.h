@@ -1,0 +1,113 @@
+// tensor checks, written once; they return the sizes that the kernels use
+//
+// sola_vision/ops/_checks.py holds the same rules for tensors without data; a test compares the messages.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <c10/util/Exception.h>
+
+#include "params.h"
+
+// B batch, N queries, M keys, H heads, D head dim, V value head dim, C channels
+
+namespace sola {
+
+constexpr int64_t kMaxHeadDim = 256;
+
+inline std::string dtype_name(at::ScalarType type) { return std::string(c10::getDtypeNames(type).first); }
+
+inline std::string shape_text(at::IntArrayRef shape) {
+  std::string text = "(";
+  for (size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
+  return text + (shape.size() == 1 ? ",)" : ")");
+}
+
+inline Dtype dtype_of(const at::Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case at::kDouble:
+      return Dtype::f64;
+    case at::kFloat:
+      return Dtype::f32;
+    case at::kBFloat16:
+      return Dtype::bf16;
+    default:
+      return Dtype::f16;
+  }
+}
+
+// accumulators, states and normalisers
+inline at::ScalarType accumulate_type(const at::Tensor& tensor) {
+  return tensor.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+}
+
+// `layout` reads like "(B, N, H, D)"
+inline void check_tensor(const char* op, const char* name, const at::Tensor& tensor, const char* layout) {
+  const int64_t rank = 1 + std::count(layout, layout + std::strlen(layout), ',');
+  TORCH_CHECK_VALUE(tensor.dim() == rank, op, ": ", name, " must be ", layout, ", ", rank, " dimensions, got ",
+                    tensor.dim());
+  const auto type = tensor.scalar_type();
+  TORCH_CHECK_VALUE(type == at::kDouble || type == at::kFloat || type == at::kBFloat16 || type == at::kHalf, op, ": ",
+                    name, " must be one of float64, float32, bfloat16, float16, got ", dtype_name(type));
+  TORCH_CHECK_VALUE(tensor.stride(-1) == 1 || tensor.size(-1) <= 1, op, ": ", name,
+                    " must be contiguous in its last dimension, got stride ", tensor.stride(-1), "; call ", name,
+                    ".contiguous() first");
+}
+
+inline void check_like(const char* op, const char* name, const at::Tensor& tensor, const char* other_name,
+                       const at::Tensor& other) {
+  TORCH_CHECK_VALUE(tensor.scalar_type() == other.scalar_type(), op, ": ", name, " must have the dtype of ", other_name,
+                    ", ", dtype_name(other.scalar_type()), ", got ", dtype_name(tensor.scalar_type()));
+  TORCH_CHECK_VALUE(tensor.device() == other.device(), op, ": ", name, " must be on the device of ", other_name, ", ",
+                    other.device(), ", got ", tensor.device());
+}
+
+inline void check_size(const char* op, const char* name, const at::Tensor& tensor, int64_t axis, int64_t wanted,
+                       const char* meaning) {
+  TORCH_CHECK_VALUE(tensor.size(axis) == wanted, op, ": ", name, " must have size ", wanted, " in dimension ", axis,
+                    " (", meaning, "), got ", tensor.size(axis));
+}
+
+inline void check_head_dim(const char* op, const char* name, const at::Tensor& tensor) {
+  TORCH_CHECK_VALUE(tensor.size(3) >= 1 && tensor.size(3) <= kMaxHeadDim, op, ": ", name,
+                    " must have a head dim of 1 to ", kMaxHeadDim, ", got ", tensor.size(3));
+}
+
+// q (B, N, H, D), k (B, M, H, D), v (B, M, H, V), all of one dtype and device
+inline AttentionSizes check_attention(const char* op, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+  check_tensor(op, "q", q, "(B, N, H, D)");
+  check_tensor(op, "k", k, "(B, M, H, D)");
+  check_tensor(op, "v", v, "(B, M, H, V)");
+  for (const auto& [name, tensor] : {std::pair{"k", &k}, std::pair{"v", &v}}) {
+    check_like(op, name, *tensor, "q", q);
+    check_size(op, name, *tensor, 0, q.size(0), "the batch of q");
+    check_size(op, name, *tensor, 2, q.size(2), "the heads of q");
+  }
+  check_size(op, "k", k, 3, q.size(3), "the head dim of q");
+  check_size(op, "v", v, 1, k.size(1), "the tokens of k");
+  check_head_dim(op, "q", q);
+  check_head_dim(op, "v", v);
+  return {q.size(0), q.size(1), k.size(1), q.size(2), q.size(3), v.size(3)};
+}
+
+// a parameter with one number per head or channel, in the dtype of the sums
+inline void check_vector(const char* op, const char* name, const at::Tensor& tensor, const char* letter, int64_t wanted,
+                         const at::Tensor& like) {
+  TORCH_CHECK_VALUE(tensor.dim() == 1 && tensor.size(0) == wanted, op, ": ", name, " must be (", letter, ",) with ",
+                    letter, " = ", wanted, ", got ", shape_text(tensor.sizes()));
+  TORCH_CHECK_VALUE(tensor.scalar_type() == accumulate_type(like), op, ": ", name, " must be ",
+                    dtype_name(accumulate_type(like)), ", got ", dtype_name(tensor.scalar_type()));
+  TORCH_CHECK_VALUE(tensor.device() == like.device(), op, ": ", name, " must be on ", like.device(),
+                    " like the tokens, got ", tensor.device());
+}
+
+// (batch, token, head, channel)
+inline View view_of(const at::Tensor& tensor) {
+  return {tensor.data_ptr(), tensor.stride(0), tensor.stride(1), tensor.dim() == 4 ? tensor.stride(2) : 0};
+}
+
+// a gradient may come expanded (stride 0) in any dimension; the kernels want the last one contiguous
+inline at::Tensor dense_last(const at::Tensor& tensor) {
+  return tensor.stride(-1) == 1 || tensor.size(-1) <= 1 ? tensor : tensor.contiguous();
+}
+
+}  // namespace sola

@@ -1,0 +1,115 @@
+"""Builds sola_vision._C from csrc with ninja: C++ always, CUDA kernels when nvcc is found (SOLA_CUDA=0/1 decides)."""
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+CSRC = ROOT / "csrc"
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "sola_vision/version.py").read_text())[1]
+OLDEST_TORCH = (2, 11)
+
+# -fno-math-errno and -fno-trapping-math let loops over exp and selects become vectors; NaN and Inf keep their meaning
+CXX_FLAGS = ("-std=c++20 -O3 -fPIC -fvisibility=hidden -fno-math-errno -fno-trapping-math -ffp-contract=fast "
+             "-Wall -Wextra -Wno-unknown-pragmas -Werror=return-type")  # fmt: skip
+# every *.kernel.cpp is compiled once per instruction set; the best one is chosen at load (csrc/cpu/isa.cpp)
+X86_64 = {
+    "baseline": "",
+    "avx2": "-mavx2 -mfma -mf16c -mbmi2",
+    "avx512": "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c -mbmi2 -mprefer-vector-width=512",
+}
+INSTRUCTION_SETS = X86_64 if platform.machine().lower() in ("x86_64", "amd64") else {"baseline": ""}
+CUDA_TARGETS = ("80", "90")
+NVCC_FLAGS = "-std=c++17 -O3 -Xcompiler=-fPIC,-fvisibility=hidden -cudart=static -Werror=all-warnings"
+
+
+def fail(reason: str, remedy: str) -> None:
+    raise SystemExit(f"\nsola-vision can't be built: {reason}\n  {remedy}\n")
+
+
+def find_torch():
+    try:
+        import torch
+        from torch.utils import cpp_extension
+    except ImportError as error:
+        remedy = "Install torch >= 2.11 first, then build with `pip install --no-build-isolation .`"
+        fail(f"torch does not import here ({error}).", remedy)
+    if tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2]) < OLDEST_TORCH:
+        fail(f"torch {torch.__version__} is too old.", "Install torch >= 2.11 and build again.")
+    return torch, cpp_extension
+
+
+def find_compiler() -> str:
+    names = os.environ.get("CXX", "g++ clang++ c++").split()
+    found = next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        fail(f"no C++ compiler is on the PATH (looked for {', '.join(names)}).",
+             "Install one (Debian and Ubuntu: apt-get install g++) or name it in CXX.")  # fmt: skip
+    return found
+
+
+def find_nvcc() -> str | None:
+    """The nvcc to use, or None; says in one line what was decided and why."""
+    wish = os.environ.get("SOLA_CUDA", "")
+    if wish not in ("", "0", "1"):
+        fail(f"SOLA_CUDA={wish!r} is neither 0 nor 1.", "Unset it to build CUDA kernels where nvcc is found.")
+    nvcc = shutil.which("nvcc") or shutil.which("nvcc", path=os.environ.get("CUDA_HOME", "/usr/local/cuda") + "/bin")
+    if wish == "1" and nvcc is None:
+        fail("SOLA_CUDA=1 demands CUDA, and there is no nvcc on the PATH or in CUDA_HOME.",
+             "Install the CUDA toolkit, set CUDA_HOME, or build with SOLA_CUDA=0.")  # fmt: skip
+    nvcc, why = (None, "SOLA_CUDA=0") if wish == "0" else (nvcc, nvcc or "no nvcc found")
+    decision = f"on for sm_{' and sm_'.join(CUDA_TARGETS)}" if nvcc else "off"
+    print(f"sola-vision: CUDA {decision} ({why})", flush=True)
+    return nvcc
+
+
+class NinjaBuild(build_ext):
+    """Writes build.ninja, runs ninja, and leaves the library where setuptools wants it."""
+
+    def build_extension(self, extension: Extension) -> None:
+        target, folder = Path(self.get_ext_fullpath(extension.name)).resolve(), Path(self.build_temp).resolve()
+        for path in (folder, target.parent):
+            path.mkdir(parents=True, exist_ok=True)
+        self.write_ninja(folder / "build.ninja", target, *find_torch(), find_compiler(), find_nvcc())
+        jobs = ["-j", os.environ["MAX_JOBS"]] if os.environ.get("MAX_JOBS") else []
+        if subprocess.run([sys.executable, "-m", "ninja", "-C", str(folder), *jobs], check=False).returncode:
+            fail("the compiler reported the errors above.", f"Its commands are in {folder / 'build.ninja'}.")
+
+    def write_ninja(self, path, target, torch, cpp_extension, cxx, nvcc) -> None:
+        import pybind11
+        from ninja.ninja_syntax import Writer
+
+        folders = [*cpp_extension.include_paths(), pybind11.get_include(), sysconfig.get_path("include")]
+        host = ["-fopenmp", f'-DSOLA_VERSION=\\"{VERSION}\\"', *(f"-isystem{folder}" for folder in folders)]
+        host += [f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"]
+        host += [f"-DSOLA_CUDA_TARGETS={','.join(CUDA_TARGETS)}"] if nvcc else []
+        libs = [f"-L{folder}" for folder in cpp_extension.library_paths()] + ["-ltorch", "-ltorch_cpu", "-lc10"]
+        # nvcc knows where its own runtime library lies
+        linker = f"{nvcc} -ccbin {cxx} -cudart=static -Xcompiler=-fopenmp" if nvcc else f"{cxx} -fopenmp"
+        codes = [f"-gencode=arch=compute_{t},code=sm_{t}" for t in CUDA_TARGETS]
+        codes.append("-gencode=arch=compute_{0},code=compute_{0}".format(CUDA_TARGETS[-1]))
+        with path.open("w") as file:
+            ninja = Writer(file, width=120)
+            watch = dict(depfile="$out.d", deps="gcc", description="$in $note")
+            ninja.rule("cxx", f"{cxx} -MMD -MF $out.d {CXX_FLAGS} -I{CSRC} $flags -c $in -o $out", **watch)
+            ninja.rule("nvcc", f"{nvcc} -MMD -MF $out.d {NVCC_FLAGS} {' '.join(codes)} -I{CSRC} -c $in -o $out", **watch)
+            ninja.rule("link", f"{linker} -shared $in -o $out {' '.join(libs)}", description="$out")
+            objects = []
+            for source in sorted([*CSRC.glob("*.cpp"), *CSRC.glob("cpu/*.cpp")]):
+                for name, flags in INSTRUCTION_SETS.items() if source.match("*.kernel.cpp") else [("host", " ".join(host))]:
+                    flags = f"-DSOLA_ISA={name} {flags}"
+                    objects += ninja.build(f"{source.stem}.{name}.o", "cxx", str(source), variables=dict(flags=flags, note=name))
+            for source in sorted(CSRC.glob("cuda/*.cu")) if nvcc else []:
+                objects += ninja.build(f"{source.stem}.cu.o", "nvcc", str(source))
+            ninja.build(str(target), "link", objects)
+
+
+setup(ext_modules=[Extension("sola_vision._C", sources=[])], cmdclass={"build_ext": NinjaBuild})

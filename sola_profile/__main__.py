@@ -1,0 +1,5 @@
+"""``python -m sola_profile`` is ``sola-profile``."""
+
+from sola_profile.cli import main
+
+main()

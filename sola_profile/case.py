@@ -1,0 +1,133 @@
+"""What is run: a backbone, an image size and the settings of the run. Torch-free."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from sola_vision.presets import get_spec
+from sola_vision.spec import BackboneSpec
+
+MODES = ("infer", "train")
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+
+# 65,536 pixels a side are 2^28 tokens at patch 4, past which products of two token counts leave 64 bits
+MAX_SIDE = 65_536
+
+_SIZE = re.compile(r"(\d+)(?:x(\d+))?")
+
+
+@dataclass(frozen=True, order=True)
+class Resolution:
+    """An image size in pixels; ``224`` stands for 224 × 224, ``512x2048`` for 512 rows of 2048."""
+
+    height: int
+    width: int
+
+    def __post_init__(self) -> None:
+        for side in (self.height, self.width):
+            if not 1 <= side <= MAX_SIDE:
+                raise ValueError(f"a side has 1 to {MAX_SIDE:,} pixels, got {side:,}")
+
+    @classmethod
+    def parse(cls, text: str) -> Resolution:
+        """Read ``224`` or ``512x2048``; raises ``ValueError`` with the nearest right spelling."""
+        match = _SIZE.fullmatch(text.strip())
+        if match is None:
+            numbers = re.findall(r"\d+", text)
+            hint = f"; did you mean {'x'.join(numbers[:2])!r}?" if numbers else ""
+            raise ValueError(f"expected pixels such as 224 or 512x2048, got {text.strip()!r}{hint}")
+        height = int(match[1])
+        return cls(height, height if match[2] is None else int(match[2]))
+
+    @property
+    def pixels(self) -> int:
+        """Height × width."""
+        return self.height * self.width
+
+    def __str__(self) -> str:
+        return str(self.height) if self.height == self.width else f"{self.height}x{self.width}"
+
+
+def parse_resolutions(text: str) -> tuple[Resolution, ...]:
+    """Read ``224,512x2048,1024``: every size once, from few pixels to many."""
+    parts = text.split(",")
+    if not all(part.strip() for part in parts):
+        raise ValueError(f"an empty size in {text!r}; expected sizes such as 224,512x2048")
+    sizes = {Resolution.parse(part) for part in parts}
+    return tuple(sorted(sizes, key=lambda size: (size.pixels, size)))
+
+
+def nearest(wrong: str, known: Collection[str]) -> str:
+    """``'; did you mean X?'`` with the most similar known name, or nothing when none is similar."""
+    near = difflib.get_close_matches(wrong.lower(), known, n=1, cutoff=0.4)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How every case of a sweep is run.
+
+    ``mode``: ``infer`` is the forward pass without gradients, ``train`` is forward and backward, without an
+    optimizer. ``threads``: of PyTorch's CPU operators, None leaves them as they are.
+    """
+
+    batch: int = 1
+    dtype: str = "float32"
+    device: str = "cpu"
+    mode: str = "infer"
+    compile: bool = False
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise ValueError(f"batch: expected at least 1 image, got {self.batch}")
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"threads: expected at least 1, got {self.threads}")
+        for name, value, known in (("dtype", self.dtype, DTYPES), ("mode", self.mode, MODES)):
+            if value not in known:
+                hint = nearest(value, known)
+                raise ValueError(f"{name}: expected one of {', '.join(known)}, got {value!r}{hint}")
+
+    @property
+    def device_type(self) -> str:
+        """``cuda`` for ``cuda:1``."""
+        return self.device.split(":")[0]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One backbone at one image size under the settings of the sweep."""
+
+    spec: BackboneSpec
+    resolution: Resolution
+    settings: Settings = field(default_factory=Settings)
+
+    @property
+    def grids(self) -> tuple[tuple[int, int], ...]:
+        """Rows and columns of tokens per stage, after padding."""
+        return self.spec.token_grids(self.resolution.height, self.resolution.width)
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """Tokens per stage, after padding."""
+        return tuple(rows * columns for rows, columns in self.grids)
+
+    @property
+    def padded(self) -> bool:
+        """Whether a side is no multiple of the whole stride, so that patches or mergings were padded."""
+        stride = self.spec.patch_size * 2 ** (len(self.spec.dims) - 1)
+        return bool(self.resolution.height % stride or self.resolution.width % stride)
+
+
+def read_spec(model: str, pattern: str | None = None) -> BackboneSpec:
+    """The spec of a preset, under another pattern if one is given; raises ``ValueError`` that names the mistake."""
+    spec = get_spec(model)
+    if pattern is None:
+        return spec
+    changed = spec.with_pattern(pattern)
+    if changed.pattern == spec.pattern:
+        return spec
+    return changed.with_pattern(pattern, name=f"{model}[{changed.pattern}]")

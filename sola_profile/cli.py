@@ -1,0 +1,104 @@
+"""The ``sola-profile`` command: a table of its commands, loaded when they are called.
+
+``sola-profile --model sola_t`` is short for ``sola-profile profile --model sola_t``. Exit codes: 0 fine, 1 an internal
+error, 2 bad use or a failed ``--strict``, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from importlib import import_module
+from typing import cast
+
+import click
+
+from sola_profile.case import nearest
+from sola_profile.commands.output import ARGUMENTS
+from sola_vision.version import __version__
+
+DEFAULT = "profile"
+
+# name → where its click command lives; one line per command
+COMMANDS: Mapping[str, str] = {
+    DEFAULT: "sola_profile.commands.profile:profile",
+}
+
+INTERRUPTED = 130
+
+
+class LazyGroup(click.Group):
+    """Loads a command when it is asked for, and takes options without a command as those of the default one."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  click passes it
+        """All names, the default first."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Import the command's module."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name].partition(":")
+        return cast(click.Command, getattr(import_module(module), name))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Name the nearest command when there is none of that name."""
+        if args[0] not in COMMANDS:
+            raise click.UsageError(f"there is no command {args[0]!r}{nearest(args[0], COMMANDS)}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put the default command in front of options that are not the group's own."""
+        own = {name for option in self.get_params(ctx) for name in option.opts}
+        typed = list(args)
+        if args and args[0].startswith("-") and args[0].split("=")[0] not in own:
+            args = [DEFAULT, *args]
+        # click keeps no copy of what was typed, and every report names its command
+        ctx.meta[ARGUMENTS] = typed
+        return super().parse_args(ctx, args)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Show the options of the default command as well, since they work without its name."""
+        command = self.get_command(ctx, DEFAULT)
+        assert command is not None
+        command.format_options(click.Context(command, parent=ctx, info_name=DEFAULT), formatter)
+        self.format_commands(ctx, formatter)
+
+
+# \b keeps click from wrapping the lines that follow
+EXAMPLES = """\b
+Examples:
+  sola-profile --model sola_t --res 224,512,1024
+  sola-profile --model sola_s --res 512x2048 --no-measure
+"""
+
+
+@click.group(
+    cls=LazyGroup, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.version_option(__version__, prog_name="sola-profile")
+def cli() -> None:
+    """Profile vision backbones that mix linear and softmax attention, from 224 to 4096 pixels.
+
+    Without a command: count, predict and measure one model at several image sizes.
+    """
+
+
+def main() -> None:
+    """Run the command and leave with its exit code."""
+    try:
+        code = cli.main(prog_name="sola-profile", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        code = INTERRUPTED
+    except BrokenPipeError:
+        # the reader of a pipe has left; Python would complain about the same when it flushes at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.exit(code)

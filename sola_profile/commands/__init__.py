@@ -1,0 +1,1 @@
+"""The commands of ``sola-profile``, one file each; ``sola_profile.cli`` lists them."""

@@ -1,0 +1,151 @@
+"""``sola-profile profile``: cost, measurement and comparison of one model at several image sizes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from sola_profile.case import DTYPES, MODES, Resolution, Settings, parse_resolutions, read_spec
+from sola_profile.commands.output import Targets, written_command
+from sola_profile.report.svg import Renderer
+from sola_vision.spec import BackboneSpec
+
+if TYPE_CHECKING:
+    from sola_profile.result import Profile
+
+T = TypeVar("T")
+
+BUDGET_S = 60.0
+STRICT_FAILED = 2
+
+
+@dataclass(frozen=True)
+class Request:
+    """The command line, checked. ``budget_s`` is None when nothing shall be measured."""
+
+    spec: BackboneSpec
+    resolutions: tuple[Resolution, ...]
+    settings: Settings
+    budget_s: float | None
+    targets: Targets
+    strict: bool
+
+
+@click.command()
+@click.option("-m", "--model", required=True, metavar="NAME", help="A preset, such as sola_t.")
+@click.option(
+    "-r", "--res", default="224,512,1024", show_default=True, metavar="SIZES", help="Pixels: 224 or 512x2048."
+)
+@click.option("--pattern", metavar="PATTERN", help="Another layer pattern, such as 'L*2|L*2|(LLS)*2|LS'.")
+@click.option("--batch", default=1, show_default=True, metavar="N", help="Images per step.")
+@click.option("--dtype", default="float32", show_default=True, metavar="DTYPE", help=f"{', '.join(DTYPES)}.")
+@click.option("--device", default="cpu", show_default=True, metavar="DEVICE", help="cpu, cuda or cuda:N.")
+@click.option("--threads", type=int, metavar="N", help="Threads of PyTorch's CPU operators.")
+@click.option(
+    "--mode",
+    default="infer",
+    show_default=True,
+    metavar="MODE",
+    help=f"{' or '.join(MODES)}; train is forward and backward.",
+)
+@click.option("--compile", "compiled", is_flag=True, help="Measure the model under torch.compile.")
+@click.option("--budget", default=BUDGET_S, show_default=True, metavar="SECONDS", help="Time for all measuring.")
+@click.option("--no-measure", is_flag=True, help="Count and predict only; runs nothing.")
+@click.option("--out", metavar="FOLDER", help="Where the report goes.  [default: docs/reports/MODEL]")
+@click.option("--no-report", is_flag=True, help="Write no report folder.")
+@click.option("--json", "json_file", metavar="FILE", help="Write everything as JSON; - is standard output.")
+@click.option("--csv", "csv_file", metavar="FILE", help="Write one line per row as CSV; - is standard output.")
+@click.option("--strict", is_flag=True, help="Exit with 2 when witnesses differ or an operator may be uncounted.")
+def profile(**options: Any) -> None:
+    """Count, predict and measure one model at several image sizes.
+
+    Every size gets its parameters, tokens, MACs and FLOPs from three independent witnesses, peak memory predicted
+    and measured, latency with its interval, and the share of each kind of layer; then the growth of all that with
+    the number of tokens, beside the same model all linear and all softmax.
+    """
+    request = read_request(options)
+    request.targets.check()
+    with Renderer() if request.targets.folder else nullcontext() as renderer:
+        finished = run(request, renderer)
+    if finished.interrupted:
+        raise KeyboardInterrupt
+    if request.strict and (complaints := list(objections(finished))):
+        click.echo(f"strict: {'; '.join(complaints)}", err=True)
+        sys.exit(STRICT_FAILED)
+
+
+def run(request: Request, renderer: Renderer | None) -> Profile:
+    """Sweep as far as it gets and write what is finished, whatever happened."""
+    from sola_profile.commands.progress import follow
+    from sola_profile.sweep import Plan, Sweep
+
+    sweep = Sweep(Plan(request.spec, request.resolutions, request.settings, request.budget_s, written_command()))
+    try:
+        for _ in follow(sweep.run()):
+            request.targets.checkpoint(sweep)
+    except KeyboardInterrupt:
+        sweep.interrupted = True
+    finally:
+        finished = sweep.profile()
+        if finished.contenders:
+            request.targets.write(finished, renderer)
+    return finished
+
+
+def read_request(options: dict[str, Any]) -> Request:
+    """Check everything that can be checked without running anything; bad use raises ``click.UsageError``."""
+    spec = _checked(lambda: read_spec(options["model"], options["pattern"]))
+    resolutions = _checked(lambda: parse_resolutions(options["res"]), "--res")
+    names = ("batch", "dtype", "device", "mode", "threads")
+    settings = _checked(lambda: Settings(**{name: options[name] for name in names}, compile=options["compiled"]))
+    _checked(lambda: _check_device(settings.device), "--device")
+    if options["budget"] <= 0:
+        raise click.BadParameter(f"expected more than 0 seconds, got {options['budget']:g}", param_hint="--budget")
+    folder = None
+    if not options["no_report"]:
+        folder = Path(options["out"] or Path("docs", "reports", _folder_name(spec)))
+    elif options["out"]:
+        raise click.UsageError("--out and --no-report exclude each other")
+    files = {name: options[f"{name}_file"] for name in ("json", "csv") if options[f"{name}_file"]}
+    budget_s = None if options["no_measure"] else options["budget"]
+    return Request(spec, resolutions, settings, budget_s, Targets(folder, files), options["strict"])
+
+
+def _checked(read: Callable[[], T], option: str | None = None) -> T:
+    try:
+        return read()
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint=option) if option else click.UsageError(str(error)) from error
+
+
+def _check_device(name: str) -> None:
+    if name == "cpu":
+        return
+    from sola_profile.machine import check_device
+
+    check_device(name)
+
+
+def _folder_name(spec: BackboneSpec) -> str:
+    """The name of the model, with another pattern behind it: ``sola_t-LL.LL.SSSSSS.LS``."""
+    return spec.name.replace("[", "-").rstrip("]").replace("|", ".")
+
+
+def objections(finished: Profile) -> Iterator[str]:
+    """What ``--strict`` holds against a profile."""
+    for row in finished.model.rows:
+        found = row.agreement
+        if found is not None and not found.exact:
+            pieces = ", ".join(dict.fromkeys(part.piece for part in found.differences))
+            yield f"the witnesses differ at {row.resolution} on {pieces}"
+        if row.counted_parameters != row.closed.parameters:
+            yield f"{row.counted_parameters:,} parameters counted, {row.closed.parameters:,} in closed form"
+    unknown = sorted({name for row in finished.model.rows if row.agreement for name in row.agreement.unknown})
+    if unknown:
+        yield f"operators that may hold matrix products are not counted: {', '.join(unknown)}"

@@ -1,0 +1,1 @@
+"""Comparison: residuals between witnesses, scaling fits, slopes and crossovers."""

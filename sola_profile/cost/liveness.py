@@ -1,0 +1,106 @@
+"""Predicted peak memory: follow every storage from birth to death while the model runs on the ``meta`` device.
+
+Meta tensors have sizes and no data, so a run costs neither memory nor arithmetic, and the order of births and deaths
+is that of the real run: the same Python, the same autograd graph, the same reference counts. Works for any module.
+
+What it can't see are buffers inside an operator; ``sola_profile.cost.workspaces`` models the large ones.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.module_tracker import ModuleTracker
+
+from sola_profile.case import Resolution
+from sola_profile.cost.workspaces import Workspaces, workspaces_on
+from sola_profile.memory import PeakMemory
+from sola_profile.workload import Workload
+
+
+def predict_peak(workload: Workload, resolution: Resolution) -> PeakMemory:
+    """Peak memory of one step of a ``meta`` workload at an image size."""
+    image = workload.image(resolution)
+    static = [*workload.model.parameters(), *workload.model.buffers()]
+    step = workload.step(image)
+    liveness = Liveness([*static, image], workspaces_on(workload.settings.device_type))
+    with ModuleTracker() as modules:
+        liveness.where = lambda: _innermost(modules.parents)
+        with liveness:
+            step()
+    return PeakMemory(storage_bytes(static), storage_bytes([image]), liveness.peak_bytes, liveness.peak_at)
+
+
+def storage_bytes(tensors: Iterable[Tensor]) -> int:
+    """Bytes behind some tensors, shared storages once."""
+    storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in tensors}
+    return sum(storages.values())
+
+
+def _innermost(parents: Iterable[str]) -> str:
+    # names of modules that are running start with the class of the root; the longest is the innermost
+    return max(parents, key=len, default="").partition(".")[2]
+
+
+class Liveness(TorchDispatchMode):
+    """Counts the bytes of all storages that were born under it and are still alive.
+
+    ``known``: tensors that live before and after; their storages are never counted. ``workspaces``: operator →
+    bytes that it allocates inside, from its result and its arguments.
+    """
+
+    def __init__(self, known: Iterable[Tensor] = (), workspaces: Workspaces | None = None) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._workspaces = workspaces or {}
+        self.live_bytes = 0
+        self.peak_bytes = 0
+        self.peak_at = ""
+        self.where: Callable[[], str] = str
+        self._storages: dict[int, weakref.ref[Any]] = {}
+        for tensor in known:
+            self._follow(tensor, born=False)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        # inference_mode hands composite operators over whole; what runs are their parts
+        with self:
+            parts = func.decompose(*args, **kwargs)
+        if parts is not NotImplemented:
+            return parts
+        out = func(*args, **kwargs)
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                self._follow(leaf)
+        workspace_bytes = self._workspaces.get(func, _nothing)(out, *args)
+        self._mark(self.live_bytes + workspace_bytes, func)
+        return out
+
+    def _mark(self, live_bytes: int, func: Any) -> None:
+        if live_bytes > self.peak_bytes:
+            self.peak_bytes = live_bytes
+            self.peak_at = f"{self.where()} {func._overloadpacket}".strip()
+
+    def _follow(self, tensor: Tensor, *, born: bool = True) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._storages:
+            return
+        size_bytes = storage.nbytes() if born else 0
+
+        def died(_: object) -> None:
+            del self._storages[key]
+            self.live_bytes -= size_bytes
+
+        self._storages[key] = weakref.ref(storage, died)
+        self.live_bytes += size_bytes
+
+
+def _nothing(*_: object) -> int:
+    return 0

@@ -1,0 +1,1 @@
+"""Measured numbers: counted FLOPs, latency and its statistics, peak memory."""

@@ -1,0 +1,25 @@
+"""Peak memory as a quantity: what it includes, and the part of it that is there before a step begins. Torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class PeakMemory:
+    """Tensor memory at the moment when most of it is alive.
+
+    ``parameter_bytes``: parameters and buffers. ``input_bytes``: the image batch. ``step_bytes``: everything that
+    one step allocates and that lives at the peak: activations, in training also gradients. ``at``: the place of the
+    peak where it is known, such as ``stages.0.1.mix aten.relu``.
+    """
+
+    parameter_bytes: int
+    input_bytes: int
+    step_bytes: int
+    at: str = ""
+
+    @property
+    def total_bytes(self) -> int:
+        """Parameters, input and step together."""
+        return self.parameter_bytes + self.input_bytes + self.step_bytes

@@ -1,0 +1,42 @@
+"""The pieces of a backbone as the profile shows them: kinds, and where each piece lives in the module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from sola_vision.backbone import bridge_name
+from sola_vision.backbone_terms import KINDS, spec_terms
+from sola_vision.spec import BackboneSpec, LayerId
+
+__all__ = ["KINDS", "PieceModule", "piece_modules"]
+
+
+class PieceModule(NamedTuple):
+    """A piece with the path of the module that does its products, and of the module whose call begins it."""
+
+    name: str
+    kind: str
+    path: str
+    begins: str
+
+
+def piece_modules(spec: BackboneSpec) -> list[PieceModule]:
+    """All pieces in the order of ``spec_terms``.
+
+    A layer's norms have no products of their own; its mixer begins with the first and its channel mix with the second.
+    """
+    bridges: Mapping[str, str] = {str(bridge): f"bridges.{bridge_name(bridge)}" for bridge in spec.bridges}
+    # a one-pixel image has the same pieces as any other
+    return [_locate(piece.place, piece.kind, bridges) for piece in spec_terms(spec, 1, 1)]
+
+
+def _locate(place: LayerId | str, kind: str, bridges: Mapping[str, str]) -> PieceModule:
+    if isinstance(place, LayerId):
+        block = f"stages.{place.stage - 1}.blocks.{place.layer - 1}"
+        part, norm = ("channel_mix", "norm2") if kind == "channel mix" else ("mixer", "norm1")
+        return PieceModule(f"{place} {kind}", kind, f"{block}.{part}", f"{block}.{norm}")
+    path = bridges.get(place, place)
+    if kind == "merging":
+        path = f"stages.{int(place.removeprefix('merging ')) - 1}.merging"
+    return PieceModule(place, kind, path, path)

@@ -1,0 +1,196 @@
+"""A profile as JSON: every raw sample and every witness, in plain units that the names carry.
+
+``schema_version`` rises when a field changes its meaning or goes; new fields may come at any time, so a reader must
+ignore those it doesn't know. A missing value is null, and so is the end of an interval that has none.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict
+from fractions import Fraction
+from math import isinf
+from typing import Any
+
+from sola_profile.compare.scaling import Estimate, Fit, Slope
+from sola_profile.compare.witnesses import Agreement
+from sola_profile.cost.closed_form import ClosedForm, Complexity
+from sola_profile.cost.polynomial import Polynomial
+from sola_profile.measure.latency import Latency
+from sola_profile.measure.statistics import Interval
+from sola_profile.memory import PeakMemory
+from sola_profile.result import Contender, Missing, NotReached, OutOfMemory, OverBudget, Profile, Row
+from sola_vision.spec import BackboneSpec
+
+SCHEMA_VERSION = 1
+
+_NUMBERS = re.compile(r"\[[-+0-9.eE,\s]+\]")
+
+Json = dict[str, Any]
+
+
+def json_text(profile: Profile) -> str:
+    """The document with one field to a line, and lists of numbers on one line."""
+    text = json.dumps(document(profile), indent=1, ensure_ascii=False, allow_nan=False)
+    return _NUMBERS.sub(lambda match: " ".join(match[0].split()), text) + "\n"
+
+
+def document(profile: Profile) -> Json:
+    """The document as plain dicts and lists."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "command": profile.command,
+        "started": profile.started,
+        "interrupted": profile.interrupted,
+        "environment": asdict(profile.environment),
+        "settings": asdict(profile.settings),
+        "budget_s": profile.budget_s,
+        "backbones": [_contender(contender) for contender in profile.contenders],
+        "helpful_sizes": list(profile.helpful_sizes),
+    }
+
+
+def _contender(contender: Contender) -> Json:
+    scaling = contender.scaling
+    return {
+        "role": contender.role,
+        "spec": _spec(contender.spec),
+        "rows": [_row(row) for row in contender.rows],
+        "complexity": _complexity(scaling.complexity),
+        "macs_slopes": [_slope(slope) for slope in scaling.macs_slopes],
+        "latency_fit": None if scaling.latency_fit is None else _fit(scaling.latency_fit),
+        "latency_slopes": [_slope(slope) for slope in scaling.latency_slopes],
+    }
+
+
+def _spec(spec: BackboneSpec) -> Json:
+    return {
+        "name": spec.name,
+        "pattern": spec.pattern,
+        "dims": list(spec.dims),
+        "mixers": {letter: str(mixer) for letter, mixer in spec.mixers.items()},
+        "bridges": [str(bridge) for bridge in spec.bridges],
+        "head_dim": spec.head_dim,
+        "mix_ratio": spec.mix_ratio,
+        "shift": spec.shift,
+        "patch_size": spec.patch_size,
+        "in_channels": spec.in_channels,
+        "num_classes": spec.num_classes,
+    }
+
+
+def _row(row: Row) -> Json:
+    resolution = row.resolution
+    return {
+        "height": resolution.height,
+        "width": resolution.width,
+        "tokens_per_stage": list(row.case.tokens),
+        "padded": row.case.padded,
+        "parameters": {"closed_form": row.closed.parameters, "counted": row.counted_parameters},
+        "closed_form": _closed_form(row.closed),
+        "witnesses": None if row.agreement is None else _agreement(row.agreement),
+        "training_step_macs": row.step_macs,
+        "predicted_memory": _memory(row.predicted_memory),
+        "measured_memory": None if row.measured_memory is None else _memory(row.measured_memory),
+        "latency": None if row.latency is None else _latency(row.latency),
+        "kind_times_s": None if row.kind_times is None else [dict(run) for run in row.kind_times.runs],
+        "missing": None if row.missing is None else _missing(row.missing),
+    }
+
+
+def _closed_form(closed: ClosedForm) -> Json:
+    return {
+        "macs": closed.macs,
+        "flops": 2 * closed.macs,
+        "macs_by_kind": closed.macs_by_kind,
+        "scalar_ops": closed.scalar_ops,
+        "pieces": [
+            {
+                "name": piece.name,
+                "kind": piece.kind,
+                "macs": piece.macs,
+                "scalar_ops": dict(piece.scalar_ops),
+                "parameters": piece.parameters,
+            }
+            for piece in closed.pieces
+        ],
+    }
+
+
+def _agreement(agreement: Agreement) -> Json:
+    return {
+        "exact": agreement.exact,
+        "macs": dict(agreement.macs),
+        "differences": [asdict(part) for part in agreement.differences],
+        "uncounted": {
+            witness: [asdict(entry) for entry in entries] for witness, entries in agreement.uncounted.items()
+        },
+    }
+
+
+def _memory(peak: PeakMemory) -> Json:
+    return {**asdict(peak), "total_bytes": peak.total_bytes}
+
+
+def _latency(latency: Latency) -> Json:
+    return {
+        "median_s": latency.median_s,
+        "interval_s": _interval(latency.interval_s),
+        "unstable": latency.unstable,
+        "doubts": [asdict(doubt) for doubt in latency.doubts],
+        "samples_s": list(latency.samples_s),
+        "rounds": list(latency.rounds),
+        "warm_up_s": list(latency.warm_up.times_s),
+        "warm_up_settled": latency.warm_up.settled,
+    }
+
+
+def _missing(missing: Missing) -> Json:
+    reasons = {OverBudget: "over budget", OutOfMemory: "out of memory", NotReached: "not reached"}
+    return {"reason": reasons[type(missing)], **asdict(missing)}
+
+
+def _complexity(complexity: Complexity) -> Json:
+    return {
+        "macs": _polynomial(complexity.total),
+        "macs_by_kind": {kind: _polynomial(part) for kind, part in complexity.by_kind.items()},
+        "attention_macs": _polynomial(complexity.attention),
+        "softmax_overtakes_at_tokens": complexity.softmax_overtakes,
+        "attention_overtakes_at_tokens": complexity.attention_overtakes,
+    }
+
+
+def _polynomial(polynomial: Polynomial) -> Json:
+    """Coefficients as exact text: ``"201/64"``."""
+    return {name: str(Fraction(value)) for name, value in asdict(polynomial).items()}
+
+
+def _fit(fit: Fit) -> Json:
+    return {
+        "a_s": _estimate(fit.a),
+        "b_s": _estimate(fit.b),
+        "c_s": _estimate(fit.c),
+        "freedom": fit.freedom,
+        "worst_residual": fit.worst_residual,
+        "quadratic_overtakes_at_tokens": None
+        if fit.quadratic_overtakes is None
+        else _estimate(fit.quadratic_overtakes),
+    }
+
+
+def _estimate(estimate: Estimate) -> Json:
+    return {"value": estimate.value, "interval": _interval(estimate.interval)}
+
+
+def _interval(interval: Interval) -> list[float | None]:
+    return [None if isinf(bound) else bound for bound in (interval.low, interval.high)]
+
+
+def _slope(slope: Slope) -> Json:
+    return {
+        "from_tokens": slope.from_tokens,
+        "to_tokens": slope.to_tokens,
+        "value": slope.value,
+        "interval": None if slope.interval is None else _interval(slope.interval),
+    }

@@ -1,0 +1,107 @@
+"""What the tables don't say: how the cost grows, where layers overtake each other, what was left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sola_profile.compare.scaling import Fit, Slope
+from sola_profile.measure.statistics import Interval
+from sola_profile.report.numbers import exact, percent, seconds_per, significant, tokens_and_side
+from sola_profile.result import Contender, Profile
+
+
+def polynomial_sentences(profile: Profile) -> Iterator[str]:
+    """The closed form and its crossovers."""
+    contender = profile.model
+    complexity, patch = contender.scaling.complexity, contender.spec.patch_size
+    total = complexity.total
+    stride = patch * 2 ** (len(contender.spec.dims) - 1)
+    yield (
+        f"MACs of one image = {exact(total.a)}·N² + {exact(total.b)}·N + {exact(total.c)}, N = H/{patch} · W/{patch} "
+        f"tokens of stage 1; exact where both sides divide by {stride}."
+    )
+    if complexity.softmax_overtakes is None or complexity.attention_overtakes is None:
+        yield "The softmax layers never cost more MACs than the rest." if total.a else "No layer is quadratic in N."
+        return
+    yield (
+        f"Softmax layers cost more MACs than all others from N = {tokens_and_side(complexity.softmax_overtakes, patch)}; "
+        f"their N × N products alone from {tokens_and_side(complexity.attention_overtakes, patch)}."
+    )
+
+
+def growth_sentences(contender: Contender, profile: Profile) -> Iterator[str]:
+    """Local slopes and the fit of measured latency."""
+    scaling, patch = contender.scaling, contender.spec.patch_size
+    if scaling.macs_slopes:
+        yield f"Local slope of MACs in N (1 linear, 2 quadratic): {_slopes(scaling.macs_slopes)}."
+    if scaling.latency_slopes:
+        yield f"Local slope of latency: {_slopes(scaling.latency_slopes)}."
+    if scaling.latency_fit is not None:
+        yield from _fit_sentences(scaling.latency_fit, patch, profile)
+    elif profile.budget_s is not None:
+        yield f"No fit of latency: it takes three measured sizes.{_advice(profile)}"
+
+
+def _fit_sentences(fit: Fit, patch: int, profile: Profile) -> Iterator[str]:
+    parts = [
+        f"{name} = {seconds_per(estimate.value)} [{_interval(estimate.interval)}]"
+        for name, estimate in (("a", fit.a), ("b", fit.b), ("c", fit.c))
+    ]
+    yield f"Latency ≈ a·N² + b·N + c seconds, all ≥ 0, with 95 % intervals: {', '.join(parts)}."
+    if fit.quadratic_overtakes is not None:
+        crossing, interval = fit.quadratic_overtakes.value, fit.quadratic_overtakes.interval
+        yield (
+            f"In measured time a·N² overtakes the rest at N = {tokens_and_side(crossing, patch)}, 95 % interval "
+            f"{tokens_and_side(interval.low, patch)} to {tokens_and_side(interval.high, patch)}."
+        )
+    if fit.freedom == 0:
+        yield (
+            "Three sizes for three coefficients leave the fit no freedom: it is an interpolation, and nothing tests "
+            f"the form.{_advice(profile)}"
+        )
+    else:
+        yield f"{fit.freedom} sizes more than coefficients; largest residual {percent(fit.worst_residual)}."
+
+
+def _advice(profile: Profile) -> str:
+    if not profile.helpful_sizes:
+        return ""
+    return f" Sizes that would help: --res {','.join(map(str, profile.helpful_sizes))} as well."
+
+
+def _interval(interval: Interval) -> str:
+    return f"{seconds_per(interval.low)}, {seconds_per(interval.high)}"
+
+
+def _slopes(slopes: tuple[Slope, ...]) -> str:
+    def one(slope: Slope) -> str:
+        text = f"{slope.value:.2f}"
+        if slope.interval is not None:
+            text += f" [{slope.interval.low:.2f}, {slope.interval.high:.2f}]"
+        return f"{text} from N = {slope.from_tokens:,} to {slope.to_tokens:,}"
+
+    return "; ".join(map(one, slopes))
+
+
+def coverage_sentence(profile: Profile, *, names: bool) -> str:
+    """Operators that no counter has a formula for; those that may hide matrix products are always named."""
+    kinds: dict[str, set[str]] = {}
+    for row in profile.model.rows:
+        for entries in () if row.agreement is None else row.agreement.uncounted.values():
+            for entry in entries:
+                kinds.setdefault(entry.kind, set()).add(entry.operator.removeprefix("aten::"))
+    unknown = kinds.pop("", set())
+    number = sum(map(len, kinds.values()))
+    known = "; ".join(f"{kind}: {', '.join(sorted(members))}" for kind, members in sorted(kinds.items()))
+    text = f"Coverage: {number} operators without a formula hold no matrix products"
+    text += f" ({known})" if names else f" ({', '.join(sorted(kinds))})"
+    if unknown:
+        text += f"; {len(unknown)} of unknown kind may hold some: {', '.join(sorted(unknown))}"
+    return text + "."
+
+
+def scalar_sentence(profile: Profile) -> str:
+    """Scalar operations at the largest size, named."""
+    row = profile.model.rows[-1]
+    named = ", ".join(f"{name} {significant(value / 1e9)}" for name, value in row.closed.scalar_ops.items())
+    return f"Scalar operations at {row.resolution}, in units of 10⁹, counted apart from FLOPs: {named}."

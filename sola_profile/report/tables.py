@@ -1,0 +1,231 @@
+"""A profile as tables of text, which every written report shares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from sola_profile.compare.witnesses import CLOSED_FORM
+from sola_profile.report.numbers import (
+    doubts_text,
+    duration,
+    duration_interval,
+    exact,
+    mebibytes,
+    missing_text,
+    percent,
+    scaled,
+    signed_percent,
+    significant,
+    times,
+    whole,
+)
+from sola_profile.result import MODEL, Contender, Profile, Row
+
+# kinds as they are shown: both ways of making tokens stand together
+SHOWN_KINDS: Mapping[str, tuple[str, ...]] = {
+    "softmax": ("softmax",),
+    "linear": ("linear",),
+    "channel mix": ("channel mix",),
+    "embed, merge": ("embedding", "merging"),
+    "bridge": ("bridge",),
+    "head": ("head",),
+}
+
+ROLE_NAMES: Mapping[str, str] = {"linear": "all linear", "softmax": "all softmax"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells are text; all columns but the ``left`` ones align to the right."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    left: frozenset[str] = frozenset()
+
+    def without(self, column: str) -> Table:
+        """The same table with one column less."""
+        place = self.columns.index(column)
+
+        def cut(cells: tuple[str, ...]) -> tuple[str, ...]:
+            return cells[:place] + cells[place + 1 :]
+
+        return replace(self, columns=cut(self.columns), rows=tuple(map(cut, self.rows)))
+
+
+def contender_name(contender: Contender) -> str:
+    """The name of the model, or what its twin is."""
+    return contender.spec.name if contender.role == MODEL else ROLE_NAMES[contender.role]
+
+
+def size_name(row: Row) -> str:
+    """``224``, with a star where padding added tokens."""
+    return f"{row.resolution}{'*' if row.case.padded else ''}"
+
+
+def work_table(profile: Profile) -> Table:
+    """Tokens, matrix products and what the three witnesses say of them, scalar operations."""
+    rows = tuple(
+        (
+            size_name(row),
+            "/".join(whole(count) for count in row.case.tokens),
+            significant(row.closed.macs / 1e9, 4),
+            significant(2 * row.closed.macs / 1e9, 4),
+            _verdict(row),
+            significant(sum(row.closed.scalar_ops.values()) / 1e9, 3),
+        )
+        for row in profile.model.rows
+    )
+    columns = ("Size", "Tokens per stage", "GMACs", "GFLOPs", "3 witnesses", "Scalar Gops")
+    return Table("Work of the forward pass", columns, rows, frozenset({"3 witnesses"}))
+
+
+def _verdict(row: Row) -> str:
+    if row.agreement is None:
+        return "not asked"
+    if row.agreement.exact:
+        return "agree"
+    return f"differ ({len({difference.piece for difference in row.agreement.differences})})"
+
+
+def witness_table(profile: Profile) -> Table:
+    """Every witness's count in full."""
+    counters = [name for row in profile.model.rows if row.agreement for name in row.agreement.macs]
+    names = list(dict.fromkeys(counters)) or [CLOSED_FORM]
+    rows = tuple(
+        (size_name(row), *(whole(row.agreement.macs[name]) for name in names))
+        for row in profile.model.rows
+        if row.agreement is not None
+    )
+    return Table("Multiply-accumulates by witness", ("Size", *names), rows)
+
+
+def difference_table(profile: Profile) -> Table | None:
+    """Where the witnesses part; None while they agree."""
+    rows = tuple(
+        (size_name(row), part.witness, part.piece, whole(part.macs), whole(part.closed_form_macs), whole(part.residual))
+        for row in profile.model.rows
+        if row.agreement is not None
+        for part in row.agreement.differences
+    )
+    columns = ("Size", "Witness", "Piece", "MACs", "Closed form", "Residual")
+    return Table("Where the witnesses differ", columns, rows, frozenset({"Witness", "Piece"})) if rows else None
+
+
+def latency_table(profile: Profile) -> Table:
+    """Median, interval, throughput, and what speaks against them."""
+    rows = tuple((size_name(row), *_latency_cells(row), _remark(row)) for row in profile.model.rows)
+    columns = ("Size", "Latency", "95 % interval", "Runs", "GFLOP/s", "")
+    return Table("Measured latency", columns, rows, frozenset({""}))
+
+
+def _latency_cells(row: Row) -> tuple[str, str, str, str]:
+    if row.latency is None:
+        return "–", "–", "–", "–"
+    macs = row.closed.macs if row.step_macs is None else row.step_macs
+    return (
+        duration(row.latency.median_s),
+        duration_interval(row.latency.interval_s),
+        whole(len(row.latency.samples_s)),
+        significant(2 * macs / row.latency.median_s / 1e9),
+    )
+
+
+def _remark(row: Row) -> str:
+    if row.latency is not None:
+        return doubts_text(row.latency)
+    return missing_text(row.missing) if row.missing is not None else ""
+
+
+def memory_table(profile: Profile) -> Table:
+    """What the predicted peak is made of, and how much of it was measured."""
+    rows = []
+    for row in profile.model.rows:
+        peak, seen = row.predicted_memory, row.measured_memory
+        rows.append(
+            (
+                size_name(row),
+                mebibytes(peak.parameter_bytes),
+                mebibytes(peak.input_bytes),
+                mebibytes(peak.step_bytes),
+                "–" if seen is None else mebibytes(seen.step_bytes),
+                "–" if seen is None else signed_percent(peak.step_bytes / seen.step_bytes - 1),
+                mebibytes(peak.total_bytes),
+                peak.at,
+            )
+        )
+    columns = ("Size", "Parameters", "Input", "Activations", "measured", "residual", "Total", "Peak at")
+    return Table("Peak memory, predicted and measured", columns, tuple(rows), frozenset({"Peak at"}))
+
+
+def kinds_table(profile: Profile) -> Table:
+    """Share of each kind of layer in the matrix products, and in the measured time."""
+    rows = []
+    for row in profile.model.rows:
+        macs = row.closed.macs_by_kind
+        shares = [sum(macs[kind] for kind in kinds) / row.closed.macs for kinds in SHOWN_KINDS.values()]
+        rows.append((size_name(row), "MACs", *map(percent, shares)))
+        if row.kind_times is not None:
+            timed = row.kind_times.shares
+            rows.append(("", "time", *(percent(sum(timed[kind] for kind in kinds)) for kinds in SHOWN_KINDS.values())))
+    return Table("Share of each kind of layer", ("Size", "of", *SHOWN_KINDS), tuple(rows), frozenset({"of"}))
+
+
+def polynomial_table(contender: Contender) -> Table:
+    """The exact coefficients, per kind of layer."""
+    complexity = contender.scaling.complexity
+    rows = []
+    for name, kinds in SHOWN_KINDS.items():
+        parts = [complexity.by_kind[kind] for kind in kinds]
+        whole_kind = parts[0]
+        for part in parts[1:]:
+            whole_kind += part
+        rows.append((name, exact(whole_kind.a), exact(whole_kind.b), exact(whole_kind.c)))
+    total = complexity.total
+    rows.append(("all", exact(total.a), exact(total.b), exact(total.c)))
+    title = "MACs of one image = a·N² + b·N + c"
+    return Table(title, ("Kind", "a", "b", "c"), tuple(rows), frozenset({"Kind"}))
+
+
+def comparison_table(profile: Profile) -> Table:
+    """The model and its twins, size by size."""
+    rows = []
+    for place, row in enumerate(profile.model.rows):
+        for contender in profile.contenders:
+            other = contender.rows[place] if place < len(contender.rows) else None
+            if other is not None:
+                rows.append(_comparison_row(row, other, contender))
+    columns = ("Size", "Backbone", "GMACs", "to model", "Latency", "to model", "Peak predicted", "")
+    return Table("Beside all linear and all softmax", columns, tuple(rows), frozenset({"Backbone", ""}))
+
+
+def _comparison_row(model: Row, row: Row, contender: Contender) -> tuple[str, ...]:
+    latency = "–" if row.latency is None else duration(row.latency.median_s)
+    ratio = "–"
+    if row.latency is not None and model.latency is not None:
+        ratio = times(row.latency.median_s / model.latency.median_s)
+    return (
+        size_name(row) if row is model else "",
+        contender_name(contender),
+        significant(row.closed.macs / 1e9, 4),
+        times(row.closed.macs / model.closed.macs),
+        latency,
+        ratio,
+        mebibytes(row.predicted_memory.total_bytes),
+        _remark(row),
+    )
+
+
+def headline(profile: Profile) -> str:
+    """What ran: model, pattern, parameters and settings in one line."""
+    spec, settings = profile.model.spec, profile.settings
+    parameters = scaled(profile.model.rows[0].closed.parameters)
+    device = (
+        f"{settings.device}, {profile.environment.threads} threads"
+        if settings.device_type == "cpu"
+        else settings.device
+    )
+    mode = "inference" if settings.mode == "infer" else "forward and backward"
+    compiled = ", compiled" if settings.compile else ""
+    return f"{spec.name}  {spec.pattern}  {parameters} parameters  batch {settings.batch}, {settings.dtype}, {device}, {mode}{compiled}"

@@ -1,0 +1,75 @@
+"""A profile as tables on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich import box
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from sola_profile.report.sentences import coverage_sentence, growth_sentences, polynomial_sentences
+from sola_profile.report.tables import (
+    Table,
+    comparison_table,
+    difference_table,
+    headline,
+    kinds_table,
+    latency_table,
+    memory_table,
+    work_table,
+)
+from sola_profile.result import Profile
+
+
+def print_profile(profile: Profile, console: Console) -> None:
+    """Print tables and sentences; colours and width are the console's matter."""
+    console.print(Text(headline(profile), style="bold"))
+    console.print()
+    for table in _tables(profile):
+        console.print(_rich(table))
+        for remark in _remarks(table):
+            console.print(Text(remark, style="yellow"))
+    sentences = [*polynomial_sentences(profile), *growth_sentences(profile.model, profile)]
+    for sentence in (*sentences, coverage_sentence(profile, names=False)):
+        console.print(Text(sentence))
+    if profile.interrupted:
+        console.print(Text("Interrupted: the rows above are those that were finished.", style="bold red"))
+
+
+def _tables(profile: Profile) -> list[Table]:
+    tables = [work_table(profile)]
+    differences = difference_table(profile)
+    if differences is not None:
+        tables.append(differences)
+    if profile.budget_s is not None:
+        tables.append(latency_table(profile))
+    return [*tables, memory_table(profile).without("Peak at"), kinds_table(profile), comparison_table(profile)]
+
+
+def _remarks(table: Table) -> Iterator[str]:
+    """The remarks of a table's rows, as lines that name their row."""
+    size = ""
+    for row in table.rows:
+        size = row[0] or size
+        names = [cell for name, cell in zip(table.columns, row, strict=True) if name in table.left and name and cell]
+        if "" in table.columns and (remark := row[table.columns.index("")]):
+            yield f" {' '.join([size, *names])}: {remark}"
+
+
+def _rich(table: Table) -> RichTable:
+    shown = RichTable(
+        title=table.title,
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+        title_style="bold",
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    narrow = table.without("") if "" in table.columns else table
+    for name in narrow.columns:
+        shown.add_column(name, justify="left" if name in table.left else "right", no_wrap=True)
+    for row in narrow.rows:
+        shown.add_row(*(Text(cell, style="bold red" if cell.startswith("differ") else "") for cell in row))
+    return shown

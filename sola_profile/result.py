@@ -1,0 +1,120 @@
+"""The one object that a sweep produces and every report reads. Numbers in plain units, nothing formatted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sola_profile.case import Case, Resolution, Settings
+from sola_profile.compare.scaling import Fit, Slope
+from sola_profile.compare.witnesses import Agreement
+from sola_profile.cost.closed_form import ClosedForm, Complexity
+from sola_profile.machine import Environment
+from sola_profile.measure.kind_times import KindTimes
+from sola_profile.measure.latency import Latency
+from sola_profile.memory import PeakMemory
+from sola_vision.spec import BackboneSpec
+
+MODEL = "model"
+
+
+@dataclass(frozen=True)
+class OverBudget:
+    """Not measured: a run would take about this long, more than is left of the time budget."""
+
+    estimated_s: float
+    budget_s: float
+
+
+@dataclass(frozen=True)
+class OutOfMemory:
+    """Not measured: the step doesn't fit. Without ``free_bytes`` it was tried; else its predicted peak was too much."""
+
+    needed_bytes: int
+    free_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class NotReached:
+    """Not measured: the run was stopped before its turn came."""
+
+
+Missing = OverBudget | OutOfMemory | NotReached
+
+
+@dataclass(frozen=True)
+class Row:
+    """One backbone at one size. What is None was not asked for or could not be had; ``missing`` says why.
+
+    ``counted_parameters``: numbers in the built module, a check of the closed form. ``step_macs``: multiply-accumulates
+    of a whole training step, counted; the closed form and the agreement speak of the forward pass.
+    """
+
+    case: Case
+    closed: ClosedForm
+    counted_parameters: int
+    predicted_memory: PeakMemory
+    agreement: Agreement | None = None
+    step_macs: int | None = None
+    measured_memory: PeakMemory | None = None
+    latency: Latency | None = None
+    kind_times: KindTimes | None = None
+    missing: Missing | None = None
+
+    @property
+    def resolution(self) -> Resolution:
+        """The image size."""
+        return self.case.resolution
+
+    @property
+    def tokens(self) -> int:
+        """N, the tokens of stage 1."""
+        return self.case.tokens[0]
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """How one backbone grows with N: exactly in matrix products, by fit in measured time."""
+
+    complexity: Complexity
+    macs_slopes: tuple[Slope, ...]
+    latency_fit: Fit | None
+    latency_slopes: tuple[Slope, ...]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A backbone of the comparison with its rows, from few tokens to many: the model, or a twin of it."""
+
+    role: str
+    spec: BackboneSpec
+    rows: tuple[Row, ...]
+    scaling: Scaling
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Everything that one ``sola-profile`` run found.
+
+    ``contenders``: the model first, then its twins with every layer linear and with every layer softmax.
+    ``helpful_sizes``: further square sizes that would give the latency fit freedom. ``interrupted``: stopped by hand.
+    """
+
+    command: str
+    started: str
+    environment: Environment
+    settings: Settings
+    budget_s: float | None
+    contenders: tuple[Contender, ...]
+    helpful_sizes: tuple[int, ...]
+    interrupted: bool
+
+    @property
+    def model(self) -> Contender:
+        """The backbone that was asked for."""
+        return self.contenders[0]
+
+    @property
+    def twins(self) -> Mapping[str, Contender]:
+        """The twins by role."""
+        return {contender.role: contender for contender in self.contenders[1:]}

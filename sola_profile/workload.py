@@ -1,0 +1,98 @@
+"""From a case to something that runs: the model, an image batch and one step, on any device including ``meta``.
+
+The cost models and the measurements share this step, so both speak of the same work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+import sola_vision
+from sola_profile.case import Resolution, Settings
+from sola_vision.spec import BackboneSpec
+
+Step = Callable[[], None]
+
+# weights and pixels are random; the seed keeps two runs of one command comparable
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A model on its device, with the settings it runs under."""
+
+    model: nn.Module
+    spec: BackboneSpec
+    settings: Settings
+    device: torch.device
+
+    def image(self, resolution: Resolution) -> Tensor:
+        """Random pixels ``(B, channels, height, width)`` in the dtype and on the device of the model."""
+        shape = (self.settings.batch, self.spec.in_channels, resolution.height, resolution.width)
+        dtype = getattr(torch, self.settings.dtype)
+        if self.device.type == "meta":
+            return torch.empty(shape, dtype=dtype, device=self.device)
+        generator = torch.Generator().manual_seed(SEED)
+        return torch.randn(shape, generator=generator).to(self.device, dtype)
+
+    def step(self, image: Tensor) -> Step:
+        """One step: forward under ``inference_mode``, or forward and backward."""
+        if self.settings.mode == "train":
+            return training_step(self.model, image)
+        return inference_step(self.model, image)
+
+
+def build(spec: BackboneSpec, settings: Settings, device: str | None = None) -> Workload:
+    """The backbone with random weights, in the mode, dtype and place that the settings name.
+
+    ``device`` overrides the place; ``meta`` gives a model without data, never compiled.
+    """
+    place = torch.device(settings.device if device is None else device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        with place if place.type == "meta" else torch.device("cpu"):
+            model: nn.Module = sola_vision.create_model(spec)
+    model = model.to(device=place, dtype=getattr(torch, settings.dtype))
+    model.train(settings.mode == "train")
+    if settings.compile and place.type != "meta":
+        model = cast(nn.Module, torch.compile(model))
+    return Workload(model, spec, settings, place)
+
+
+def inference_step(model: nn.Module, image: Tensor) -> Step:
+    """A forward pass whose output is dropped."""
+
+    def step() -> None:
+        with torch.inference_mode():
+            model(image)
+
+    return step
+
+
+def training_step(model: nn.Module, image: Tensor) -> Step:
+    """Forward and backward of the summed output; the gradients are dropped at the end, no optimizer runs."""
+
+    def step() -> None:
+        model(image).sum().backward()
+        for parameter in model.parameters():
+            parameter.grad = None
+
+    return step
+
+
+@contextmanager
+def cpu_threads(threads: int | None) -> Iterator[int]:
+    """Run with this many threads in PyTorch's operators, then put the old number back; yields the number in use."""
+    before = torch.get_num_threads()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        yield torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,146 @@
+"""Models by name, and their weights in and out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sola_vision.backbone import Backbone
+from sola_vision.layers.mixers import mixer_options
+from sola_vision.presets import get_spec
+from sola_vision.spec import BackboneSpec, Bridge
+
+# names listed in an error before the rest is only counted
+_SHOWN_PROBLEMS = 12
+
+
+def create_model(
+    model: str | BackboneSpec,
+    *,
+    num_classes: int | None = None,
+    pattern: str | None = None,
+    mixers: Mapping[str, Any] | None = None,
+    bridges: Iterable[Any] | None = None,
+    drop_path: float | None = None,
+    in_channels: int | None = None,
+    features_only: bool = False,
+) -> Backbone:
+    """Build a backbone with fresh weights; what isn't given stays as the model has it.
+
+    Args:
+        model: a name from ``list_models()`` or a ``BackboneSpec``.
+        num_classes: width of the classifier; 0 returns pooled features.
+        pattern: another pattern for the same depths, such as ``"L*2|L*2|(LLS)*2|LS"``.
+        mixers: letter → mixer name, ``(name, options)`` or ``MixerSpec``, replacing or adding letters.
+        bridges: Hidden State Bridges such as ``"1.2->3.3"``; every one must fit. When they are not given, those of
+            the model are kept as far as they fit the pattern and the mixers.
+        drop_path: stochastic-depth rate of the last layer, rising linearly from 0.
+        in_channels: channels of the image.
+        features_only: return the four stages' feature maps instead of scores.
+
+    Raises:
+        ValueError: names the argument, what came and what is allowed; a pattern that can't be read points at the
+            character, an unknown name suggests the nearest.
+
+    """
+    spec = get_spec(model) if isinstance(model, str) else model
+    if not isinstance(spec, BackboneSpec):
+        raise TypeError(f"model: expected a name or a BackboneSpec, got {type(model).__name__}")
+    if not isinstance(mixers, (Mapping, type(None))):
+        raise TypeError(f'mixers: expected a mapping such as {{"L": "wkv"}}, got {mixers!r}')
+    if isinstance(bridges, str):
+        raise TypeError(f'bridges: expected a list such as ["1.2->3.3"], got {bridges!r}')
+    if pattern is not None or mixers is not None:
+        spec = spec.rewired(pattern=pattern, mixers=mixers)
+    given = {"num_classes": num_classes, "drop_path": drop_path, "in_channels": in_channels}
+    changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    if bridges is not None:
+        changes["bridges"] = tuple(Bridge.of(bridge) for bridge in bridges)
+    spec = replace(spec, **changes)
+    for mixer in spec.mixers.values():
+        mixer_options(mixer, spec)
+    return Backbone(spec, features_only=features_only)
+
+
+def save_weights(model: Backbone, path: str | Path) -> None:
+    """Write the weights as safetensors, with the spec's name, pattern, mixers and bridges as metadata.
+
+    The file is written beside ``path`` first and then moved, so that an interrupted save leaves an old file whole.
+    """
+    from safetensors.torch import save
+
+    path = Path(path)
+    tensors = {key: value.detach().contiguous() for key, value in model.state_dict().items()}
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_bytes(save(tensors, metadata=describe(model.spec)))
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def load_weights(model: Backbone, path: str | Path, *, strict: bool = True) -> list[str]:
+    """Read weights written by ``save_weights`` into a model, casting to its dtype and device.
+
+    Returns the names that were left as they were, in the model or in the file: none when ``strict``, else those
+    that are missing, unexpected or of another shape, such as a classifier of other width.
+
+    Raises:
+        ValueError: the file holds other names or shapes and ``strict``, or isn't safetensors; nothing is loaded.
+
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            saved = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  the file is no mapping
+    except SafetensorError as error:
+        raise ValueError(f"path: {path} is no safetensors file: {error}") from error
+    own = model.state_dict()
+    problems = _mismatches(own, saved)
+    if problems and strict:
+        raise ValueError(_refusal(model.spec, metadata, path, problems))
+    with torch.no_grad():
+        for key, value in own.items():
+            if key not in problems:
+                value.copy_(saved[key])
+    return sorted(problems)
+
+
+def describe(spec: BackboneSpec) -> dict[str, str]:
+    """What a weight file says about the model it belongs to."""
+    return {
+        "name": spec.name,
+        "pattern": spec.pattern,
+        "mixers": ", ".join(f"{letter}={mixer}" for letter, mixer in spec.mixers.items()),
+        "bridges": ", ".join(map(str, spec.bridges)),
+    }
+
+
+def _mismatches(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> dict[str, str]:
+    problems = {key: "missing in the file" for key in own if key not in saved}
+    problems.update({key: "not in the model" for key in saved if key not in own})
+    for key in own.keys() & saved.keys():
+        if own[key].shape != saved[key].shape:
+            problems[key] = f"{tuple(saved[key].shape)} in the file, {tuple(own[key].shape)} in the model"
+    return problems
+
+
+def _refusal(spec: BackboneSpec, metadata: Mapping[str, str], path: str | Path, problems: Mapping[str, str]) -> str:
+    lines = [f"path: the weights in {path} don't fit {spec.name}:"]
+    lines += [
+        f"  {field}: {metadata[field]!r} in the file, {value!r} in the model"
+        for field, value in describe(spec).items()
+        if metadata.get(field, value) != value
+    ]
+    shown = sorted(problems)[:_SHOWN_PROBLEMS]
+    lines += [f"  {key}: {problems[key]}" for key in shown]
+    if len(problems) > len(shown):
+        lines.append(f"  and {len(problems) - len(shown)} more")
+    return "\n".join(lines)

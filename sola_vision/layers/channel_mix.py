@@ -1,0 +1,61 @@
+"""Channel mix: the gated feed-forward part of every layer."""
+
+# B batch, N tokens, C channels
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sola_vision.layers import Grid
+from sola_vision.layers.shift import ShiftMix
+from sola_vision.terms import Terms, linear, sigmoid_gate, total
+
+
+def hidden_width(dim: int, ratio: float) -> int:
+    """Width of the hidden layer, ``ratio · dim`` rounded down but at least 1."""
+    return max(1, int(dim * ratio))
+
+
+class ChannelMix(nn.Module):
+    """``y = sigmoid(R x_r) ⊙ V relu(K x_k)²`` with bias-free K: C→rC, V: rC→C, R: C→C.
+
+    ``x_k`` and ``x_r`` are mixes of a token and its shifted neighbours when ``shift``, else the token.
+    ``(2r + 1)·C²`` parameters in the maps. Shapes ``(B, N, C)`` → ``(B, N, C)``.
+    Source: Vision-RWKV, arXiv 2403.02308, section 3.1; squared ReLU: Primer, arXiv 2109.08668.
+    """
+
+    def __init__(self, dim: int, ratio: float, *, shift: bool) -> None:
+        super().__init__()
+        hidden = hidden_width(dim, ratio)
+        self.mix = ShiftMix(dim, 2, shift=shift)
+        self.key = nn.Linear(dim, hidden, bias=False)
+        self.value = nn.Linear(hidden, dim, bias=False)
+        self.receptance = nn.Linear(dim, dim, bias=False)
+
+    def init_weights(self, depth: float) -> None:
+        """``depth``: this layer's place in the backbone, from 0 to 1; deeper layers start out looking around less."""
+        self.mix.init_weights((1 - depth, 1 - depth))
+
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        for_key, for_receptance = self.mix(x, grid)
+        # the largest tensor of the layer: nothing but its square is needed, and for a gradient the ReLU under it
+        hidden = self.key(for_key).relu_()
+        hidden = hidden.square() if hidden.requires_grad else hidden.square_()
+        out: Tensor = torch.sigmoid(self.receptance(for_receptance)) * self.value(hidden)
+        return out
+
+    @staticmethod
+    def terms(dim: int, ratio: float, tokens: Any, *, shift: bool) -> Terms:
+        """Three products, the mix, the squared ReLU (maximum, square) and the gate."""
+        hidden = hidden_width(dim, ratio)
+        return total(
+            ShiftMix.terms(dim, 2, tokens, shift=shift),
+            linear("key", tokens, dim, hidden),
+            linear("value", tokens, hidden, dim),
+            linear("receptance", tokens, dim, dim),
+            Terms({}, {"activation": 2 * tokens * hidden}),
+            sigmoid_gate(tokens * dim),
+        )

@@ -1,0 +1,20 @@
+"""The compiled attention operators and their Python face.
+
+Layout is ``(B, N, H, D)``: batch, tokens, heads, head dim. Importing this package loads ``sola_vision._C``; without
+the compiled extension it raises ``ImportError`` with the command that builds it, and nothing falls back to a slower
+path.
+"""
+
+import torch as _torch  # noqa: F401  its libraries must be loaded before the extension that links to them
+
+from sola_vision.ops._extension import extension
+from sola_vision.ops.linear_attention import FEATURE_MAPS, linear_attention
+from sola_vision.ops.softmax_attention import softmax_attention
+from sola_vision.ops.wkv import wkv
+
+__all__ = ["FEATURE_MAPS", "build_info", "linear_attention", "softmax_attention", "wkv"]
+
+
+def build_info() -> dict[str, object]:
+    """What was built and what was chosen at load: version, compiler, instruction set, GEMM backend, CUDA targets."""
+    return dict(extension.build_info())

@@ -1,0 +1,154 @@
+"""Every bad call is refused with a sentence that names the argument, what came and what is allowed.
+
+Tensors with data are checked in C++, tensors without data (meta) in Python: both say the same.
+"""
+
+import pytest
+import torch
+
+from sola_vision import ops
+
+
+def _attention(**changes):
+    shapes = {"q": (2, 5, 3, 8), "k": (2, 7, 3, 8), "v": (2, 7, 3, 4)}
+    tensors = {name: torch.zeros(changes.get(name, shape)) for name, shape in shapes.items()}
+    for name, dtype in changes.get("dtypes", {}).items():
+        tensors[name] = tensors[name].to(dtype)
+    for name in changes.get("sparse_last", ()):
+        tensors[name] = tensors[name].transpose(2, 3).contiguous().transpose(2, 3)
+    return tensors
+
+
+def _wkv(**changes):
+    shapes = {"k": (2, 5, 6), "v": (2, 5, 6), "decay": (6,), "bonus": (6,)}
+    tensors = {name: torch.zeros(changes.get(name, shape)) for name, shape in shapes.items()}
+    for name, dtype in changes.get("dtypes", {}).items():
+        tensors[name] = tensors[name].to(dtype)
+    return tensors
+
+
+_ATTENTION = {
+    "rank": ({"q": (5, 3, 8)}, "q must be (B, N, H, D), 4 dimensions, got 3"),
+    "rank of v": ({"v": (2, 7, 3, 4, 1)}, "v must be (B, M, H, V), 4 dimensions, got 5"),
+    "integer": ({"dtypes": {"q": torch.int64}}, "q must be one of float64, float32, bfloat16, float16, got int64"),
+    "bool": ({"dtypes": {"q": torch.bool}}, "q must be one of float64, float32, bfloat16, float16, got bool"),
+    "complex": ({"dtypes": {"q": torch.complex64}}, "got complex64"),
+    "mixed dtypes": ({"dtypes": {"k": torch.float64}}, "k must have the dtype of q, float32, got float64"),
+    "batch": ({"k": (3, 7, 3, 8)}, "k must have size 2 in dimension 0 (the batch of q), got 3"),
+    "heads": ({"v": (2, 7, 4, 4)}, "v must have size 3 in dimension 2 (the heads of q), got 4"),
+    "head dim": ({"k": (2, 7, 3, 9)}, "k must have size 8 in dimension 3 (the head dim of q), got 9"),
+    "keys": ({"v": (2, 6, 3, 4)}, "v must have size 7 in dimension 1 (the tokens of k), got 6"),
+    "large D": ({"q": (2, 5, 3, 257), "k": (2, 7, 3, 257)}, "q must have a head dim of 1 to 256, got 257"),
+    "no D": ({"q": (2, 5, 3, 0), "k": (2, 7, 3, 0)}, "q must have a head dim of 1 to 256, got 0"),
+    "large V": ({"v": (2, 7, 3, 300)}, "v must have a head dim of 1 to 256, got 300"),
+    "strides": (
+        {"sparse_last": ["v"]},
+        "v must be contiguous in its last dimension, got stride 3; call v.contiguous() first",
+    ),
+}
+
+_WKV = {
+    "rank": ({"k": (5, 6)}, "k must be (B, N, C), 3 dimensions, got 2"),
+    "shape": ({"v": (2, 4, 6)}, "v must have the shape of k, (2, 5, 6), got (2, 4, 6)"),
+    "dtype": ({"dtypes": {"v": torch.float16}}, "v must have the dtype of k, float32, got float16"),
+    "decay": ({"decay": (5,)}, "decay must be (C,) with C = 6, got (5,)"),
+    "bonus": ({"bonus": (1, 6)}, "bonus must be (C,) with C = 6, got (1, 6)"),
+    "decay dtype": ({"dtypes": {"decay": torch.float64}}, "decay must be float32, got float64"),
+    "half decay": (
+        {"dtypes": {"k": torch.bfloat16, "v": torch.bfloat16, "bonus": torch.bfloat16}},
+        "bonus must be float32, got bfloat16",
+    ),
+}
+
+
+def _refusals(call, tensors) -> tuple[str, str]:
+    """What the op says with data and without."""
+    texts = []
+    for device in ("cpu", "meta"):
+        with pytest.raises(ValueError, match="must") as caught:
+            call(**{name: tensor.to(device) for name, tensor in tensors.items()})
+        # torch appends where in its sources the check stands only to messages of other error classes
+        texts.append(str(caught.value).split("\n", maxsplit=1)[0])
+    return texts[0], texts[1]
+
+
+@pytest.mark.parametrize(("changes", "message"), _ATTENTION.values(), ids=_ATTENTION)
+@pytest.mark.parametrize("op", ["softmax_attention", "linear_attention"])
+def test_bad_attention(op: str, changes: dict, message: str) -> None:
+    with_data, without = _refusals(getattr(ops, op), _attention(**changes))
+    assert with_data == without
+    assert with_data.startswith(f"{op}: ")
+    assert message in with_data
+
+
+@pytest.mark.parametrize(("changes", "message"), _WKV.values(), ids=_WKV)
+def test_bad_wkv(changes: dict, message: str) -> None:
+    with_data, without = _refusals(ops.wkv, _wkv(**changes))
+    assert with_data == without
+    assert with_data.startswith("wkv: ")
+    assert message in with_data
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"feature_map": "elu"}, "feature_map must be one of elu1, relu, identity, exp, got elu"),
+        ({"causal": True}, "k must have as many tokens as q with decay or causal, 5, got 7"),
+        ({"decay": torch.ones(3)}, "k must have as many tokens as q with decay or causal, 5, got 7"),
+    ],
+    ids=["feature map", "causal", "decay"],
+)
+def test_bad_linear_options(options: dict, message: str) -> None:
+    def call(**tensors):
+        moved = {key: value.to(tensors["q"].device) if key == "decay" else value for key, value in options.items()}
+        ops.linear_attention(**tensors, **moved)
+
+    with_data, without = _refusals(call, _attention())
+    assert with_data == without
+    assert message in with_data
+
+
+@pytest.mark.parametrize(
+    ("decay", "message"),
+    [
+        (torch.ones(2), "decay must be (H,) with H = 3, got (2,)"),
+        (torch.ones(3, dtype=torch.float64), "decay must be float32, got float64"),
+    ],
+    ids=["shape", "dtype"],
+)
+def test_bad_decay(decay: torch.Tensor, message: str) -> None:
+    def call(**tensors):
+        ops.linear_attention(**tensors, decay=decay.to(tensors["q"].device))
+
+    with_data, without = _refusals(call, _attention(k=(2, 5, 3, 8), v=(2, 5, 3, 4)))
+    assert with_data == without
+    assert message in with_data
+
+
+@pytest.mark.parametrize("value", [0.0, 1.5, -0.5, float("nan"), float("inf")])
+def test_decay_outside_its_range(value: float) -> None:
+    decay = torch.tensor([1.0, value, 0.5])
+    with pytest.raises(ValueError, match=r"decay must be in \(0, 1\], got .* for head 1"):
+        ops.linear_attention(**_attention(k=(2, 5, 3, 8), v=(2, 5, 3, 4)), decay=decay)
+
+
+def test_bad_decay_per() -> None:
+    with pytest.raises(ValueError, match="decay_per must be one of sequence, token, got image"):
+        ops.wkv(**_wkv(), decay_per="image")
+
+
+@pytest.mark.parametrize("op", ["softmax_attention", "linear_attention"])
+def test_mixed_devices(op: str) -> None:
+    tensors = _attention()
+    tensors["v"] = tensors["v"].to("meta")
+    with pytest.raises((ValueError, RuntimeError), match="v must be on the device of q, cpu, got meta"):
+        getattr(ops, op)(**tensors)
+
+
+@pytest.mark.parametrize("key", ["XPU", "MPS"])
+def test_a_device_without_kernels_is_named(key: str) -> None:
+    """Sent to a device's kernels by hand, with a tensor that is not on the CPU."""
+    keys = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
+    arguments = [tensor.to("meta") for tensor in _wkv().values()]
+    with pytest.raises(ValueError, match="wkv: k must be on cpu, got meta; this build has no kernels there"):
+        torch.ops.sola.wkv.default.redispatch(keys, *arguments, False)

@@ -1,0 +1,152 @@
+"""The build, by use: from the source archive, in place, as a wheel; and what it says when something is missing."""
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# a call of every op, forward and backward, by whatever installation is found
+_USE = """
+import torch
+import sola_vision
+from sola_vision import ops
+q = torch.randn(1, 70, 2, 16, requires_grad=True)
+k = torch.randn(1, 70, 8, requires_grad=True)
+decay = torch.rand(8)
+for out in (ops.softmax_attention(q, q, q), ops.linear_attention(q, q, q, causal=True), ops.wkv(k, k, decay, decay)):
+    out.sum().backward()
+print(sola_vision.__file__, ops.build_info()["version"])
+"""
+
+
+def _run(*command: object, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "SOLA_CUDA": "0", "PYTHONDONTWRITEBYTECODE": "1", **env}
+    return subprocess.run(
+        [*map(str, command)], cwd=cwd, env=environment, capture_output=True, text=True, timeout=900, check=False
+    )
+
+
+def _succeed(*command: object, cwd: Path, **env: str) -> str:
+    run = _run(*command, cwd=cwd, **env)
+    assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-2000:]
+    return run.stdout
+
+
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The source archive, made and unpacked."""
+    folder = tmp_path_factory.mktemp("sdist")
+    tree = folder / "tree"
+    shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".*", "build", "dist", "*.so", "*.egg-info", "reports"))
+    _succeed(sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", folder, cwd=tree)
+    (archive,) = folder.glob("*.tar.gz")
+    with tarfile.open(archive) as file:
+        file.extractall(folder, filter="data")
+    (unpacked,) = (path for path in folder.iterdir() if path.is_dir() and path != tree)
+    return unpacked
+
+
+def test_the_source_archive_holds_what_a_build_needs(unpacked: Path) -> None:
+    names = {str(path.relative_to(unpacked)) for path in unpacked.rglob("*")}
+    for source in (ROOT / "csrc").rglob("*.*"):
+        assert str(source.relative_to(ROOT)) in names
+    assert {"setup.py", "pyproject.toml", "LICENSE", "README.md", "sola_vision/py.typed"} <= names
+    assert not any(name.endswith((".so", ".o")) for name in names)
+
+
+@pytest.mark.slow
+def test_build_in_place_then_a_wheel_in_an_empty_environment(unpacked: Path, tmp_path: Path) -> None:
+    """One compilation serves both ways: ninja has nothing left to do for the wheel."""
+    output = _succeed(sys.executable, "setup.py", "build_ext", "--inplace", cwd=unpacked)
+    assert "sola-vision: CUDA off (SOLA_CUDA=0)" in output
+    used = _succeed(sys.executable, "-c", _USE, cwd=unpacked, PYTHONPATH=str(unpacked))
+    assert used.startswith(str(unpacked))
+
+    _succeed(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, cwd=unpacked)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert any(name.startswith("sola_vision/_C") for name in names)
+    assert any(name == "sola_profile/cli.py" for name in names)
+    assert not any(name.startswith(("csrc", "tests")) for name in names)
+
+    empty = tmp_path / "venv"
+    _succeed(sys.executable, "-m", "venv", empty, cwd=tmp_path)
+    python = empty / "bin" / "python"
+    _succeed(python, "-m", "pip", "install", "--no-deps", "--no-index", wheel, cwd=tmp_path)
+    # torch and the other requirements come from the environment that runs the tests
+    site = next((empty / "lib").glob("python*/site-packages"))
+    (site / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    used = _succeed(python, "-c", _USE, cwd=tmp_path)
+    assert used.startswith(str(empty))
+    assert "Usage: sola-profile" in _succeed(empty / "bin" / "sola-profile", "--help", cwd=tmp_path)
+
+
+def _refused(unpacked: Path, **env: str) -> str:
+    run = _run(sys.executable, "setup.py", "--quiet", "build_ext", "--build-temp", "elsewhere", cwd=unpacked, **env)
+    assert run.returncode != 0
+    assert "sola-vision can't be built" in run.stderr
+    assert "Traceback" not in run.stderr
+    return run.stderr
+
+
+def test_no_compiler(unpacked: Path) -> None:
+    text = _refused(unpacked, CXX="no-such-compiler")
+    assert "no C++ compiler is on the PATH (looked for no-such-compiler)" in text
+    assert "apt-get install g++" in text
+
+
+def test_no_torch(unpacked: Path, tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise ImportError('No module named torch')")
+    text = _refused(unpacked, PYTHONPATH=str(tmp_path))
+    assert "torch does not import here" in text
+    assert "pip install --no-build-isolation" in text
+
+
+def test_torch_too_old(unpacked: Path, tmp_path: Path) -> None:
+    package = tmp_path / "torch"
+    (package / "utils").mkdir(parents=True)
+    (package / "__init__.py").write_text("__version__ = '2.4.1'")
+    (package / "utils" / "__init__.py").write_text("")
+    (package / "utils" / "cpp_extension.py").write_text("")
+    assert "torch 2.4.1 is too old" in _refused(unpacked, PYTHONPATH=str(tmp_path))
+
+
+def test_cuda_demanded_without_nvcc(unpacked: Path, tmp_path: Path) -> None:
+    for tool in ("g++", "c++", "env"):
+        (tmp_path / tool).symlink_to(shutil.which(tool) or shutil.which("env"))
+    text = _refused(unpacked, SOLA_CUDA="1", PATH=str(tmp_path), CUDA_HOME=str(tmp_path))
+    assert "SOLA_CUDA=1 demands CUDA" in text
+    assert "SOLA_CUDA=0" in text
+
+
+def test_unknown_cuda_wish(unpacked: Path) -> None:
+    assert "SOLA_CUDA='yes' is neither 0 nor 1" in _refused(unpacked, SOLA_CUDA="yes")
+
+
+def test_ops_without_the_extension(tmp_path: Path) -> None:
+    """A tree that was never built: specs work, ops say how to build them."""
+    ignore = shutil.ignore_patterns("*.so", "__pycache__")
+    shutil.copytree(ROOT / "sola_vision", tmp_path / "sola_vision", ignore=ignore)
+    assert _run(sys.executable, "-c", "import sola_vision; sola_vision.get_spec('sola_t')", cwd=tmp_path).returncode == 0
+    run = _run(sys.executable, "-c", "import sola_vision.ops", cwd=tmp_path)
+    assert run.returncode != 0
+    assert "is not built" in run.stderr
+    assert "python setup.py build_ext --inplace" in run.stderr
+
+
+def test_ops_with_a_half_built_extension(tmp_path: Path) -> None:
+    ignore = shutil.ignore_patterns("*.so", "__pycache__")
+    shutil.copytree(ROOT / "sola_vision", tmp_path / "sola_vision", ignore=ignore)
+    (tmp_path / "sola_vision" / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}").write_bytes(b"not a library")
+    run = _run(sys.executable, "-c", "import sola_vision.ops", cwd=tmp_path)
+    assert run.returncode != 0
+    assert "does not load" in run.stderr
+    assert "python setup.py build_ext --inplace" in run.stderr

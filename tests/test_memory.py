@@ -1,0 +1,139 @@
+"""Peak memory predicted on meta against what PyTorch's allocator hands out."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from sola_profile.case import Resolution, Settings
+from sola_profile.cost.liveness import Liveness, predict_peak, storage_bytes
+from sola_profile.cost.workspaces import workspaces_on
+from sola_profile.measure.peak_memory import measure_peak_bytes
+from sola_profile.workload import build, cpu_threads, inference_step, training_step
+from sola_vision import get_spec
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Memory doesn't depend on the number of threads, and a busy machine runs one best."""
+    with cpu_threads(1):
+        yield
+
+
+class Mlp(nn.Module):
+    """A residual layer with views, an in-place operator and a shared storage."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.up, self.down = nn.LayerNorm(96), nn.Linear(96, 384), nn.Linear(384, 96, bias=False)
+
+    def forward(self, x):
+        first, second = self.up(self.norm(x)).relu_().chunk(2, dim=-1)
+        return x + self.down(torch.cat([second.square(), first], -1))
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.qkv = nn.Linear(64, 192)
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        return (q @ k.transpose(-1, -2)).softmax(-1) @ v
+
+
+class Composite(nn.Module):
+    """Operators that inference_mode hands over whole, and whose parts allocate."""
+
+    def __init__(self):
+        super().__init__()
+        self.map = nn.Linear(64, 64)
+
+    def forward(self, x):
+        crossed = torch.einsum("bnd,bmd->bnm", x, x)
+        return self.map(x.transpose(0, 1)).transpose(0, 1) + F.normalize(crossed, dim=1) @ x
+
+
+def predicted(make, shape, kind):
+    module, image = make().to("meta"), torch.empty(shape, device="meta")
+    step = kind(module, image)
+    liveness = Liveness([*module.parameters(), image], workspaces_on("cpu"))
+    with liveness:
+        step()
+    assert liveness.live_bytes == 0, "everything that a step allocates dies with it"
+    return liveness.peak_bytes
+
+
+def measured(make, shape, kind):
+    step = kind(make(), torch.randn(shape))
+    step()
+    return measure_peak_bytes(step, CPU)
+
+
+@pytest.mark.parametrize("kind", [inference_step, training_step])
+@pytest.mark.parametrize(("make", "shape"), [(Mlp, (2, 500, 96)), (Attention, (2, 300, 64)), (Composite, (3, 200, 64))])
+def test_liveness_is_exact_where_operators_allocate_only_their_results(make, shape, kind):
+    assert predicted(make, shape, kind) == measured(make, shape, kind)
+
+
+@pytest.mark.parametrize(
+    ("channels", "out_channels", "size", "stride", "groups"),
+    [(3, 96, 4, 4, 1), (96, 192, 2, 2, 1), (96, 96, 3, 1, 96), (100, 100, 3, 1, 1), (64, 64, 1, 1, 1)],
+)
+def test_convolution_workspaces(channels, out_channels, size, stride, groups):
+    def make():
+        return nn.Conv2d(channels, out_channels, size, stride, groups=groups)
+
+    shape = (1, channels, 128, 128)
+    # PyTorch leaves some convolutions to oneDNN only when there is more than one thread
+    with cpu_threads(2):
+        seen = measured(make, shape, inference_step)
+    assert predicted(make, shape, inference_step) == pytest.approx(seen, rel=0.05)
+
+
+@pytest.mark.parametrize("size", [224, 512, 1024])
+def test_sola_t_inference_within_five_percent(size):
+    spec, resolution = get_spec("sola_t"), Resolution(size, size)
+    peak = predict_peak(build(spec, Settings(), "meta"), resolution)
+    workload = build(spec, Settings())
+    step = workload.step(workload.image(resolution))
+    step()
+    seen = measure_peak_bytes(step, CPU)
+    print(f"{size}: predicted {peak.step_bytes:,} bytes, measured {seen:,}, {peak.step_bytes / seen - 1:+.2%}")
+    assert peak.step_bytes == pytest.approx(seen, rel=0.05)
+    assert peak.parameter_bytes == storage_bytes(workload.model.parameters())
+    assert peak.input_bytes == 3 * size * size * 4
+    assert peak.total_bytes == peak.parameter_bytes + peak.input_bytes + peak.step_bytes
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("model", ["sola_t", "sola_t_softmax"])
+def test_training_within_five_percent(model, dtype):
+    spec, resolution, settings = get_spec(model), Resolution(128, 160), Settings(mode="train", dtype=dtype, batch=2)
+    peak = predict_peak(build(spec, settings, "meta"), resolution)
+    workload = build(spec, settings)
+    step = workload.step(workload.image(resolution))
+    step()
+    assert peak.step_bytes == pytest.approx(measure_peak_bytes(step, CPU), rel=0.05)
+
+
+def test_the_peak_names_its_place():
+    peak = predict_peak(build(get_spec("sola_t"), Settings(), "meta"), Resolution(224, 224))
+    module, _, operator = peak.at.partition(" ")
+    assert module.startswith("stages.0.blocks")
+    assert operator.startswith("aten.")
+
+
+def test_known_and_shared_storages_are_counted_once():
+    base = torch.empty(1000, device="meta")
+    assert storage_bytes([base, base[:10], base.view(10, 100)]) == 4000
+    with Liveness([base]) as liveness:
+        view = base[5:]
+        assert liveness.live_bytes == 0
+        copy = view.clone()
+        assert liveness.live_bytes == 995 * 4
+        del copy
+        assert liveness.live_bytes == 0
+    assert liveness.peak_bytes == 995 * 4

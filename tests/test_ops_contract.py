@@ -1,0 +1,180 @@
+"""What a torch operator owes its users: gradients to second order of truth, fakes, compile, export, autocast, FLOPs."""
+
+import inspect
+import re
+
+import pytest
+import torch
+from cases import CASES, SMALL_CASES, Case
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
+
+from sola_vision import ops
+from sola_vision.ops import reference
+
+SCHEMAS = sorted(name for name in torch._C._dispatch_get_all_op_names() if name.startswith("sola::"))
+
+
+def _packet(name: str):
+    return getattr(torch.ops.sola, name.removeprefix("sola::"))
+
+
+def _arguments(case: Case, inputs):
+    """The arguments with which the Python face calls the schema."""
+    options = dict(case.options)
+    if case.op == "wkv":
+        return torch.ops.sola.wkv.default, (*inputs,)
+    if case.op == "softmax_attention":
+        scale = options.get("scale", inputs[0].size(-1) ** -0.5)
+        return torch.ops.sola.softmax_attention.default, (*inputs, scale, options.get("causal", False))
+    shared = (options.get("feature_map", "elu1"), options.get("normalize", True), 1e-6)
+    if case.decay is None and not options.get("causal"):
+        return torch.ops.sola.linear_attention.default, (*inputs, *shared)
+    decay = inputs[3] if case.decay is not None else None
+    arguments = (*inputs[:3], decay, shared[0], options.get("causal", False), *shared[1:], 64)
+    return torch.ops.sola.chunked_linear_attention.default, arguments
+
+
+def test_every_schema_is_complete() -> None:
+    """No op without a reference, a fake kernel, a FLOP formula, a gradient test and a case."""
+    assert len(SCHEMAS) == 8
+    tested = {_arguments(case, case.inputs(torch.float64))[0].name() for case in SMALL_CASES}
+    for name in SCHEMAS:
+        forward = name.removesuffix("_backward")
+        face = forward.removeprefix("sola::").removeprefix("chunked_")
+        assert callable(getattr(reference, face)), f"{name}: no reference"
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(name, "Meta"), f"{name}: no fake"
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(name, "CPU"), f"{name}: no CPU kernel"
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(name, "Autograd"), f"{name}: no autograd"
+        assert _packet(name) in flop_registry, f"{name}: no FLOP formula"
+        assert forward in tested, f"{name}: no case in SMALL_CASES"
+        assert any(case.op == face for case in CASES), f"{name}: no case in CASES"
+
+
+@pytest.mark.parametrize("case", SMALL_CASES, ids=str)
+def test_gradcheck(case: Case) -> None:
+    inputs = [tensor.requires_grad_() for tensor in case.inputs(torch.float64)]
+    assert torch.autograd.gradcheck(lambda *tensors: case.run(list(tensors)), inputs, fast_mode=case.sizes[1] > 10)
+
+
+@pytest.mark.parametrize("case", SMALL_CASES[::2], ids=str)
+def test_second_derivative_is_an_error(case: Case) -> None:
+    inputs = [tensor.requires_grad_() for tensor in case.inputs(torch.float64)]
+    (grad,) = torch.autograd.grad(case.run(inputs).square().sum(), inputs[0], create_graph=True)
+    with pytest.raises(RuntimeError, match="not implemented"):
+        grad.sum().backward()
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
+@pytest.mark.parametrize("case", SMALL_CASES, ids=str)
+def test_opcheck(case: Case, training: bool) -> None:
+    inputs = [tensor.requires_grad_(training) for tensor in case.inputs(torch.float32)]
+    op, arguments = _arguments(case, inputs)
+    torch.library.opcheck(op, arguments)
+
+
+@pytest.mark.parametrize("case", SMALL_CASES, ids=str)
+def test_compile_without_graph_breaks(case: Case) -> None:
+    inputs = [tensor.requires_grad_() for tensor in case.inputs(torch.float32)]
+
+    def function(*tensors):
+        return case.run([tensor * 1.5 for tensor in tensors[:2]] + list(tensors[2:])).sin()
+
+    torch._dynamo.reset()
+    expected = function(*inputs)
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    got = compiled(*inputs)
+    torch.testing.assert_close(got, expected)
+    wanted = torch.autograd.grad(expected.sum(), inputs)
+    torch.testing.assert_close(torch.autograd.grad(got.sum(), inputs), wanted)
+
+
+# inductor itself still decorates with torch.jit
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
+def test_compile_with_inductor() -> None:
+    case = SMALL_CASES[0]
+    inputs = case.inputs(torch.float32)
+    compiled = torch.compile(lambda *tensors: case.run(list(tensors)) + 1, fullgraph=True)
+    torch.testing.assert_close(compiled(*inputs), case.run(inputs) + 1)
+
+
+class _Module(torch.nn.Module):
+    def __init__(self, case: Case) -> None:
+        super().__init__()
+        self.case = case
+
+    def forward(self, *inputs):
+        return self.case.run(list(inputs))
+
+
+@pytest.mark.parametrize("case", SMALL_CASES, ids=str)
+def test_export_with_dynamic_tokens(case: Case) -> None:
+    inputs = tuple(case.inputs(torch.float32))
+    tokens = torch.export.Dim("tokens", min=2, max=4096)
+    keys = torch.export.Dim("keys", min=2, max=4096)
+    two_sizes = case.op != "wkv" and case.sizes[1] != case.sizes[2]
+    counts = [tokens, keys, keys] if two_sizes else [tokens] * 3
+    shapes = tuple({1: counts[i]} if tensor.dim() > 1 else None for i, tensor in enumerate(inputs))
+    program = torch.export.export(_Module(case), inputs, dynamic_shapes=(shapes,))
+    longer = tuple(torch.cat([tensor, tensor], 1) if tensor.dim() > 1 else tensor for tensor in inputs)
+    torch.testing.assert_close(program.module()(*longer), case.run(list(longer)))
+
+
+@pytest.mark.parametrize("case", SMALL_CASES, ids=str)
+def test_autocast_runs_tokens_in_bfloat16_and_keeps_parameters(case: Case) -> None:
+    inputs = [tensor.requires_grad_() for tensor in case.inputs(torch.float32)]
+    tokens = 2 if case.op == "wkv" else 3
+    by_hand = case.run([t.bfloat16() if i < tokens else t for i, t in enumerate(inputs)])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = case.run(inputs)
+    assert out.dtype == torch.bfloat16
+    assert torch.equal(out, by_hand)
+    grads = torch.autograd.grad(out.float().sum(), inputs)
+    assert all(grad.dtype == torch.float32 for grad in grads)
+
+
+def _expected_macs(case: Case) -> int:
+    """The products of the definition of cost, written out from the sizes."""
+    if case.op == "wkv":
+        return 0
+    batch, queries, keys, heads, dim, value_dim = case.sizes
+    options = dict(case.options)
+    if case.op == "softmax_attention":
+        pairs = sum(min(i + 1, keys) for i in range(queries)) if options.get("causal") else queries * keys
+        return batch * heads * pairs * (dim + value_dim)
+    if case.decay is None and not options.get("causal"):
+        return batch * heads * (queries + keys) * dim * value_dim
+    lengths = [min(64, queries - first) for first in range(0, queries, 64)]
+    within = sum(length * length for length in lengths) * (dim + value_dim)
+    across = (sum(lengths[1:]) + sum(lengths[:-1])) * dim * value_dim
+    return batch * heads * (within + (1 if options.get("causal") else 2) * across)
+
+
+@pytest.mark.parametrize("case", [*SMALL_CASES, *CASES[::11]], ids=str)
+def test_flop_counters_agree_with_the_formula(case: Case) -> None:
+    inputs = [tensor.to("meta") for tensor in case.inputs(torch.float32)]
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        case.run(inputs)
+    assert counter.get_total_flops() == 2 * _expected_macs(case)
+
+
+@pytest.mark.parametrize("case", SMALL_CASES, ids=str)
+def test_backward_flops_count_two_to_three_forwards(case: Case) -> None:
+    """Between twice the forward (each product has two gradients) and three times (products done again)."""
+    inputs = [tensor.to("meta").requires_grad_() for tensor in case.inputs(torch.float32)]
+    with FlopCounterMode(display=False) as counter:
+        out = case.run(inputs)
+        forward = counter.get_total_flops()
+        out.sum().backward()
+    backward = counter.get_total_flops() - forward
+    assert 2 * forward <= backward <= 3 * forward
+
+
+@pytest.mark.parametrize("name", ops.__all__)
+def test_docstrings_state_the_contract(name: str) -> None:
+    thing = getattr(ops, name)
+    if not callable(thing) or name == "build_info":
+        return
+    text = inspect.getdoc(thing) or ""
+    for part in ("Args:", "Returns:", "Raises:", "Source", "``(B, N, "):
+        assert part in text, f"{name}: its docstring lacks {part}"
+    assert re.search(r"arXiv \d{4}\.\d{5}", text), f"{name}: its docstring names no source"

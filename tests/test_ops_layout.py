@@ -1,0 +1,187 @@
+"""Memory layouts: strided views, expanded gradients, empty and huge tensors."""
+
+import pytest
+import torch
+from cases import SMALL_CASES, Case
+
+from sola_vision import ops
+
+
+def _run_and_grads(case: Case, inputs, grad):
+    inputs = [tensor.detach().requires_grad_() for tensor in inputs]
+    out = case.run(inputs)
+    return [out, *torch.autograd.grad(out, inputs, grad)]
+
+
+def _same(left, right) -> None:
+    for mine, theirs in zip(left, right, strict=True):
+        assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
+@pytest.mark.parametrize("attention", ["softmax", "linear", "causal"])
+def test_slices_of_one_projection_go_in_as_they_are(attention: str, dtype: torch.dtype) -> None:
+    """The three slices of a (B, N, 3, H, D) projection give the same bits as dense copies of them."""
+    generator = torch.Generator().manual_seed(0)
+    # D = 40 is no multiple of a vector, 64 is
+    for dim in (40, 64):
+        qkv = torch.randn(2, 70, 3, 2, dim, generator=generator).to(dtype)
+        views = qkv.unbind(2)
+        assert not views[0].is_contiguous()
+
+        def run(q, k, v):
+            if attention == "softmax":
+                return ops.softmax_attention(q, k, v)
+            return ops.linear_attention(q, k, v, causal=attention == "causal")
+
+        leaf = qkv.clone().requires_grad_()
+        out = run(*leaf.unbind(2))
+        grad = torch.randn(out.shape, generator=generator).to(dtype)
+        out.backward(grad)
+        dense = [view.contiguous().requires_grad_() for view in views]
+        expected = run(*dense)
+        assert torch.equal(out, expected)
+        _same(leaf.grad.unbind(2), torch.autograd.grad(expected, dense, grad))
+
+
+@pytest.mark.parametrize("case", SMALL_CASES, ids=str)
+def test_transposed_and_sliced_inputs(case: Case) -> None:
+    """Any strides but the last: (B, H, N, D) storage, every second token, a batch that is expanded."""
+    inputs = case.inputs(torch.float32)
+    tokens = 2 if case.op == "wkv" else 3
+    strided = []
+    for index, tensor in enumerate(inputs):
+        if index >= tokens:
+            strided.append(torch.stack([tensor, tensor], 1)[:, 0])
+        elif index == 0:
+            strided.append(torch.stack([tensor, tensor], 2).flatten(1, 2)[:, ::2])
+        else:
+            strided.append(tensor.transpose(0, 1).contiguous().transpose(0, 1))
+    grad = torch.randn(case.run(inputs).shape, generator=torch.Generator().manual_seed(1))
+    _same(_run_and_grads(case, strided, grad), _run_and_grads(case, inputs, grad))
+
+
+@pytest.mark.parametrize("case", SMALL_CASES, ids=str)
+def test_expanded_inputs_and_gradients(case: Case) -> None:
+    """Stride 0: a gradient from ``.sum()`` is one number expanded to the whole shape."""
+    inputs = [tensor.requires_grad_() for tensor in case.inputs(torch.float32)]
+    out = case.run(inputs)
+    expanded = torch.ones(()).expand(out.shape)
+    _same(torch.autograd.grad(out.sum(), inputs), torch.autograd.grad(case.run(inputs), inputs, expanded.contiguous()))
+    row = torch.randn(out.shape[-1])
+    got = torch.autograd.grad(case.run(inputs), inputs, row.expand(out.shape))
+    _same(got, torch.autograd.grad(case.run(inputs), inputs, row.expand(out.shape).contiguous()))
+
+
+def test_an_expanded_batch_is_read_in_place() -> None:
+    k = torch.randn(1, 9, 2, 8).expand(3, 9, 2, 8)
+    q, v = torch.randn(3, 9, 2, 8), torch.randn(3, 9, 2, 8)
+    assert torch.equal(ops.softmax_attention(q, k, v), ops.softmax_attention(q, k.contiguous(), v))
+
+
+_EMPTY = {
+    "no batch": (0, 5, 5, 2, 8, 4),
+    "no heads": (2, 5, 5, 0, 8, 4),
+    "no queries": (2, 0, 5, 2, 8, 4),
+    "no keys": (2, 5, 0, 2, 8, 4),
+    "no tokens": (2, 0, 0, 2, 8, 4),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("sizes", _EMPTY.values(), ids=_EMPTY)
+@pytest.mark.parametrize("attention", ["softmax", "linear", "linear without normaliser"])
+def test_empty_attention(attention: str, sizes: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Nothing to attend to gives 0, and gradients of 0."""
+    case = Case("softmax_attention", sizes)
+    inputs = [tensor.requires_grad_() for tensor in case.inputs(dtype)]
+    if attention == "softmax":
+        out = ops.softmax_attention(*inputs)
+    else:
+        out = ops.linear_attention(*inputs, normalize=attention == "linear")
+    batch, queries, keys, heads, _dim, value_dim = sizes
+    assert out.shape == (batch, queries, heads, value_dim)
+    assert keys > 0 or not out.any()
+    for grad, tensor in zip(torch.autograd.grad(out.sum(), inputs), inputs, strict=True):
+        assert grad.shape == tensor.shape
+        assert queries * keys > 0 or not grad.any()
+
+
+@pytest.mark.parametrize("kind", [{"causal": True}, {"decay": 0.9}, {"causal": True, "decay": 0.9}], ids=str)
+@pytest.mark.parametrize("sizes", [(0, 5, 2), (2, 0, 2), (2, 5, 0)], ids=str)
+def test_empty_chunked_attention(sizes: tuple[int, int, int], kind: dict) -> None:
+    batch, tokens, heads = sizes
+    inputs = [torch.randn(batch, tokens, heads, 8, requires_grad=True) for _ in range(3)]
+    kind = dict(kind)
+    if "decay" in kind:
+        kind["decay"] = torch.full((heads,), kind["decay"], requires_grad=True)
+        inputs.append(kind["decay"])
+    out = ops.linear_attention(*inputs[:3], **kind)
+    assert out.shape == (batch, tokens, heads, 8)
+    for grad, tensor in zip(torch.autograd.grad(out.sum(), inputs), inputs, strict=True):
+        assert grad.shape == tensor.shape
+        assert not grad.any()
+
+
+@pytest.mark.parametrize("sizes", [(0, 5, 3), (2, 0, 3), (2, 5, 0)], ids=str)
+def test_empty_wkv(sizes: tuple[int, int, int]) -> None:
+    k, v = torch.randn(sizes, requires_grad=True), torch.randn(sizes, requires_grad=True)
+    decay, bonus = torch.rand(sizes[2], requires_grad=True), torch.rand(sizes[2], requires_grad=True)
+    out = ops.wkv(k, v, decay, bonus)
+    assert out.shape == sizes
+    for grad, tensor in zip(torch.autograd.grad(out.sum(), (k, v, decay, bonus)), (k, v, decay, bonus), strict=True):
+        assert grad.shape == tensor.shape
+        assert not grad.any()
+
+
+def _far_apart(dense: torch.Tensor, axis: int) -> torch.Tensor:
+    """The same numbers with entries along `axis` more than 2³¹ elements apart, in memory that is mostly untouched."""
+    stride = 2**31 + 64
+    strides = list(dense.stride())
+    strides[axis] = stride
+    span = stride * (dense.size(axis) - 1) + dense[0].numel() + dense.numel()
+    # reserved, not written: pages come into being where they are touched
+    far = torch.empty(span, dtype=dense.dtype).as_strided(dense.shape, strides)
+    return far.copy_(dense)
+
+
+@pytest.mark.parametrize("axis", [0, 1], ids=["batch", "token"])
+@pytest.mark.parametrize("attention", ["softmax", "linear", "causal", "wkv"])
+def test_offsets_beyond_int32(attention: str, axis: int) -> None:
+    """Elements 2³¹ apart: offsets in 32 bits would wrap to the wrong place."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (2, 3, 16) if attention == "wkv" else (2, 3, 2, 16)
+    dense = [torch.randn(shape, generator=generator).to(torch.bfloat16) for _ in range(4)]
+    far = _far_apart(dense[1], axis)
+    parameters = [torch.rand(16, generator=generator) for _ in range(2)]
+
+    def both_ways(middle: torch.Tensor) -> list[torch.Tensor]:
+        """Forward and backward schemas by hand: autograd would make a dense gradient of the huge storage."""
+        q, v, grad = dense[0], dense[2], dense[3]
+        sola = torch.ops.sola
+        if attention == "softmax":
+            out, lse = sola.softmax_attention(q, middle, v, 0.25, False)
+            return [out, *sola.softmax_attention_backward(grad, q, middle, v, out, lse, 0.25, False)]
+        if attention == "linear":
+            out, state, total = sola.linear_attention(q, middle, v, "elu1", True, 1e-6)
+            return [out, *sola.linear_attention_backward(grad, q, middle, v, state, total, "elu1", True, 1e-6)]
+        if attention == "causal":
+            arguments = ("elu1", True, True, 1e-6, 64)
+            out, total = sola.chunked_linear_attention(q, middle, v, None, *arguments)
+            return [out, *sola.chunked_linear_attention_backward(grad, q, middle, v, None, out, total, *arguments)]
+        out, saved = sola.wkv(middle, v, *parameters, True)
+        return [out, *sola.wkv_backward(grad, middle, v, *parameters, out, saved)]
+
+    _same(both_ways(far), both_ways(dense[1]))
+
+
+def test_a_gradient_far_apart() -> None:
+    """The gradient may be a slice of something huge, too."""
+    q, k, v = (torch.randn(2, 3, 2, 16).to(torch.bfloat16) for _ in range(3))
+    out, lse = torch.ops.sola.softmax_attention(q, k, v, 0.25, False)
+    grad = torch.randn(2, 3, 2, 16).to(torch.bfloat16)
+    backward = torch.ops.sola.softmax_attention_backward
+    _same(
+        backward(_far_apart(grad, 0), q, k, v, out, lse, 0.25, False),
+        backward(grad, q, k, v, out, lse, 0.25, False),
+    )

@@ -1,0 +1,122 @@
+"""Numbers at the edge: NaN, Inf, zero normalisers, half precision over many tokens, large scores."""
+
+import pytest
+import torch
+from cases import SMALL_CASES, Case
+
+from sola_vision import ops
+from sola_vision.ops import reference
+
+
+_VALUES = (float("nan"), float("inf"), float("-inf"))
+
+
+@pytest.mark.parametrize("value", _VALUES)
+@pytest.mark.parametrize("index", [0, 1, 2])
+@pytest.mark.parametrize("case", [c for c in SMALL_CASES if c.op != "wkv" and c.sizes[1] < 64], ids=str)
+def test_nan_and_inf_reach_the_same_outputs_as_in_pytorch(case: Case, index: int, value: float) -> None:
+    """Where the definition gives NaN or Inf, so does the op; elsewhere both are finite and equal."""
+    inputs = case.inputs(torch.float32)
+    inputs[index][0, -1, 0, 0] = value
+    got, expected = case.run(inputs), case.refer([tensor.double() for tensor in inputs])
+    touched = ~expected.isfinite()
+    assert torch.equal(~got.isfinite(), touched)
+    torch.testing.assert_close(got[~touched].double(), expected[~touched], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("value", _VALUES[:2])
+@pytest.mark.parametrize("causal", [True, False])
+def test_nan_among_the_chunks(causal: bool, value: float) -> None:
+    """A bad value shows in everything that sees it, and stays out of other heads and of earlier chunks."""
+    q, k, v = (torch.randn(1, 200, 2, 8) for _ in range(3))
+    v[0, 150, 0, 3] = value
+    out = ops.linear_attention(q, k, v, causal=causal, decay=torch.tensor([0.99, 0.99]))
+    assert out[0, :, 1].isfinite().all()
+    assert not out[0, 150:, 0, 3].isfinite().any()
+    if causal:
+        assert out[0, :128].isfinite().all()
+    else:
+        assert not out[0, :, 0, 3].isfinite().any()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("which", ["k", "v"])
+def test_nan_in_wkv_stays_in_its_channel(which: str, value: float) -> None:
+    k, v = torch.randn(2, 70, 5), torch.randn(2, 70, 5)
+    (k if which == "k" else v)[0, 40, 3] = value
+    out = ops.wkv(k, v, torch.rand(5), torch.rand(5))
+    assert not out[0, :, 3].isfinite().any()
+    assert out[:, :, :3].isfinite().all()
+    assert out[1].isfinite().all()
+
+
+def test_keys_of_minus_infinity_are_ignored_by_wkv() -> None:
+    k, v, decay, bonus = torch.randn(1, 70, 5), torch.randn(1, 70, 5), torch.rand(5), torch.rand(5)
+    k[0, 32:64] = float("-inf")
+    expected = reference.wkv(k.double(), v.double(), decay.double(), bonus.double())
+    torch.testing.assert_close(ops.wkv(k, v, decay, bonus).double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [{}, {"causal": True}, {"decay": 0.9}], ids=str)
+@pytest.mark.parametrize("eps", [0.0, 1e-6])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_a_zero_normaliser_gives_zero(dtype: torch.dtype, eps: float, kind: dict) -> None:
+    """ReLU features of negative numbers: numerator and normaliser are both 0."""
+    q = -torch.rand(1, 70, 2, 8).to(dtype) - 1
+    k, v = torch.randn(1, 70, 2, 8).to(dtype), torch.randn(1, 70, 2, 8).to(dtype)
+    q, k, v = (tensor.requires_grad_() for tensor in (q, k, v))
+    kind = dict(kind)
+    if "decay" in kind:
+        kind["decay"] = torch.full((2,), 0.9, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
+    out = ops.linear_attention(q, k, v, feature_map="relu", eps=eps, **kind)
+    assert not out.any()
+    for grad in torch.autograd.grad(out.sum(), (q, k, v)):
+        assert not grad.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kind", [{}, {"decay": 1.0}, {"causal": True}], ids=str)
+def test_half_precision_does_not_overflow_over_65536_tokens(dtype: torch.dtype, kind: dict) -> None:
+    """The sum of 65,536 features passes 65,504, the largest float16, many times over."""
+    tokens = 65536
+    q, k = torch.full((1, tokens, 1, 8), 2.0, dtype=dtype), torch.full((1, tokens, 1, 8), 2.0, dtype=dtype)
+    v = torch.ones(1, tokens, 1, 4, dtype=dtype)
+    kind = {key: torch.full((1,), value) if key == "decay" else value for key, value in kind.items()}
+    inputs = [tensor.requires_grad_() for tensor in (q, k, v)]
+    out = ops.linear_attention(*inputs, **kind)
+    # a weighted mean of ones
+    torch.testing.assert_close(out.float(), torch.ones_like(out, dtype=torch.float32), rtol=2e-3, atol=0)
+    for grad in torch.autograd.grad(out.float().mean(), inputs):
+        assert grad.isfinite().all()
+
+
+def test_wkv_over_many_tokens_is_a_mean() -> None:
+    k, v = torch.full((1, 100_000, 3), 5.0), torch.ones(1, 100_000, 3)
+    out = ops.wkv(k, v, torch.zeros(3), torch.zeros(3))
+    torch.testing.assert_close(out, torch.ones_like(out), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_large_scores_do_not_overflow_the_softmax(dtype: torch.dtype) -> None:
+    q, k, v = (torch.randn(1, 130, 1, 16).to(dtype) for _ in range(3))
+    out = ops.softmax_attention(q, k, v, scale=500.0)
+    expected = reference.softmax_attention(q.double(), k.double(), v.double(), scale=500.0)
+    assert out.isfinite().all()
+    # scores near 10⁴ carry roundings near 10⁻³ into the exponent
+    torch.testing.assert_close(out.double(), expected, rtol=0.05, atol=0.05)
+
+
+def test_a_score_of_minus_infinity_hides_its_key() -> None:
+    """Also when a whole block of keys, the first one, is hidden."""
+    q = torch.ones(1, 3, 1, 4)
+    k, v = torch.randn(1, 300, 1, 4), torch.randn(1, 300, 1, 4)
+    k[0, :200, 0, 0] = float("-inf")
+    torch.testing.assert_close(ops.softmax_attention(q, k, v), ops.softmax_attention(q, k[:, 200:], v[:, 200:]))
+
+
+def test_causal_softmax_is_the_same_for_a_prefix() -> None:
+    """A query's output depends on nothing that comes after it."""
+    q, k, v = (torch.randn(1, 300, 2, 16) for _ in range(3))
+    whole = ops.softmax_attention(q, k, v, causal=True)
+    part = ops.softmax_attention(q[:, :150], k[:, :150], v[:, :150], causal=True)
+    torch.testing.assert_close(whole[:, :150], part)

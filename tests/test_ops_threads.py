@@ -1,0 +1,160 @@
+"""Determinism, threads, forks, and every compiled instruction set."""
+
+import concurrent.futures
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from cases import SMALL_CASES, Case
+
+from sola_vision import ops
+
+# enough tokens that work is split between threads, also with one head
+LONG_CASES = (
+    Case("softmax_attention", (1, 1000, 1000, 1, 64, 64)),
+    Case("softmax_attention", (1, 700, 700, 3, 32, 32), (("causal", True),)),
+    Case("linear_attention", (1, 3000, 3000, 1, 64, 64)),
+    Case("linear_attention", (1, 3000, 3000, 1, 64, 64), (("causal", True),)),
+    Case("linear_attention", (2, 3000, 3000, 2, 32, 32), (), decay=0.99),
+    Case("wkv", (1, 3000, 40)),
+    Case("wkv", (2, 2000, 130), (("decay_per", "token"),)),
+)
+
+
+@pytest.fixture
+def threads():
+    """Sets the number of threads, and puts it back."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def _everything(case: Case, dtype: torch.dtype) -> list[torch.Tensor]:
+    inputs = [tensor.requires_grad_() for tensor in case.inputs(dtype)]
+    out = case.run(inputs)
+    grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    return [out.detach(), *torch.autograd.grad(out, inputs, grad)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("case", LONG_CASES, ids=str)
+def test_two_runs_are_identical(case: Case, dtype: torch.dtype, threads) -> None:
+    threads(2)
+    first = _everything(case, dtype)
+    for _ in range(2):
+        assert all(torch.equal(a, b) for a, b in zip(first, _everything(case, dtype), strict=True))
+
+
+@pytest.mark.parametrize("case", LONG_CASES, ids=str)
+def test_threads_agree(case: Case, threads) -> None:
+    """1, 2 and 5 threads cut the work differently: the same up to the order of the sums."""
+    threads(1)
+    one = _everything(case, torch.float32)
+    for count in (2, 5):
+        threads(count)
+        for mine, theirs in zip(_everything(case, torch.float32), one, strict=True):
+            scale = theirs.abs().max()
+            torch.testing.assert_close(mine / scale, theirs / scale, rtol=1e-4, atol=2e-5)
+
+
+def test_python_threads_may_call_at_once() -> None:
+    expected = [_everything(case, torch.float32) for case in SMALL_CASES]
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for _ in range(5):
+            for got, wanted in zip(
+                pool.map(lambda case: _everything(case, torch.float32), SMALL_CASES), expected, strict=True
+            ):
+                assert all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True))
+
+
+def test_the_number_of_threads_may_change_between_calls(threads) -> None:
+    case = LONG_CASES[0]
+    inputs = case.inputs(torch.float32)
+    threads(2)
+    expected = case.run(inputs)
+    for count in (1, 3, 2, 1, 2):
+        threads(count)
+        torch.testing.assert_close(case.run(inputs), expected)
+
+
+def test_a_forked_child_may_call() -> None:
+    """As data loaders do; the parent has used the ops before, on one thread, as OpenMP demands of a fork."""
+    script = (
+        "import os, torch; torch.set_num_threads(1)\n"
+        "from sola_vision import ops\n"
+        "q = torch.randn(1, 100, 2, 32); k = torch.randn(1, 100, 64)\n"
+        "run = lambda: (ops.softmax_attention(q, q, q), ops.linear_attention(q, q, q), ops.wkv(k, k, k[0, 0], k[0, 1]))\n"
+        "before = run(); child = os.fork()\n"
+        "if child == 0: os._exit(0 if all(map(torch.equal, before, run())) else 1)\n"
+        "raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False, timeout=120).returncode == 0
+
+
+_CHECK_SET = """
+import sys
+sys.path.insert(0, "tests")
+import torch
+from cases import CASES
+from sola_vision import ops
+from tolerances import check_close
+assert ops.build_info()["instruction_set"] == sys.argv[1] or not sys.argv[1], ops.build_info()
+torch.set_num_threads(1)
+for case in CASES[int(sys.argv[2])::9]:
+    for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+        inputs = [t.requires_grad_() for t in case.inputs(dtype)]
+        exact = [t.detach().double().requires_grad_() for t in inputs]
+        plain, truth, mine = case.refer(inputs), case.refer(exact), case.run(inputs)
+        grad = torch.randn(truth.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+        grads = [torch.autograd.grad(y, x, grad.to(y.dtype)) for y, x in ((mine, inputs), (plain, inputs), (truth, exact))]
+        if all(g.isfinite().all() for g in (plain, *grads[1])):
+            conditioning = case.conditioning(dtype)
+            check_close(f"{case} out", [mine], [plain], [truth], dtype, conditioning)
+            check_close(f"{case} grad", *grads, dtype, conditioning)
+"""
+
+
+@pytest.mark.parametrize("share", [0, 4])
+@pytest.mark.parametrize(
+    "setting",
+    [{"SOLA_ISA": "baseline"}, {"SOLA_ISA": "avx2"}, {"SOLA_ISA": "avx512"}, {"SOLA_BF16": "float"}],
+    ids=lambda setting: "-".join(setting.values()),
+)
+def test_every_instruction_set_is_right(setting: dict[str, str], share: int) -> None:
+    """A slice of the case list under each set that this machine can run, in a process that is told to use it."""
+    wanted = setting.get("SOLA_ISA", "")
+    run = subprocess.run(
+        [sys.executable, "-c", _CHECK_SET, wanted, str(share)],
+        env={**os.environ, **setting},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    if "lacks these instructions" in run.stderr:
+        pytest.skip(f"this machine can't run {wanted}")
+    assert run.returncode == 0, run.stderr[-2000:]
+
+
+@pytest.mark.parametrize(("name", "message"), [("SOLA_ISA", "known: avx512, avx2, baseline"), ("SOLA_BF16", "brgemm")])
+def test_an_unknown_setting_is_refused(name: str, message: str) -> None:
+    script = "from sola_vision import ops; print(ops.build_info())"
+    run = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, name: "sse9"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert run.returncode != 0
+    assert "sse9" in run.stderr
+    assert message in run.stderr
+
+
+def test_build_info_names_what_was_chosen() -> None:
+    info = ops.build_info()
+    assert set(info) == {"version", "compiler", "cuda_architectures", "instruction_set", "gemm", "gemm_bfloat16"}
+    assert info["instruction_set"] in ("avx512", "avx2", "baseline")
