@@ -98,15 +98,17 @@ class NinjaBuild(build_ext):
         codes.append("-gencode=arch=compute_{0},code=compute_{0}".format(CUDA_TARGETS[-1]))
         with path.open("w") as file:
             ninja = Writer(file, width=120)
-            watch = dict(depfile="$out.d", deps="gcc", description="$in $note")
-            ninja.rule("cxx", f"{cxx} -MMD -MF $out.d {CXX_FLAGS} -I{CSRC} $flags -c $in -o $out", **watch)
-            ninja.rule("nvcc", f"{nvcc} -MMD -MF $out.d {NVCC_FLAGS} {' '.join(codes)} -I{CSRC} -c $in -o $out", **watch)
+            watch = {"depfile": "$out.d", "deps": "gcc", "description": "$in $note"}
+            compile_to = f"-MMD -MF $out.d -I{CSRC} $flags -c $in -o $out"
+            ninja.rule("cxx", f"{cxx} {CXX_FLAGS} {compile_to}", **watch)
+            ninja.rule("nvcc", f"{nvcc} {NVCC_FLAGS} {' '.join(codes)} {compile_to}", **watch)
             ninja.rule("link", f"{linker} -shared $in -o $out {' '.join(libs)}", description="$out")
             objects = []
             for source in sorted([*CSRC.glob("*.cpp"), *CSRC.glob("cpu/*.cpp")]):
-                for name, flags in INSTRUCTION_SETS.items() if source.match("*.kernel.cpp") else [("host", " ".join(host))]:
-                    flags = f"-DSOLA_ISA={name} {flags}"
-                    objects += ninja.build(f"{source.stem}.{name}.o", "cxx", str(source), variables=dict(flags=flags, note=name))
+                variants = INSTRUCTION_SETS if source.match("*.kernel.cpp") else {"host": " ".join(host)}
+                for name, flags in variants.items():
+                    variables = {"flags": f"-DSOLA_ISA={name} {flags}", "note": name}
+                    objects += ninja.build(f"{source.stem}.{name}.o", "cxx", str(source), variables=variables)
             for source in sorted(CSRC.glob("cuda/*.cu")) if nvcc else []:
                 objects += ninja.build(f"{source.stem}.cu.o", "nvcc", str(source))
             ninja.build(str(target), "link", objects)

@@ -5,6 +5,9 @@
 #include <torch/library.h>
 
 #include "build_info.h"
+#include "cpu/rates.h"
+
+namespace py = pybind11;
 
 TORCH_LIBRARY(sola, m) {
   // q (B, N, H, D), k (B, M, H, D), v (B, M, H, V) -> out (B, N, H, V), logsumexp (B, H, N)
@@ -41,5 +44,10 @@ TORCH_LIBRARY(sola, m) {
 PYBIND11_MODULE(_C, m) {
   m.doc() = "SoLA's compiled operators; importing it registers torch.ops.sola";
   m.def("build_info", &sola::build_info, "what was built and what was chosen at load");
+  m.def("backends", &sola::backends, "(kind, name, chosen, why not) of every way to run, best first");
+  m.def("gemm_rate", &sola::gemm_rate, py::arg("dtype"), py::arg("seconds"), py::call_guard<py::gil_scoped_release>(),
+        "FLOP/s of one thread on GEMM tiles in its caches, the best within the time");
+  m.def("exp_rate", &sola::exp_rate, py::arg("seconds"), py::call_guard<py::gil_scoped_release>(),
+        "float32 exponentials per second of one thread, the best within the time");
   m.def("cuda_devices", &sola::cuda_devices, "properties of the CUDA devices that this build can see");
 }

@@ -30,6 +30,22 @@ std::map<std::string, std::string> build_info() {
   };
 }
 
+std::vector<std::tuple<std::string, std::string, bool, std::string>> backends() {
+  std::vector<std::tuple<std::string, std::string, bool, std::string>> found;
+  const auto list = [&](const char* kind, const char* variable, const std::vector<Choice>& choices) {
+    bool faster = true;
+    for (const Choice& choice : choices) {
+      faster = faster && !choice.chosen;
+      const std::string passed_over = faster ? std::string(variable) + " names another" : "a faster one runs";
+      const std::string why = choice.refusal.empty() ? passed_over : choice.refusal;
+      found.emplace_back(kind, choice.name, choice.chosen, choice.chosen ? "" : why);
+    }
+  };
+  list("instruction set", "SOLA_ISA", instruction_sets());
+  list("GEMM in bfloat16", "SOLA_BF16", bf16_backends());
+  return found;
+}
+
 std::vector<std::map<std::string, Property>> cuda_devices() {
   std::vector<std::map<std::string, Property>> found;
 #ifdef SOLA_CUDA

@@ -131,22 +131,31 @@ def test_unknown_cuda_wish(unpacked: Path) -> None:
     assert "SOLA_CUDA='yes' is neither 0 nor 1" in _refused(unpacked, SOLA_CUDA="yes")
 
 
+def _copy_sources(folder: Path) -> None:
+    ignore = shutil.ignore_patterns("*.so", "__pycache__")
+    shutil.copytree(ROOT / "sola_vision", folder / "sola_vision", ignore=ignore)
+
+
+def _import_from(folder: Path, statement: str) -> subprocess.CompletedProcess[str]:
+    """Run a statement that finds the package in ``folder``, and its dependencies where they are installed."""
+    # -S leaves out the hook of an editable install, which would find the extension elsewhere
+    return _run(sys.executable, "-S", "-c", statement, cwd=folder, PYTHONPATH=sysconfig.get_path("purelib"))
+
+
 def test_ops_without_the_extension(tmp_path: Path) -> None:
     """A tree that was never built: specs work, ops say how to build them."""
-    ignore = shutil.ignore_patterns("*.so", "__pycache__")
-    shutil.copytree(ROOT / "sola_vision", tmp_path / "sola_vision", ignore=ignore)
-    assert _run(sys.executable, "-c", "import sola_vision; sola_vision.get_spec('sola_t')", cwd=tmp_path).returncode == 0
-    run = _run(sys.executable, "-c", "import sola_vision.ops", cwd=tmp_path)
+    _copy_sources(tmp_path)
+    assert _import_from(tmp_path, "import sola_vision; sola_vision.get_spec('sola_t')").returncode == 0
+    run = _import_from(tmp_path, "import sola_vision.ops")
     assert run.returncode != 0
     assert "is not built" in run.stderr
     assert "python setup.py build_ext --inplace" in run.stderr
 
 
 def test_ops_with_a_half_built_extension(tmp_path: Path) -> None:
-    ignore = shutil.ignore_patterns("*.so", "__pycache__")
-    shutil.copytree(ROOT / "sola_vision", tmp_path / "sola_vision", ignore=ignore)
+    _copy_sources(tmp_path)
     (tmp_path / "sola_vision" / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}").write_bytes(b"not a library")
-    run = _run(sys.executable, "-c", "import sola_vision.ops", cwd=tmp_path)
+    run = _import_from(tmp_path, "import sola_vision.ops")
     assert run.returncode != 0
     assert "does not load" in run.stderr
     assert "python setup.py build_ext --inplace" in run.stderr

@@ -7,7 +7,6 @@ from cases import SMALL_CASES, Case
 from sola_vision import ops
 from sola_vision.ops import reference
 
-
 _VALUES = (float("nan"), float("inf"), float("-inf"))
 
 

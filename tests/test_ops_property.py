@@ -12,6 +12,8 @@ _SETTINGS = settings(max_examples=40, deadline=None, derandomize=True)
 _TOKENS = st.integers(1, 200)
 _HEADS = st.integers(1, 3)
 _DIM = st.integers(1, 72)
+# batch, queries, keys, heads, head dim, value dim
+_SHAPE = st.tuples(st.integers(1, 2), _TOKENS, _TOKENS, _HEADS, _DIM, _DIM)
 _DTYPE = st.sampled_from([torch.float64, torch.float32, torch.bfloat16, torch.float16])
 
 
@@ -27,16 +29,15 @@ def _check(case: Case, dtype: torch.dtype) -> None:
 
 
 @_SETTINGS
-@given(st.integers(1, 2), _TOKENS, _TOKENS, _HEADS, _DIM, _DIM, st.booleans(), _DTYPE)
-def test_softmax_of_any_shape(batch, queries, keys, heads, dim, value_dim, causal, dtype) -> None:
-    _check(Case("softmax_attention", (batch, queries, keys, heads, dim, value_dim), (("causal", causal),)), dtype)
+@given(_SHAPE, st.booleans(), _DTYPE)
+def test_softmax_of_any_shape(shape, causal, dtype) -> None:
+    _check(Case("softmax_attention", shape, (("causal", causal),)), dtype)
 
 
 @_SETTINGS
-@given(st.integers(1, 2), _TOKENS, _TOKENS, _HEADS, _DIM, _DIM, st.sampled_from(["elu1", "relu"]), st.booleans(), _DTYPE)
-def test_linear_of_any_shape(batch, queries, keys, heads, dim, value_dim, feature_map, normalize, dtype) -> None:
-    options = (("feature_map", feature_map), ("normalize", normalize))
-    _check(Case("linear_attention", (batch, queries, keys, heads, dim, value_dim), options), dtype)
+@given(_SHAPE, st.sampled_from(["elu1", "relu"]), st.booleans(), _DTYPE)
+def test_linear_of_any_shape(shape, feature_map, normalize, dtype) -> None:
+    _check(Case("linear_attention", shape, (("feature_map", feature_map), ("normalize", normalize))), dtype)
 
 
 @_SETTINGS

@@ -12,6 +12,15 @@ namespace baseline {
 extern const Kernels table;
 }
 
+namespace {
+
+struct Candidate {
+  const Kernels& kernels;
+  std::string refusal;
+};
+
+}  // namespace
+
 #if defined(__x86_64__)
 
 namespace avx2 {
@@ -32,25 +41,12 @@ bool has_avx512() {
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
 
-struct Candidate {
-  const Kernels& kernels;
-  bool supported;
-};
+std::string missing(bool supported) { return supported ? "" : "this processor lacks the instructions"; }
 
-const Kernels& choose() {
+// best first
+std::vector<Candidate> candidates() {
   __builtin_cpu_init();
-  // best first
-  const Candidate candidates[] = {{avx512::table, has_avx512()}, {avx2::table, has_avx2()}, {baseline::table, true}};
-  const char* wish = std::getenv("SOLA_ISA");
-  const bool free_choice = wish == nullptr || *wish == '\0';
-  for (const Candidate& candidate : candidates) {
-    if (free_choice ? candidate.supported : candidate.kernels.name == std::string(wish)) {
-      if (candidate.supported) return candidate.kernels;
-      throw std::runtime_error("SOLA_ISA=" + std::string(wish) + ": this machine lacks these instructions");
-    }
-  }
-  throw std::runtime_error("SOLA_ISA=" + std::string(wish) +
-                           " names no instruction set; known: avx512, avx2, baseline");
+  return {{avx512::table, missing(has_avx512())}, {avx2::table, missing(has_avx2())}, {baseline::table, ""}};
 }
 
 }  // namespace
@@ -58,14 +54,40 @@ const Kernels& choose() {
 #else
 
 namespace {
-const Kernels& choose() { return baseline::table; }
+std::vector<Candidate> candidates() { return {{baseline::table, ""}}; }
 }  // namespace
 
 #endif
 
+namespace {
+
+const Kernels& choose() {
+  const char* variable = std::getenv("SOLA_ISA");
+  const std::string wish = variable == nullptr ? "" : variable;
+  std::string known;
+  for (const Candidate& candidate : candidates()) {
+    if (wish.empty() ? candidate.refusal.empty() : candidate.kernels.name == wish) {
+      if (candidate.refusal.empty()) return candidate.kernels;
+      throw std::runtime_error("SOLA_ISA=" + wish + ": " + candidate.refusal);
+    }
+    known += (known.empty() ? "" : ", ") + std::string(candidate.kernels.name);
+  }
+  throw std::runtime_error("SOLA_ISA=" + wish + " names no instruction set; known: " + known);
+}
+
+}  // namespace
+
 const Kernels& kernels() {
   static const Kernels& chosen = choose();
   return chosen;
+}
+
+std::vector<Choice> instruction_sets() {
+  std::vector<Choice> found;
+  for (const Candidate& candidate : candidates()) {
+    found.push_back({candidate.kernels.name, candidate.refusal, &candidate.kernels == &kernels()});
+  }
+  return found;
 }
 
 }  // namespace sola

@@ -3,6 +3,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
+#include <vector>
 
 #include "params.h"
 
@@ -97,6 +99,15 @@ struct WkvKernels {
   void (*run)(const WkvParams&, const Task&, Stretch, const void* states);
 };
 
+// fixed amounts of work on data in the first caches, from which the host measures what a core can do
+struct RateKernels {
+  size_t (*scratch)(const Task&);
+  // products of tiles; returns the floating-point operations done
+  double (*multiply)(const Task&);
+  // float exponentials of the kind that softmax uses; returns how many
+  double (*exponentiate)(const Task&);
+};
+
 struct Kernels {
   const char* name;
   const SoftmaxForwardKernels& softmax_forward;
@@ -105,9 +116,17 @@ struct Kernels {
   const ChunkedKernels& chunked_attention;
   const WkvKernels& wkv_forward;
   const WkvKernels& wkv_backward;
+  const RateKernels& rates;
+};
+
+// one of several ways to run, best first; `refusal` says why this one can't be had here, and is empty if it can
+struct Choice {
+  std::string name, refusal;
+  bool chosen;
 };
 
 // the best set this machine runs, or the one that SOLA_ISA names; throws std::runtime_error for a set it can't run
 const Kernels& kernels();
+std::vector<Choice> instruction_sets();
 
 }  // namespace sola

@@ -21,27 +21,30 @@ void brgemm(int64_t M, int64_t N, int64_t K, int64_t lda, int64_t ldb, int64_t l
                               static_cast<const at::BFloat16*>(b), c);
 }
 
-bool has_bf16_units() {
+// empty where brgemm can run
+std::string refusal() {
 #if defined(__x86_64__)
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   const bool avx512_bf16 = __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax & (1u << 5));
-  return avx512_bf16 && at::native::cpublas::could_pack(at::kBFloat16);
+  if (!avx512_bf16) return "this processor has no bfloat16 units";
+  if (!at::native::cpublas::could_pack(at::kBFloat16)) return "this torch has no oneDNN for them";
+  return "";
 #else
-  return false;
+  return "not tried on this architecture";
 #endif
 }
 
+constexpr const char* kBrgemm = "brgemm";
+constexpr const char* kFloat = "float";
+
 BrgemmBf16 choose() {
-  const char* wish = std::getenv("SOLA_BF16");
-  const std::string name = wish == nullptr ? "" : wish;
-  if (name == "float") return nullptr;
-  if (name != "" && name != "brgemm") {
-    throw std::runtime_error("SOLA_BF16=" + name + " names no GEMM backend; known: brgemm, float");
+  const char* variable = std::getenv("SOLA_BF16");
+  const std::string wish = variable == nullptr ? "" : variable;
+  if (wish != "" && wish != kBrgemm && wish != kFloat) {
+    throw std::runtime_error("SOLA_BF16=" + wish + " names no GEMM backend; known: brgemm, float");
   }
-  if (name == "brgemm" && !has_bf16_units()) {
-    throw std::runtime_error("SOLA_BF16=brgemm: this machine has no bfloat16 units that oneDNN can use");
-  }
-  return has_bf16_units() ? &brgemm : nullptr;
+  if (wish == kBrgemm && !refusal().empty()) throw std::runtime_error("SOLA_BF16=brgemm: " + refusal());
+  return wish == kFloat || !refusal().empty() ? nullptr : &brgemm;
 }
 
 }  // namespace
@@ -49,6 +52,11 @@ BrgemmBf16 choose() {
 BrgemmBf16 native_bf16() {
   static const BrgemmBf16 chosen = choose();
   return chosen;
+}
+
+std::vector<Choice> bf16_backends() {
+  const bool native = native_bf16() != nullptr;
+  return {{"oneDNN brgemm", refusal(), native}, {"own micro-kernel on tiles widened to float", "", !native}};
 }
 
 }  // namespace sola

@@ -100,7 +100,8 @@ class SoftmaxBackward {
     for (int64_t k0 = 0; k0 < visible; k0 += kKeys) {
       const int64_t count = visible - k0 < kKeys ? visible - k0 : kKeys;
       gemm(task_,
-           Product<Mul>{count, width, s.D, left(p_.k, keys_, kConvert ? Dp_ : s.D, batch, head, k0), queries_t_, kTile, scores_, kTile},
+           Product<Mul>{count, width, s.D, left(p_.k, keys_, kConvert ? Dp_ : s.D, batch, head, k0), queries_t_, kTile,
+                        scores_, kTile},
            Into::overwrite);
       gemm(task_,
            Product<Mul>{count, width, s.V, left(p_.v, values_, s.V, batch, head, k0), grads_t_, kTile, grad_scores_,

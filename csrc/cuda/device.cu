@@ -1,8 +1,8 @@
-#include "cuda/device.h"
-
 #include <cuda_runtime.h>
 
 #include <cstring>
+
+#include "cuda/device.h"
 
 int sola_cuda_devices(SolaCudaDevice* devices, int capacity) {
   int count = 0;

@@ -7,7 +7,7 @@ extern "C" {
 
 typedef struct {
   char name[256];
-  int major, minor;         // compute capability
+  int major, minor;  // compute capability
   int multiprocessors;
   long long memory_bytes, l2_bytes, shared_bytes_per_multiprocessor;
 } SolaCudaDevice;
