@@ -1,0 +1,54 @@
+#include "cpu/rates.h"
+
+#include <chrono>
+#include <map>
+#include <stdexcept>
+
+#include "cpu/parallel.h"
+
+namespace sola {
+namespace {
+
+// the highest rate of all runs within the time, and of three at least
+template <class Work>
+double best_rate(double seconds, const Work& work) {
+  using Clock = std::chrono::steady_clock;
+  const auto since = [](Clock::time_point start) {
+    return std::chrono::duration<double>(Clock::now() - start).count();
+  };
+  const auto start = Clock::now();
+  double best = 0;
+  for (int runs = 0; runs < 3 || since(start) < seconds; ++runs) {
+    const auto before = Clock::now();
+    const double operations = work();
+    best = std::max(best, operations / std::max(since(before), 1e-9));
+  }
+  return best;
+}
+
+template <class Work>
+double best_rate(Dtype dtype, double seconds, const Work& work) {
+  double rate = 0;
+  const BrgemmBf16 brgemm = dtype == Dtype::bf16 ? native_bf16() : nullptr;
+  run_tasks(1, 1, dtype, brgemm, kernels().rates.scratch({dtype, brgemm, nullptr}),
+            [&](int64_t, const Task& task) { rate = best_rate(seconds, [&] { return work(task); }); });
+  return rate;
+}
+
+}  // namespace
+
+double gemm_rate(const std::string& dtype, double seconds) {
+  static const std::map<std::string, Dtype> known = {
+      {"float64", Dtype::f64}, {"float32", Dtype::f32}, {"bfloat16", Dtype::bf16}, {"float16", Dtype::f16}};
+  const auto found = known.find(dtype);
+  if (found == known.end()) {
+    throw std::invalid_argument("dtype: expected float64, float32, bfloat16 or float16, got " + dtype);
+  }
+  return best_rate(found->second, seconds, [](const Task& task) { return kernels().rates.multiply(task); });
+}
+
+double exp_rate(double seconds) {
+  return best_rate(Dtype::f32, seconds, [](const Task& task) { return kernels().rates.exponentiate(task); });
+}
+
+}  // namespace sola
