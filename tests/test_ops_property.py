@@ -1,10 +1,12 @@
 """Properties that hold for every shape and option, over inputs that hypothesis draws."""
 
+from dataclasses import replace
+
 import torch
+from against_reference import agrees
 from cases import Case
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tolerances import check_close
 
 from sola_vision import ops
 
@@ -17,15 +19,14 @@ _SHAPE = st.tuples(st.integers(1, 2), _TOKENS, _TOKENS, _HEADS, _DIM, _DIM)
 _DTYPE = st.sampled_from([torch.float64, torch.float32, torch.bfloat16, torch.float16])
 
 
+# the policy compares the largest errors of two tensors, which says little when they hold a few numbers that cancel
+_FEWEST_NUMBERS = 64
+
+
 def _check(case: Case, dtype: torch.dtype) -> None:
-    inputs = [tensor.requires_grad_() for tensor in case.inputs(dtype)]
-    exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
-    results = [(case.run(inputs), inputs), (case.refer(inputs), inputs), (case.refer(exact), exact)]
-    grad = torch.randn(results[0][0].shape, generator=torch.Generator().manual_seed(1)).to(dtype)
-    grads = [torch.autograd.grad(out, tensors, grad.to(out.dtype)) for out, tensors in results]
-    conditioning = case.conditioning(dtype)
-    check_close(f"{case} out", *([out] for out, _ in results), dtype, conditioning)
-    check_close(f"{case} grad", *grads, dtype, conditioning)
+    numbers = min(tensor.numel() // case.sizes[0] for tensor in case.inputs(dtype)[:3] if tensor.dim() > 1)
+    case = replace(case, sizes=(max(case.sizes[0], -(-_FEWEST_NUMBERS // numbers)), *case.sizes[1:]))
+    agrees(case, dtype)
 
 
 @_SETTINGS

@@ -296,7 +296,7 @@ class ChunkedAttention {
       }
     }
     if (queries_read && keys_read) {
-      grad_log_decay_ += double(rows) * double(states_.power(rows + 1)) * double(dot(grads, keys, states_.size()));
+      grad_log_decay_ += double(rows) * double(states_.power(rows + 1)) * long_dot(grads, keys, states_.size());
     }
   }
 

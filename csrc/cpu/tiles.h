@@ -62,6 +62,15 @@ SOLA_INLINE Acc<T> dot(const T* a, const T* b, int64_t n) {
   return sum<Acc<T>>(total);
 }
 
+// the same for many numbers: sums of a few hundred, added up in double
+template <class T>
+double long_dot(const T* a, const T* b, int64_t n) {
+  constexpr int64_t kBlock = 16 * kLanes<Acc<T>>;
+  double total = 0;
+  for (int64_t i = 0; i < n; i += kBlock) total += double(dot(a + i, b + i, n - i < kBlock ? n - i : kBlock));
+  return total;
+}
+
 template <class T>
 SOLA_INLINE void fill(T* p, int64_t n, T value) {
   for (int64_t i = 0; i < n; ++i) p[i] = value;
