@@ -23,6 +23,7 @@ DEFAULT = "profile"
 # name → where its click command lives; one line per command
 COMMANDS: Mapping[str, str] = {
     DEFAULT: "sola_profile.commands.profile:profile",
+    "kernels": "sola_profile.commands.kernels:kernels",
 }
 
 INTERRUPTED = 130
@@ -73,6 +74,7 @@ EXAMPLES = """\b
 Examples:
   sola-profile --model sola_t --res 224,512,1024
   sola-profile --model sola_s --res 512x2048 --no-measure
+  sola-profile kernels --quick
 """
 
 

@@ -39,7 +39,14 @@ class NotReached:
     """Not measured: the run was stopped before its turn came."""
 
 
-Missing = OverBudget | OutOfMemory | NotReached
+@dataclass(frozen=True)
+class LeftOut:
+    """Not measured: it makes no sense here, or it failed; the reason is a sentence."""
+
+    reason: str
+
+
+Missing = OverBudget | OutOfMemory | NotReached | LeftOut
 
 
 @dataclass(frozen=True)

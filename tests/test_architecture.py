@@ -11,12 +11,15 @@ ROOT = Path(__file__).parent.parent
 # every layer may import those before it and itself, never one behind it
 PROFILE_LAYERS = (
     ("case", "memory"),
-    ("pieces", "workload"),
+    ("kernel_case",),
+    ("pieces", "workload", "peers"),
+    ("kernel_workload",),
     ("machine", "cost", "measure"),
     ("compare",),
-    ("result",),
+    ("result", "kernel_result"),
     ("measuring",),
-    ("sweep",),
+    ("kernel_measuring",),
+    ("sweep", "kernel_sweep"),
     ("report",),
     ("commands",),
     ("cli",),
@@ -100,8 +103,8 @@ def test_specs_patterns_and_presets_need_no_torch():
 def test_cases_and_commands_load_without_torch():
     """The help is fast because nothing heavy is imported before a command runs."""
     heavy = {"torch", "numpy", "scipy", "sympy", "altair", "vl_convert", "fvcore", "rich", "jinja2", "psutil"}
-    light = ["sola_profile/case.py", "sola_profile/memory.py", "sola_profile/cli.py", "sola_profile/report/__init__.py"]
-    light += [f"sola_profile/commands/{name}.py" for name in ("__init__", "output", "profile")]
+    light = [f"sola_profile/{name}.py" for name in ("case", "kernel_case", "memory", "cli", "report/__init__")]
+    light += [f"sola_profile/commands/{name}.py" for name in ("__init__", "output", "profile", "kernels")]
     for name in light:
         tree = ast.parse((ROOT / name).read_text(encoding="utf-8"))
         for node in tree.body:

@@ -7,24 +7,19 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
-
-from sola_profile.report import FORMATS, render
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from sola_profile.report.svg import Renderer
-    from sola_profile.result import Profile
-    from sola_profile.sweep import Sweep
+T = TypeVar("T")
 
 STDOUT = "-"
-RESULT = "result.json"
 CHECKPOINT_EVERY_S = 10.0
 # what is not a terminal has no width of its own; remarks and sentences wrap here
 PIPE_WIDTH = 120
@@ -37,6 +32,14 @@ def written_command() -> str:
     """The command as it was typed, for the report."""
     arguments = click.get_current_context().find_root().meta[ARGUMENTS]
     return " ".join(["sola-profile", *map(shlex.quote, arguments)])
+
+
+def checked(read: Callable[[], T], option: str | None = None) -> T:
+    """What ``read`` returns; its ``ValueError`` becomes bad use of the option."""
+    try:
+        return read()
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint=option) if option else click.UsageError(str(error)) from error
 
 
 @dataclass
@@ -60,36 +63,29 @@ class Targets:
                     raise click.BadParameter(f"{target} is a folder, not a file", param_hint=f"--{name}")
                 _check_writable(Path(target).parent, f"--{name}", make=False)
 
-    def checkpoint(self, sweep: Sweep) -> None:
-        """Write the raw results of a running sweep to the report folder, now and then."""
-        now = time.monotonic()
-        if self.folder is None or not sweep.measuring or now - self.last_checkpoint < CHECKPOINT_EVERY_S:
+    def checkpoint(self, name: str, text: Callable[[], str]) -> None:
+        """Write what a running command has found by now to a file of the report folder, now and then."""
+        if self.folder is None or time.monotonic() - self.last_checkpoint < CHECKPOINT_EVERY_S:
             return
-        _replace(self.folder / RESULT, render("json", sweep.profile()))
+        self.put(name, text())
         self.last_checkpoint = time.monotonic()
 
-    def write(self, profile: Profile, renderer: Renderer | None) -> None:
-        """Everything that was asked for: raw results first, the terminal last."""
-        texts = {name: render(name, profile) for name in FORMATS if name in self.files}
+    def put(self, name: str, text: str) -> None:
+        """Write a file of the report folder, where there is one."""
         if self.folder is not None:
-            _replace(self.folder / RESULT, texts.get("json") or render("json", profile))
+            _replace(self.folder / name, text)
+
+    def deliver(self, texts: Mapping[str, str]) -> None:
+        """Write each format where it was asked for."""
         for name, text in texts.items():
             if self.files[name] == STDOUT:
                 click.echo(text, nl=False)
             else:
                 _replace(Path(self.files[name]), text)
-        if self.folder is not None and renderer is not None:
-            from sola_profile.report.markdown import write_markdown
 
-            problem = write_markdown(profile, self.folder, renderer, [RESULT])
-            if problem:
-                click.echo(f"the report has no charts: {problem}", err=True)
-        from sola_profile.report.terminal import print_profile
-
-        console = _console(to_stderr=STDOUT in self.files.values())
-        print_profile(profile, console)
-        if self.folder is not None:
-            console.print(f"Report: {self.folder}", highlight=False, soft_wrap=True)
+    def console(self) -> Console:
+        """Where tables go: standard output, or standard error when a format has taken that."""
+        return _console(to_stderr=STDOUT in self.files.values())
 
 
 def _console(*, to_stderr: bool) -> Console:

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from sola_profile.case import DTYPES, MODES, Resolution, Settings, parse_resolutions, read_spec
-from sola_profile.commands.output import Targets, written_command
+from sola_profile.commands.output import Targets, checked, written_command
+from sola_profile.report import FORMATS, render
 from sola_profile.report.svg import Renderer
 from sola_vision.spec import BackboneSpec
 
 if TYPE_CHECKING:
     from sola_profile.result import Profile
 
-T = TypeVar("T")
-
 BUDGET_S = 60.0
 STRICT_FAILED = 2
+RESULT = "result.json"
 
 
 @dataclass(frozen=True)
@@ -88,23 +88,44 @@ def run(request: Request, renderer: Renderer | None) -> Profile:
     sweep = Sweep(Plan(request.spec, request.resolutions, request.settings, request.budget_s, written_command()))
     try:
         for _ in follow(sweep.run()):
-            request.targets.checkpoint(sweep)
+            if sweep.measuring:
+                request.targets.checkpoint(RESULT, lambda: render("json", sweep.profile()))
     except KeyboardInterrupt:
         sweep.interrupted = True
     finally:
         finished = sweep.profile()
         if finished.contenders:
-            request.targets.write(finished, renderer)
+            write(finished, request.targets, renderer)
     return finished
+
+
+def write(finished: Profile, targets: Targets, renderer: Renderer | None) -> None:
+    """Everything that was asked for: raw results first, the terminal last."""
+    from sola_profile.report.terminal import print_profile
+
+    texts = {name: render(name, finished) for name in FORMATS if name in targets.files}
+    if targets.folder is not None:
+        targets.put(RESULT, texts.get("json") or render("json", finished))
+    targets.deliver(texts)
+    if targets.folder is not None and renderer is not None:
+        from sola_profile.report.markdown import write_markdown
+
+        problem = write_markdown(finished, targets.folder, renderer, [RESULT])
+        if problem:
+            click.echo(f"the report has no charts: {problem}", err=True)
+    console = targets.console()
+    print_profile(finished, console)
+    if targets.folder is not None:
+        console.print(f"Report: {targets.folder}", highlight=False, soft_wrap=True)
 
 
 def read_request(options: dict[str, Any]) -> Request:
     """Check everything that can be checked without running anything; bad use raises ``click.UsageError``."""
-    spec = _checked(lambda: read_spec(options["model"], options["pattern"]))
-    resolutions = _checked(lambda: parse_resolutions(options["res"]), "--res")
+    spec = checked(lambda: read_spec(options["model"], options["pattern"]))
+    resolutions = checked(lambda: parse_resolutions(options["res"]), "--res")
     names = ("batch", "dtype", "device", "mode", "threads")
-    settings = _checked(lambda: Settings(**{name: options[name] for name in names}, compile=options["compiled"]))
-    _checked(lambda: _check_device(settings.device), "--device")
+    settings = checked(lambda: Settings(**{name: options[name] for name in names}, compile=options["compiled"]))
+    checked(lambda: _check_device(settings.device), "--device")
     if options["budget"] <= 0:
         raise click.BadParameter(f"expected more than 0 seconds, got {options['budget']:g}", param_hint="--budget")
     folder = None
@@ -115,13 +136,6 @@ def read_request(options: dict[str, Any]) -> Request:
     files = {name: options[f"{name}_file"] for name in ("json", "csv") if options[f"{name}_file"]}
     budget_s = None if options["no_measure"] else options["budget"]
     return Request(spec, resolutions, settings, budget_s, Targets(folder, files), options["strict"])
-
-
-def _checked(read: Callable[[], T], option: str | None = None) -> T:
-    try:
-        return read()
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint=option) if option else click.UsageError(str(error)) from error
 
 
 def _check_device(name: str) -> None:

@@ -165,12 +165,16 @@ def interleave(
     timer: Timer,
     deadline: float,
     on_failure: Callable[[Key, BaseException], bool],
+    enough: Callable[[Sequence[Sample[Key]]], bool] | None = None,
+    turn_s: float = TURN_S,
 ) -> Iterator[Sample[Key]]:
     """Sample all contestants in rounds until each has enough, or until the timer passes ``deadline``.
 
-    A contestant is done after ``FEWEST_SAMPLES`` when its interval is narrow, and after ``MOST_SAMPLES`` anyway. One
-    whose step raises leaves the race when ``on_failure`` answers True; else the error goes up.
+    A contestant is done when ``enough`` says so of its samples; unless given, that is after ``FEWEST_SAMPLES`` when
+    its interval is narrow, and after ``MOST_SAMPLES`` anyway. One whose step raises leaves the race when
+    ``on_failure`` answers True; else the error goes up. ``turn_s``: see ``TURN_S``.
     """
+    enough = enough or _enough
     taken: dict[Key, list[Sample[Key]]] = {key: [] for key in steps}
     waiting = list(steps)
     number = 0
@@ -181,7 +185,7 @@ def interleave(
                 waiting.remove(key)
                 continue
             try:
-                for sample in _turn(key, steps[key], timer, expected, number):
+                for sample in _turn(key, steps[key], timer, expected, number, turn_s):
                     taken[key].append(sample)
                     yield sample
             except Exception as error:
@@ -189,13 +193,13 @@ def interleave(
                     raise
                 waiting.remove(key)
                 continue
-            if _enough(taken[key]):
+            if enough(taken[key]):
                 waiting.remove(key)
         number += 1
 
 
-def _turn(key: Key, step: Step, timer: Timer, expected_s: float, number: int) -> Iterator[Sample[Key]]:
-    runs = max(1, min(MOST_RUNS_PER_TURN, int(TURN_S / max(expected_s, 1e-9))))
+def _turn(key: Key, step: Step, timer: Timer, expected_s: float, number: int, turn_s: float) -> Iterator[Sample[Key]]:
+    runs = max(1, min(MOST_RUNS_PER_TURN, int(turn_s / max(expected_s, 1e-9))))
     if expected_s < COLD_BELOW_S:
         step()
     for _ in range(runs):

@@ -6,34 +6,24 @@ ignore those it doesn't know. A missing value is null, and so is the end of an i
 
 from __future__ import annotations
 
-import json
-import re
 from dataclasses import asdict
 from fractions import Fraction
-from math import isinf
-from typing import Any
 
 from sola_profile.compare.scaling import Estimate, Fit, Slope
 from sola_profile.compare.witnesses import Agreement
 from sola_profile.cost.closed_form import ClosedForm, Complexity
 from sola_profile.cost.polynomial import Polynomial
-from sola_profile.measure.latency import Latency
-from sola_profile.measure.statistics import Interval
 from sola_profile.memory import PeakMemory
-from sola_profile.result import Contender, Missing, NotReached, OutOfMemory, OverBudget, Profile, Row
+from sola_profile.report.json_parts import Json, dump, interval_json, latency_json, missing_json
+from sola_profile.result import Contender, Profile, Row
 from sola_vision.spec import BackboneSpec
 
 SCHEMA_VERSION = 1
 
-_NUMBERS = re.compile(r"\[[-+0-9.eE,\s]+\]")
-
-Json = dict[str, Any]
-
 
 def json_text(profile: Profile) -> str:
     """The document with one field to a line, and lists of numbers on one line."""
-    text = json.dumps(document(profile), indent=1, ensure_ascii=False, allow_nan=False)
-    return _NUMBERS.sub(lambda match: " ".join(match[0].split()), text) + "\n"
+    return dump(document(profile))
 
 
 def document(profile: Profile) -> Json:
@@ -93,9 +83,9 @@ def _row(row: Row) -> Json:
         "training_step_macs": row.step_macs,
         "predicted_memory": _memory(row.predicted_memory),
         "measured_memory": None if row.measured_memory is None else _memory(row.measured_memory),
-        "latency": None if row.latency is None else _latency(row.latency),
+        "latency": None if row.latency is None else latency_json(row.latency),
         "kind_times_s": None if row.kind_times is None else [dict(run) for run in row.kind_times.runs],
-        "missing": None if row.missing is None else _missing(row.missing),
+        "missing": None if row.missing is None else missing_json(row.missing),
     }
 
 
@@ -133,24 +123,6 @@ def _memory(peak: PeakMemory) -> Json:
     return {**asdict(peak), "total_bytes": peak.total_bytes}
 
 
-def _latency(latency: Latency) -> Json:
-    return {
-        "median_s": latency.median_s,
-        "interval_s": _interval(latency.interval_s),
-        "unstable": latency.unstable,
-        "doubts": [asdict(doubt) for doubt in latency.doubts],
-        "samples_s": list(latency.samples_s),
-        "rounds": list(latency.rounds),
-        "warm_up_s": list(latency.warm_up.times_s),
-        "warm_up_settled": latency.warm_up.settled,
-    }
-
-
-def _missing(missing: Missing) -> Json:
-    reasons = {OverBudget: "over budget", OutOfMemory: "out of memory", NotReached: "not reached"}
-    return {"reason": reasons[type(missing)], **asdict(missing)}
-
-
 def _complexity(complexity: Complexity) -> Json:
     return {
         "macs": _polynomial(complexity.total),
@@ -180,11 +152,7 @@ def _fit(fit: Fit) -> Json:
 
 
 def _estimate(estimate: Estimate) -> Json:
-    return {"value": estimate.value, "interval": _interval(estimate.interval)}
-
-
-def _interval(interval: Interval) -> list[float | None]:
-    return [None if isinf(bound) else bound for bound in (interval.low, interval.high)]
+    return {"value": estimate.value, "interval": interval_json(estimate.interval)}
 
 
 def _slope(slope: Slope) -> Json:
@@ -192,5 +160,5 @@ def _slope(slope: Slope) -> Json:
         "from_tokens": slope.from_tokens,
         "to_tokens": slope.to_tokens,
         "value": slope.value,
-        "interval": None if slope.interval is None else _interval(slope.interval),
+        "interval": None if slope.interval is None else interval_json(slope.interval),
     }

@@ -7,7 +7,7 @@ from math import floor, isinf, log10
 
 from sola_profile.measure.latency import Doubt, Latency
 from sola_profile.measure.statistics import Interval
-from sola_profile.result import Missing, NotReached, OutOfMemory, OverBudget
+from sola_profile.result import LeftOut, Missing, NotReached, OutOfMemory, OverBudget
 
 _SCALES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -102,6 +102,8 @@ def missing_text(missing: Missing) -> str:
         if missing.free_bytes is None:
             return "out of memory"
         return f"out of memory (needs {mebibytes(missing.needed_bytes)}, {mebibytes(missing.free_bytes)} free)"
+    if isinstance(missing, LeftOut):
+        return missing.reason
     assert isinstance(missing, NotReached)
     return "not reached"
 

@@ -28,7 +28,7 @@ def print_profile(profile: Profile, console: Console) -> None:
     console.print(Text(headline(profile), style="bold"))
     console.print()
     for table in _tables(profile):
-        console.print(_rich(table))
+        console.print(rich_table(table))
         for remark in _remarks(table):
             console.print(Text(remark, style="yellow"))
     sentences = [*polynomial_sentences(profile), *growth_sentences(profile.model, profile)]
@@ -58,7 +58,8 @@ def _remarks(table: Table) -> Iterator[str]:
             yield f" {' '.join([size, *names])}: {remark}"
 
 
-def _rich(table: Table) -> RichTable:
+def rich_table(table: Table) -> RichTable:
+    """A table as rich draws it, without the column of remarks, which has no name."""
     shown = RichTable(
         title=table.title,
         box=box.SIMPLE_HEAD,

@@ -1,0 +1,73 @@
+"""From a kernel case to tensors and steps: the inputs that all routes share, forward or forward and backward."""
+
+# B batch, N tokens, H heads, D head dim, C channels
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sola_profile.kernel_case import BOTH, WKV, KernelCase
+from sola_profile.peers.table import Function
+from sola_profile.workload import SEED, Step
+
+Inputs = tuple[Tensor, ...]
+
+
+def make_inputs(case: KernelCase, device: str = "cpu") -> Inputs:
+    """Random inputs as layers hand them over; decays and bonuses in float32 (float64 with float64).
+
+    Attention takes q, k, v ``(B, N, H, D)``, the three slices of one projection, and its decay RetNet's
+    ``1 − 2^(−5−h)``. WKV takes k, v ``(B, N, C)`` and Vision-RWKV's initial decay and bonus.
+    """
+    dtype: torch.dtype = getattr(torch, case.dtype)
+    sums = torch.float64 if dtype == torch.float64 else torch.float32
+    shape = case.shape
+    generator = torch.Generator().manual_seed(SEED)
+
+    def normal(*sizes: int) -> Tensor:
+        if device == "meta":
+            return torch.empty(sizes, dtype=dtype, device=device)
+        return torch.randn(sizes, generator=generator).to(device, dtype)
+
+    if case.op == WKV:
+        decay = torch.linspace(-5, 3, shape.dim, dtype=sums)
+        bonus = -1.2 + 0.5 * (torch.arange(shape.dim, dtype=sums).remainder(3) - 1)
+        sizes = (shape.batch, shape.tokens, shape.dim)
+        return normal(*sizes), normal(*sizes), decay.to(device), bonus.to(device)
+    inputs = normal(shape.batch, shape.tokens, 3, shape.heads, shape.dim).unbind(2)
+    if "decay" in case.op:
+        reach = torch.arange(shape.heads, dtype=sums) + 5
+        inputs += ((1 - 2.0**-reach).to(device),)
+    return inputs
+
+
+def make_step(case: KernelCase, function: Function, inputs: Inputs) -> Step:
+    """One call under ``inference_mode``, or forward and backward to the gradients of all inputs."""
+    if case.mode != BOTH:
+
+        def forward() -> None:
+            with torch.inference_mode():
+                function(*inputs)
+
+        return forward
+    leaves = tuple(x.detach().requires_grad_() for x in inputs)
+    with torch.no_grad():
+        grad = torch.ones_like(leaves[0] if case.op == WKV else leaves[2], memory_format=torch.contiguous_format)
+
+    def both() -> None:
+        torch.autograd.grad(function(*leaves), leaves, grad)
+
+    return both
+
+
+def repeated(step: Step, times: int) -> Step:
+    """A step so many times in a row, for steps shorter than what a clock tells apart."""
+    if times == 1:
+        return step
+
+    def steps() -> None:
+        for _ in range(times):
+            step()
+
+    return steps

@@ -1,0 +1,119 @@
+"""How far a route is from float64, on a sample of query tokens, so that it is cheap at any N.
+
+The loss whose gradients are compared is a weighted sum over the sampled tokens alone, so these gradients have exact
+values that a few rows of the N × N weights give.
+"""
+
+# B batch, N tokens, R sampled tokens, H heads, D head dim, V value head dim, C channels
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sola_profile.kernel_case import BOTH, WKV, KernelCase
+from sola_profile.kernel_workload import Inputs
+from sola_profile.peers.table import Function
+from sola_profile.workload import SEED
+
+# weights of the sample at most, in float64 with a few copies for the gradients
+MOST_WEIGHTS = 2**22
+MOST_ROWS, FEWEST_ROWS = 64, 4
+MOST_CHANNELS = 16
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """The sampled tokens, the channels (all of attention, some of WKV), and exact values in float64.
+
+    ``exact``: the output ``(B, R, …)`` at the sampled tokens, then with a backward the gradients of all inputs.
+    ``weights``: the gradient of the loss at the sampled tokens, zero elsewhere.
+    """
+
+    case: KernelCase
+    rows: Tensor
+    channels: Tensor | None
+    weights: Tensor
+    exact: tuple[Tensor, ...]
+
+    def error(self, function: Function, inputs: Inputs) -> float:
+        """The largest deviation over the largest exact magnitude; the worst of output and gradients.
+
+        One route must compute all of it: what it rounds on the way is what differs between routes.
+        """
+        found = self._narrowed(_run(self.case, function, inputs, self.weights))
+        got = (found[0].index_select(1, self.rows), *found[1:])
+        return max(map(_relative, got, self.exact))
+
+    def _narrowed(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        return [x if self.channels is None else x.index_select(-1, self.channels) for x in tensors]
+
+
+def sample(case: KernelCase, inputs: Inputs) -> Sampled:
+    """Choose tokens, spread over all of them with the first and the last, and compute what is exact there."""
+    shape = case.shape
+    channels = None
+    if case.op == WKV and shape.dim > MOST_CHANNELS:
+        channels = _spread(shape.dim, MOST_CHANNELS)
+    per_row = shape.batch * shape.heads * shape.tokens * (min(shape.dim, MOST_CHANNELS) if case.op == WKV else 1)
+    rows = _spread(shape.tokens, max(FEWEST_ROWS, min(MOST_ROWS, MOST_WEIGHTS // per_row)))
+    like = inputs[0] if case.op == WKV else inputs[2]
+    generator = torch.Generator().manual_seed(SEED + 1)
+    weights = torch.zeros(like.shape, dtype=like.dtype)
+    chosen = (shape.batch, len(rows), *like.shape[2:])
+    weights[:, rows] = torch.randn(chosen, generator=generator).to(like.dtype)
+    wide = [x if channels is None else x.index_select(-1, channels) for x in (*inputs, weights)]
+    *narrow, upstream = (x.double() for x in wide)
+
+    def exact(*args: Tensor) -> Tensor:
+        return exact_rows(case.op, args, rows)
+
+    return Sampled(case, rows, channels, weights, _run(case, exact, tuple(narrow), upstream[:, rows]))
+
+
+def exact_rows(op: str, inputs: Sequence[Tensor], rows: Tensor) -> Tensor:
+    """The operator's definition at some tokens, in the dtype of the inputs; ``(B, R, …)``."""
+    if op == WKV:
+        k, v, decay, bonus = inputs
+        distance = (rows[:, None] - torch.arange(k.size(1))).abs()[..., None]
+        logits = torch.where(distance == 0, bonus, -(distance - 1) * decay / k.size(1)) + k[:, None]
+        return (torch.softmax(logits, 2) * v[:, None]).sum(2)
+    q, k, v, *decay_of_heads = inputs
+    if op == "softmax_attention":
+        weights = torch.einsum("brhd,bmhd->bhrm", q[:, rows] * float(q.size(-1)) ** -0.5, k).softmax(-1)
+        return torch.einsum("bhrm,bmhv->brhv", weights, v)
+    weights = torch.einsum("brhd,bmhd->bhrm", F.elu(q[:, rows]) + 1, F.elu(k) + 1)
+    if decay_of_heads:
+        distance = rows[:, None] - torch.arange(k.size(1))
+        weights = weights * decay_of_heads[0][:, None, None] ** distance.abs()
+        if op.startswith("causal"):
+            weights = weights.masked_fill(distance < 0, 0)
+    weights = weights / (weights.sum(-1, keepdim=True) + 1e-6)
+    return torch.einsum("bhrm,bmhv->brhv", weights, v)
+
+
+def _run(case: KernelCase, function: Function, inputs: Inputs, upstream: Tensor) -> tuple[Tensor, ...]:
+    """Output, and with a backward the gradients of all inputs."""
+    if case.mode != BOTH:
+        with torch.inference_mode():
+            return (function(*inputs),)
+    leaves = tuple(x.detach().requires_grad_() for x in inputs)
+    out = function(*leaves)
+    return (out.detach(), *torch.autograd.grad(out, leaves, upstream))
+
+
+def _spread(size: int, count: int) -> Tensor:
+    """Up to ``count`` places in ``range(size)``, the first and the last among them, each once."""
+    steps = min(size, count)
+    # in float64 the last one is exact, and rounding never makes two of one
+    return torch.linspace(0, size - 1, steps, dtype=torch.float64).round().long()
+
+
+def _relative(got: Tensor, exact: Tensor) -> float:
+    largest = exact.abs().max().item()
+    deviation = (got.double() - exact).abs().max().item()
+    return deviation / largest if largest else deviation

@@ -1,0 +1,49 @@
+"""The compiled operators of a model replaced by PyTorch, for as long as a block lasts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor
+
+from sola_profile.peers.attention import eager_linear, fused_softmax
+from sola_profile.peers.decay import chunked
+from sola_profile.peers.wkv import cumulative
+from sola_vision import ops
+
+
+def best_linear(
+    q: Tensor, k: Tensor, v: Tensor, *, decay: Tensor | None = None, causal: bool = False, **options: Any
+) -> Tensor:
+    """Two matrix products without decay, chunks with it."""
+    if decay is not None:
+        return chunked(q, k, v, decay, causal=causal, **options)
+    if causal:
+        return chunked(q, k, v, q.new_ones(q.size(2)), causal=True, **options)
+    return eager_linear(q, k, v, **options)
+
+
+# operator → its best route in PyTorch
+BEST: Mapping[str, Callable[..., Tensor]] = {
+    "softmax_attention": fused_softmax,
+    "linear_attention": best_linear,
+    "wkv": cumulative,
+}
+
+
+@contextmanager
+def pytorch_operators() -> Iterator[None]:
+    """Run every layer that calls ``sola_vision.ops`` on PyTorch's operators instead; not for two threads at once."""
+    kept = {name: getattr(ops, name) for name in BEST}
+    _put(BEST)
+    try:
+        yield
+    finally:
+        _put(kept)
+
+
+def _put(functions: Mapping[str, Callable[..., Tensor]]) -> None:
+    for name, function in functions.items():
+        setattr(ops, name, function)

@@ -1,0 +1,109 @@
+"""Which routes stand beside which operator: ours first, then what PyTorch offers, one line each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sola_profile.kernel_case import KernelCase
+from sola_profile.peers.attention import eager_linear, eager_softmax, fused_softmax
+from sola_profile.peers.decay import chunked, masked
+from sola_profile.peers.wkv import cumulative, token_loop
+from sola_vision import ops
+
+Function = Callable[..., Tensor]
+
+OURS, COMPILED = "ours", "compile"
+
+# an N × N buffer beyond this is no choice that a user would make
+MOST_QUADRATIC_BYTES = 2**30
+# a loop over more tokens than this takes longer than all else together
+MOST_LOOPED_TOKENS = 4096
+
+
+@dataclass(frozen=True)
+class Route:
+    """One way to compute a case.
+
+    ``function``: takes the inputs of the case in order. ``refusal``: why it can't be run on a case, or an empty
+    string. ``compiled``: to be run under ``torch.compile``.
+    """
+
+    name: str
+    what: str
+    function: Function
+    refusal: Callable[[KernelCase], str] = lambda _: ""
+    compiled: bool = False
+
+
+def _quadratic(case: KernelCase) -> str:
+    shape = case.shape
+    size = shape.batch * shape.heads * shape.tokens**2 * getattr(torch, case.dtype).itemsize
+    if size <= MOST_QUADRATIC_BYTES:
+        return ""
+    return f"each N × N buffer would take {size / 2**30:.2f} GiB, more than {MOST_QUADRATIC_BYTES / 2**30:.0f} GiB"
+
+
+def _looped(case: KernelCase) -> str:
+    tokens = case.shape.tokens
+    return "" if tokens <= MOST_LOOPED_TOKENS else f"a loop over {tokens:,} tokens, more than {MOST_LOOPED_TOKENS:,}"
+
+
+def _decay(function: Function, *, causal: bool) -> Function:
+    def call(q: Tensor, k: Tensor, v: Tensor, decay: Tensor) -> Tensor:
+        return function(q, k, v, decay=decay, causal=causal)
+
+    return call
+
+
+def _decay_routes(*, causal: bool) -> tuple[Route, ...]:
+    in_chunks = _decay(chunked, causal=causal)
+    return (
+        Route(OURS, "sola_vision.ops.linear_attention", _decay(ops.linear_attention, causal=causal)),
+        Route("masked", "all pairs, masked with γ^|i−j|", _decay(masked, causal=causal), _quadratic),
+        Route("chunked", "batched matrix products over chunks", in_chunks),
+        Route(COMPILED, "torch.compile of chunked", in_chunks, compiled=True),
+    )
+
+
+ROUTES: Mapping[str, tuple[Route, ...]] = {
+    "softmax_attention": (
+        Route(OURS, "sola_vision.ops.softmax_attention", ops.softmax_attention),
+        Route("SDPA", "F.scaled_dot_product_attention", fused_softmax),
+        Route("eager", "q kᵀ, softmax, · v", eager_softmax, _quadratic),
+        Route(COMPILED, "torch.compile of eager", eager_softmax, _quadratic, compiled=True),
+    ),
+    "linear_attention": (
+        Route(OURS, "sola_vision.ops.linear_attention", ops.linear_attention),
+        Route("eager", "φ(k)ᵀ v, φ(q) S, normaliser", eager_linear),
+        Route(COMPILED, "torch.compile of eager", eager_linear, compiled=True),
+    ),
+    "decay_attention": _decay_routes(causal=False),
+    "causal_decay_attention": _decay_routes(causal=True),
+    "wkv": (
+        Route(OURS, "sola_vision.ops.wkv", ops.wkv),
+        Route("cumsum", "running sums of e^(k ± i·w)", cumulative),
+        Route("loop", "the recurrence, token by token", token_loop, _looped),
+        Route(COMPILED, "torch.compile of cumsum", cumulative, compiled=True),
+    ),
+}
+
+
+def routes(op: str, *, compiled: bool) -> tuple[Route, ...]:
+    """The routes of an operator, with or without those under ``torch.compile``."""
+    return tuple(route for route in ROUTES[op] if compiled or not route.compiled)
+
+
+def compile_route(route: Route) -> Function:
+    """The function of a route, under ``torch.compile`` where it says so; every call forgets what was compiled before.
+
+    Forgetting keeps the number of shapes that one function is compiled for under the limit at which torch gives up.
+    """
+    if not route.compiled:
+        return route.function
+    torch.compiler.reset()
+    # a copy of the function: what is compiled is found by the function
+    return torch.compile(route.function, dynamic=False, fullgraph=True)

@@ -1,0 +1,42 @@
+"""A kernel report as tables on the terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.text import Text
+
+from sola_profile.kernel_result import KernelReport
+from sola_profile.report.kernel_tables import (
+    backend_table,
+    ceiling_table,
+    crossover_table,
+    groups,
+    headline,
+    model_table,
+    remarks,
+    share_table,
+    speed_table,
+    summary_table,
+)
+from sola_profile.report.terminal import rich_table
+
+
+def print_kernels(report: KernelReport, console: Console) -> None:
+    """Print tables and remarks; colours and width are the console's matter."""
+    console.print(Text(headline(report), style="bold"))
+    console.print()
+    console.print(rich_table(backend_table(report)))
+    console.print(rich_table(ceiling_table(report)))
+    for op, mode, rows in groups(report):
+        console.print(rich_table(speed_table(op, mode, rows)))
+        for remark in remarks(rows):
+            console.print(Text(f" {remark}", style="yellow"))
+        console.print(rich_table(share_table(report, op, mode, rows)))
+    if report.crossovers:
+        console.print(rich_table(crossover_table(report)))
+    if report.models:
+        console.print(rich_table(model_table(report)))
+    if report.rows:
+        console.print(rich_table(summary_table(report)))
+    if report.interrupted:
+        console.print(Text("Interrupted: the rows above are those that were finished.", style="bold red"))
