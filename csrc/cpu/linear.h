@@ -22,11 +22,15 @@ SOLA_INLINE void with_map(FeatureMap map, F&& f) {
   }
 }
 
-// φ(x); comparisons are written so that NaN stays NaN
-template <FeatureMap map, class V>
+// φ(x); comparisons are written so that NaN stays NaN. kRough: the result will be rounded to half precision or meets
+// operands that were
+template <FeatureMap map, bool kRough, class V>
 SOLA_INLINE V feature(V x) {
   const V zero{};
-  if constexpr (map == FeatureMap::elu1) return x > zero ? x + 1 : vexp(x);
+  if constexpr (map == FeatureMap::elu1) {
+    const V negative = x > zero ? zero : x;
+    return (x > zero ? x : zero) + vexp_negative<kRough>(negative);
+  }
   if constexpr (map == FeatureMap::relu) return x < zero ? zero : x;
   if constexpr (map == FeatureMap::exp) return vexp(x);
   return x;
@@ -48,15 +52,27 @@ void map_rows(FeatureMap map, const From* from, int64_t stride, int64_t rows, in
               int64_t padded) {
   using A = Acc<From>;
   constexpr int L = kLanes<A>;
+  // vectors in flight: a long dependent chain each, and loads that must not wait for the stores of their neighbours
+  constexpr int kFlight = 4;
+  constexpr bool kRough = sizeof(From) == 2;
   with_map(map, [&](auto chosen) SOLA_LAMBDA {
     for (int64_t r = 0; r < rows; ++r) {
       const From* row = from + r * stride;
       A* out = to + r * padded;
       int64_t i = 0;
-      for (; i + L <= columns; i += L) store(out + i, feature<chosen()>(load(row + i)));
+      for (; i + kFlight * L <= columns; i += kFlight * L) {
+        Vec<A> x[kFlight];
+#pragma GCC unroll 8
+        for (int j = 0; j < kFlight; ++j) x[j] = load(row + i + j * L);
+#pragma GCC unroll 8
+        for (int j = 0; j < kFlight; ++j) x[j] = feature<chosen(), kRough>(x[j]);
+#pragma GCC unroll 8
+        for (int j = 0; j < kFlight; ++j) store(out + i + j * L, x[j]);
+      }
+      for (; i + L <= columns; i += L) store(out + i, feature<chosen(), kRough>(load(row + i)));
       if (i < columns) {
         fill(out + i, padded - i, A(0));
-        store_part(out + i, feature<chosen()>(load_part(row + i, columns - i)), columns - i);
+        store_part(out + i, feature<chosen(), kRough>(load_part(row + i, columns - i)), columns - i);
       }
     }
   });

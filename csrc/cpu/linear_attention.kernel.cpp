@@ -36,6 +36,8 @@ class LinearAttention {
   void gather(Place place, A* share) {
     fill(share, this->share(), A(0));
     for_tiles(place, [&](int64_t first, int64_t rows) {
+      prefetch(p_.k, p_.size.D, place, first);
+      prefetch(p_.v, p_.size.V, place, first);
       map_rows(p_.map, at<In>(p_.k, place.batch, first, place.head), p_.k.token, rows, p_.size.D, phi_, Dp_);
       accumulate(rows, dense_values(p_.v, place.batch, first, place.head, rows), share);
       for (int64_t r = 0; r < rows; ++r) add_row(phi_ + r * Dp_, share + p_.size.D * Vp_, Dp_, A(1));
@@ -58,6 +60,7 @@ class LinearAttention {
     const auto& s = p_.size;
     load_state(place);
     for_tiles(place, [&](int64_t first, int64_t rows) {
+      prefetch(p_.q, s.D, place, first);
       map_rows(p_.map, at<In>(p_.q, place.batch, first, place.head), p_.q.token, rows, s.D, phi_, Dp_);
       gemm(task_, Product<A>{rows, Vp_, s.D, {phi_, Dp_, 1}, state_, Vp_, result_, Vp_}, Into::overwrite);
       for (int64_t r = 0; p_.normalize && r < rows; ++r) scale_row(result_ + r * Vp_, Vp_, inverse(r));
@@ -121,6 +124,14 @@ class LinearAttention {
   void for_tiles(Place place, const F& f) {
     for (int64_t first = place.begin; first < place.end; first += kRows) {
       f(first, place.end - first < kRows ? place.end - first : kRows);
+    }
+  }
+
+  // the rows of the next tile
+  void prefetch(const View& view, int64_t columns, Place place, int64_t first) {
+    const int64_t next = first + kRows, left = place.end - next;
+    if (left > 0) {
+      prefetch_rows(at<In>(view, place.batch, next, place.head), view.token, left < kRows ? left : kRows, columns);
     }
   }
 

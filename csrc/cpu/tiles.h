@@ -90,6 +90,15 @@ SOLA_INLINE void convert_row(const From* from, int64_t n, To* to, int64_t padded
   if (n < padded) std::memset(to + n, 0, (padded - n) * sizeof(To));
 }
 
+// asks for rows that will be read soon: heads interleave in memory, so the hardware's own prefetchers lose the trail
+template <class T>
+SOLA_INLINE void prefetch_rows(const T* from, int64_t stride, int64_t rows, int64_t columns) {
+  constexpr int64_t kLine = 64 / int64_t(sizeof(T));
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < columns; c += kLine) __builtin_prefetch(from + r * stride + c);
+  }
+}
+
 // rows of a (token-strided) matrix into a packed one with `padded` columns
 template <class To, class From>
 void load_rows(const From* from, int64_t stride, int64_t rows, int64_t columns, To* to, int64_t padded) {

@@ -240,6 +240,40 @@ SOLA_INLINE Vec<float> vexp2(Vec<float> x) {
   return p * bit_cast<Vec<float>>((bit_cast<IntVec>(shifted) + (127 - bit_cast<int32_t>(kMagic))) << 23);
 }
 
+// e^x for x ≤ 0, in float; as 2^(x·log₂e) with the product's rounding error carried along, so within 2 units of the last
+// place, unless kRough (4e-6); below −87.5 gives exactly 0, NaN stays
+template <bool kRough>
+SOLA_INLINE Vec<float> vexp_negative(Vec<float> x) {
+  constexpr float kMagic = 0x1.8p23f, kLog2e = 0x1.715476p+0f, kLog2eRest = 0x1.4ae0cp-26f;
+  x = -88.0f > x ? splat<float>(-88.0f) : x;
+  const Vec<float> y = x * kLog2e;
+  const Vec<float> shifted = y + kMagic;
+  const Vec<float> n = shifted - kMagic;
+  Vec<float> r, p;
+  if constexpr (kRough) {
+    r = y - n;
+    p = r * 0x1.4093fcp-7f + 0x1.ca9228p-5f;
+    p = p * r + 0x1.ebf1aap-3f;
+    p = p * r + 0x1.62dfc4p-1f;
+  } else {
+    // fused: x·log₂e − n without the rounding of y
+    r = (x * kLog2e - n) + x * kLog2eRest;
+    p = r * 0x1.470d74p-13f + 0x1.5f737ep-10f;
+    p = p * r + 0x1.3b270ap-7f;
+    p = p * r + 0x1.c6ae70p-5f;
+    p = p * r + 0x1.ebfbe2p-3f;
+    p = p * r + 0x1.62e432p-1f;
+  }
+  p = p * r + 1.0f;
+  return p * bit_cast<Vec<float>>((bit_cast<IntVec>(shifted) + (127 - bit_cast<int32_t>(kMagic))) << 23);
+}
+
+template <bool>
+SOLA_INLINE Vec<double> vexp_negative(Vec<double> x) {
+  for (int i = 0; i < kLanes<double>; ++i) x[i] = ::exp(x[i]);
+  return x;
+}
+
 template <bool>
 SOLA_INLINE Vec<double> vexp2(Vec<double> x) {
   for (int i = 0; i < kLanes<double>; ++i) x[i] = ::exp2(x[i]);
