@@ -36,10 +36,9 @@ class LinearAttention {
   void gather(Place place, A* share) {
     fill(share, this->share(), A(0));
     for_tiles(place, [&](int64_t first, int64_t rows) {
-      prefetch(p_.k, p_.size.D, place, first);
-      prefetch(p_.v, p_.size.V, place, first);
       map_rows(p_.map, at<In>(p_.k, place.batch, first, place.head), p_.k.token, rows, p_.size.D, phi_, Dp_);
-      accumulate(rows, dense_values(p_.v, place.batch, first, place.head, rows), share);
+      load_values(place, first, rows);
+      accumulate(place, first, rows, {p_.k, p_.size.D}, {p_.v, p_.size.V}, share);
       for (int64_t r = 0; r < rows; ++r) add_row(phi_ + r * Dp_, share + p_.size.D * Vp_, Dp_, A(1));
     });
   }
@@ -60,9 +59,8 @@ class LinearAttention {
     const auto& s = p_.size;
     load_state(place);
     for_tiles(place, [&](int64_t first, int64_t rows) {
-      prefetch(p_.q, s.D, place, first);
       map_rows(p_.map, at<In>(p_.q, place.batch, first, place.head), p_.q.token, rows, s.D, phi_, Dp_);
-      gemm(task_, Product<A>{rows, Vp_, s.D, {phi_, Dp_, 1}, state_, Vp_, result_, Vp_}, Into::overwrite);
+      read_state(place, first, rows, {p_.q, s.D}, {p_.q, 0}, state_);
       for (int64_t r = 0; p_.normalize && r < rows; ++r) scale_row(result_ + r * Vp_, Vp_, inverse(r));
       store_rows(result_, Vp_, rows, s.V, at<In>(p_.out, place.batch, first, place.head), p_.out.token);
     });
@@ -90,7 +88,7 @@ class LinearAttention {
         scale_row(values_ + r * Vp_, Vp_, factor);
         add_row(phi_ + r * Dp_, share + s.D * Vp_, Dp_, grad_denominator);
       }
-      accumulate(rows, {values_, Vp_}, share);
+      accumulate(place, first, rows, {p_.q, s.D}, {p_.grad_out, s.V}, share);
       store_mapped_gradient(p_.map, features_, phi_, rows, s.D, Dp_, at<In>(p_.grad_q, place.batch, first, place.head),
                             p_.grad_q.token);
     });
@@ -104,20 +102,20 @@ class LinearAttention {
     zero_padding();
     for_tiles(place, [&](int64_t first, int64_t rows) {
       map_rows(p_.map, at<In>(p_.k, place.batch, first, place.head), p_.k.token, rows, s.D, phi_, Dp_);
-      const Rows v = dense_values(p_.v, place.batch, first, place.head, rows);
+      load_values(place, first, rows);
       for (int64_t r = 0; r < rows; ++r) std::memcpy(features_ + r * Dp_, grad_sum, Dp_ * sizeof(A));
-      gemm(task_, Product<A>{rows, Dp_, s.V, {v.data, v.stride, 1}, state_t_, Dp_, features_, Dp_}, Into::accumulate);
+      gemm(task_, Product<A>{rows, Dp_, s.V, {values_, Vp_, 1}, state_t_, Dp_, features_, Dp_}, Into::accumulate);
       store_mapped_gradient(p_.map, features_, phi_, rows, s.D, Dp_, at<In>(p_.grad_k, place.batch, first, place.head),
                             p_.grad_k.token);
-      gemm(task_, Product<A>{rows, Vp_, s.D, {phi_, Dp_, 1}, sums, Vp_, result_, Vp_}, Into::overwrite);
+      read_state(place, first, rows, {p_.k, s.D}, {p_.v, s.V}, sums);
       store_rows(result_, Vp_, rows, s.V, at<In>(p_.grad_v, place.batch, first, place.head), p_.grad_v.token);
     });
   }
 
  private:
-  struct Rows {
-    const A* data;
-    int64_t stride;
+  struct Source {
+    const View& view;
+    int64_t columns;
   };
 
   template <class F>
@@ -127,28 +125,45 @@ class LinearAttention {
     }
   }
 
-  // the rows of the next tile
-  void prefetch(const View& view, int64_t columns, Place place, int64_t first) {
-    const int64_t next = first + kRows, left = place.end - next;
-    if (left > 0) {
-      prefetch_rows(at<In>(view, place.batch, next, place.head), view.token, left < kRows ? left : kRows, columns);
+  // Calls f(begin, end) over [0, count) in small steps, and between them asks for the next tile's rows of two views:
+  // all at once, they would stall the core until most have arrived.
+  template <class F>
+  void while_prefetching(Place place, int64_t first, Source one, Source two, int64_t count, const F& f) {
+    constexpr int64_t kStep = 12;  // rows of two micro-kernels
+    const int64_t next = first + kRows, rows = place.end - next < kRows ? place.end - next : kRows;
+    for (int64_t begin = 0; begin < count; begin += kStep) {
+      const int64_t end = count - begin < kStep ? count : begin + kStep;
+      const int64_t from = rows * begin / count, to = rows * end / count;
+      for (const Source& source : {one, two}) {
+        if (rows < 1 || source.columns < 1) continue;
+        prefetch_rows(at<In>(source.view, place.batch, next + from, place.head), source.view.token, to - from,
+                      source.columns);
+      }
+      f(begin, end);
     }
   }
 
-  // the caller's rows themselves where they can be multiplied as they lie, else a padded copy
-  Rows dense_values(const View& view, int64_t batch, int64_t first, int64_t head, int64_t rows) {
-    const In* from = at<In>(view, batch, first, head);
-    if constexpr (std::is_same_v<In, A>) {
-      if (Vp_ == p_.size.V) return {from, view.token};
-    }
-    load_rows(from, view.token, rows, p_.size.V, values_, Vp_);
-    return {values_, Vp_};
+  // a packed copy: rows a power of two apart would fight for the same lines of the first cache
+  void load_values(Place place, int64_t first, int64_t rows) {
+    load_rows(at<In>(p_.v, place.batch, first, place.head), p_.v.token, rows, p_.size.V, values_, Vp_);
   }
 
-  // share += φᵀ · rows
-  void accumulate(int64_t rows, Rows right, A* share) {
-    gemm(task_, Product<A>{p_.size.D, Vp_, rows, {phi_, 1, Dp_}, right.data, right.stride, share, Vp_},
-         Into::accumulate);
+  // share += φᵀ · right
+  void accumulate(Place place, int64_t first, int64_t rows, Source one, Source two, A* share) {
+    while_prefetching(place, first, one, two, p_.size.D, [&](int64_t begin, int64_t end) {
+      gemm(task_,
+           Product<A>{end - begin, Vp_, rows, {phi_ + begin, 1, Dp_}, values_, Vp_, share + begin * Vp_, Vp_},
+           Into::accumulate);
+    });
+  }
+
+  // result = φ · state
+  void read_state(Place place, int64_t first, int64_t rows, Source one, Source two, const A* state) {
+    while_prefetching(place, first, one, two, rows, [&](int64_t begin, int64_t end) {
+      gemm(task_,
+           Product<A>{end - begin, Vp_, p_.size.D, {phi_ + begin * Dp_, Dp_, 1}, state, Vp_, result_ + begin * Vp_, Vp_},
+           Into::overwrite);
+    });
   }
 
   void load_state(Place place) {

@@ -95,7 +95,7 @@ template <class T>
 SOLA_INLINE void prefetch_rows(const T* from, int64_t stride, int64_t rows, int64_t columns) {
   constexpr int64_t kLine = 64 / int64_t(sizeof(T));
   for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t c = 0; c < columns; c += kLine) __builtin_prefetch(from + r * stride + c);
+    for (int64_t c = 0; c < columns; c += kLine) __builtin_prefetch(from + r * stride + c, 0, 2);
   }
 }
 
