@@ -63,6 +63,11 @@ struct Lane {
     gauge *= factor;
   }
 
+  // a factor of 1 + x for a tiny x
+  SOLA_INLINE void grow(Vec<A> x) {
+    for (int i = 0; i < K; ++i) value[i] += value[i] * x;
+  }
+
   // values · e^m is kept, with m = reference; factors that underflow stand for sums that no longer count
   SOLA_INLINE void refer_to(Vec<A> reference) {
     rescale(vexp(m - reference));
@@ -93,6 +98,8 @@ struct Lane {
 template <class A>
 struct Channels {
   A decay[kBlock<A>], bonus[kBlock<A>], lambda[kBlock<A>];
+  // e^−decay / λ − 1: λ is rounded, and thousands of tokens would raise that to a visible power
+  A drift[kBlock<A>];
   int64_t tile;
   int64_t width;  // channels in use, rounded up to whole vectors
 
@@ -102,7 +109,9 @@ struct Channels {
     convert_row(bonuses + first, count, bonus, kBlock<A>);
     double longest = kTileTokens;
     for (int64_t c = 0; c < kBlock<A>; ++c) {
-      lambda[c] = A(::exp(-double(decay[c])));
+      const double exact = ::exp(-double(decay[c]));
+      lambda[c] = A(exact);
+      drift[c] = lambda[c] > A(0) && exact < double(INFINITY) ? A(exact / double(lambda[c]) - 1) : A(0);
       const double room = 40.0 - ::fabs(double(bonus[c])), rate = ::fabs(double(decay[c]));
       // also false for NaN
       const bool fits = room >= rate * longest;
@@ -169,6 +178,9 @@ SOLA_INLINE void scan_tile(const ScanTile<A>& tile, const Channels<A>& channels,
     return;
   }
   lane.refer_to(vmax(lane.m, M));
+  // half of what λ lacks over the tile before it and half behind it, so that tokens inside are right on average
+  const Vec<A> half_drift = load(channels.drift + c) * (A(0.5) * A(tile.tokens));
+  lane.grow(half_drift);
   const Vec<A> share = vexp(M - lane.m);
   Vec<A> shrink = splat<A>(1);
   for (int64_t step = 0; step < tile.tokens; ++step) {
@@ -178,6 +190,7 @@ SOLA_INLINE void scan_tile(const ScanTile<A>& tile, const Channels<A>& channels,
     lane.step(lambda, load(tile.weight + p * kBlock<A> + c) * share, fresh);
     shrink *= lambda;
   }
+  lane.grow(half_drift);
   lane.gauge = lane.gauge * shrink + share;
   lane.keep_in_range();
 }
