@@ -11,8 +11,8 @@ namespace sola {
 namespace {
 
 constexpr const char* kOp = "wkv";
-// scratch that a task may fill: the exponentials of a stretch stay in the second cache
-constexpr size_t kScratchBytes = 2 << 20;
+// scratch that a task may fill: every further stretch costs a first pass, so they are as long as memory allows
+constexpr size_t kScratchBytes = 1 << 20;
 // what one token of one channel costs, in scalar operations
 constexpr double kForwardOps = 40, kBackwardOps = 120;
 

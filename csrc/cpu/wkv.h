@@ -232,13 +232,17 @@ void connect(ScanState<A, K>& here, ScanState<A, K>& entering, const Channels<A>
   }
 }
 
-// `tokens` rows of the first `count` channels of a block, the last vector padded with zeros
+// `tokens` rows of the first `count` channels of a block, the last vector padded with zeros. Asks for the rows of the
+// tile that comes next in `direction`: a block's rows lie too far apart for the hardware to see a stream.
 template <class In>
-SOLA_INLINE void load_block(const In* from, int64_t stride, int64_t tokens, int64_t count, Acc<In>* to) {
+SOLA_INLINE void load_block(const In* from, int64_t stride, int64_t tokens, int64_t count, Acc<In>* to,
+                            Direction direction = Direction::left_to_right) {
   using A = Acc<In>;
   constexpr int64_t L = kLanes<A>, W = kBlock<A>;
   const int64_t whole = count / L * L;
+  const int64_t ahead = direction == Direction::left_to_right ? kTileTokens * stride : -kTileTokens * stride;
   for (int64_t p = 0; p < tokens; ++p) {
+    prefetch_rows(from + p * stride + ahead, stride, 1, count);
     for (int64_t c = 0; c < whole; c += L) store(to + p * W + c, load(from + p * stride + c));
     if (whole < count) store(to + p * W + whole, load_part(from + p * stride + whole, count - whole));
   }
@@ -248,6 +252,8 @@ SOLA_INLINE void store_block(const Acc<In>* from, int64_t tokens, int64_t count,
   using A = Acc<In>;
   constexpr int64_t L = kLanes<A>, W = kBlock<A>;
   const int64_t whole = count / L * L;
+  // a store to a row that is in no cache waits for it
+  prefetch_rows(to + kTileTokens * stride, stride, tokens, count);
   for (int64_t p = 0; p < tokens; ++p) {
     for (int64_t c = 0; c < whole; c += L) store(to + p * stride + c, load(from + p * W + c));
     if (whole < count) store_part(to + p * stride + whole, load(from + p * W + whole), count - whole);

@@ -54,8 +54,14 @@ class WkvBackward {
     }
     load_weights();
     const int64_t tiles = tiling_.tiles(tokens_);
-    for (int64_t t = 0; t < tiles; ++t) move(t, Direction::left_to_right, states->keys[0], states->grads[0]);
-    for (int64_t t = tiles - 1; t >= 0; --t) move(t, Direction::right_to_left, states->keys[1], states->grads[1]);
+    // nothing lies behind the last stretch, nor before the first
+    const bool last = stretch_.end == p_.N, first = stretch_.begin == 0;
+    for (int64_t t = 0; !last && t < tiles; ++t) {
+      move(t, Direction::left_to_right, states->keys[0], states->grads[0]);
+    }
+    for (int64_t t = tiles - 1; !first && t >= 0; --t) {
+      move(t, Direction::right_to_left, states->keys[1], states->grads[1]);
+    }
   }
 
   void connect_all(int64_t count, BackwardStates<A>* states) {
@@ -84,7 +90,7 @@ class WkvBackward {
     fill(grad_decay_, W, A(0));
     fill(grad_bonus_, W, A(0));
     for (int64_t t = 0; t < tiles; ++t) {
-      load_tile(t);
+      load_tile(t, Direction::left_to_right);
       for (int64_t c = 0; c < tiling_.channels().width; c += L) {
         emit_token_gradients(t, c);
         emit_decay_gradient(t, c);
@@ -115,14 +121,14 @@ class WkvBackward {
   }
 
   // v, dy and h = −dy · y
-  void load_tile(int64_t t) {
+  void load_tile(int64_t t, Direction direction) {
     const int64_t first = tiling_.first(t), tokens = tiling_.length(t, tokens_), count = tiling_.count();
-    load_block(tokens_of(p_.v, first), p_.v.token, tokens, count, values_);
-    load_block(tokens_of(p_.grad_out, first), p_.grad_out.token, tokens, count, grad_out_);
+    load_block(tokens_of(p_.v, first), p_.v.token, tokens, count, values_, direction);
+    load_block(tokens_of(p_.grad_out, first), p_.grad_out.token, tokens, count, grad_out_, direction);
     if (p_.exact_out) {
-      load_block(saved_of(p_.exact_out, first), p_.C, tokens, count, grad_log_);
+      load_block(saved_of(p_.exact_out, first), p_.C, tokens, count, grad_log_, direction);
     } else {
-      load_block(tokens_of(p_.out, first), p_.out.token, tokens, count, grad_log_);
+      load_block(tokens_of(p_.out, first), p_.out.token, tokens, count, grad_log_, direction);
     }
     for (int64_t i = 0; i < tokens * W; i += L) store(grad_log_ + i, -load(grad_log_ + i) * load(grad_out_ + i));
   }
@@ -131,7 +137,7 @@ class WkvBackward {
   ScanTile<A> grad_tile(int64_t t) const { return grads_.tile(tiling_, t, tokens_, grad_out_, grad_log_); }
 
   void move(int64_t t, Direction direction, ScanState<A, 4>& keys, ScanState<A, 2>& grads) {
-    load_tile(t);
+    load_tile(t, direction);
     advance(key_tile(t), tiling_.channels(), direction, keys);
     advance(grad_tile(t), tiling_.channels(), direction, grads);
   }

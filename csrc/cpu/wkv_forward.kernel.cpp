@@ -36,10 +36,10 @@ class WkvForward {
     states[1].clear();
     load_keys();
     const int64_t tiles = tiling_.tiles(tokens_);
-    for (int64_t t = 0; t < tiles; ++t) advance(load_tile(t), tiling_.channels(), Direction::left_to_right, states[0]);
-    for (int64_t t = tiles - 1; t >= 0; --t) {
-      advance(load_tile(t), tiling_.channels(), Direction::right_to_left, states[1]);
-    }
+    // nothing lies behind the last stretch, nor before the first
+    const bool last = begin_ + tokens_ == p_.N, first = begin_ == 0;
+    for (int64_t t = 0; !last && t < tiles; ++t) move(t, Direction::left_to_right, states[0]);
+    for (int64_t t = tiles - 1; !first && t >= 0; --t) move(t, Direction::right_to_left, states[1]);
   }
 
   // `count` stretches of this one's length, the last one shorter
@@ -57,10 +57,10 @@ class WkvForward {
     keys_.enter(states, states + 1, tiles);
     for (int64_t t = tiles - 1; t > 0; --t) {
       keys_.rights[t - 1] = keys_.rights[t];
-      advance(load_tile(t), tiling_.channels(), Direction::right_to_left, keys_.rights[t - 1]);
+      move(t, Direction::right_to_left, keys_.rights[t - 1]);
     }
     for (int64_t t = 0; t < tiles; ++t) {
-      const auto tile = load_tile(t);
+      const auto tile = load_tile(t, Direction::left_to_right);
       for (int64_t c = 0; c < tiling_.channels().width; c += L) emit(tile, keys_.rights[t], c);
       write_tile(begin_ + tiling_.first(t), tile.tokens);
     }
@@ -73,10 +73,14 @@ class WkvForward {
     keys_.exponentiate_all(tiling_, tokens_);
   }
 
-  ScanTile<A> load_tile(int64_t t) {
+  ScanTile<A> load_tile(int64_t t, Direction direction) {
     const In* v = at<In>(p_.v, batch_, begin_ + tiling_.first(t), 0) + tiling_.channel();
-    load_block(v, p_.v.token, tiling_.length(t, tokens_), tiling_.count(), values_);
+    load_block(v, p_.v.token, tiling_.length(t, tokens_), tiling_.count(), values_, direction);
     return keys_.tile(tiling_, t, tokens_, values_, nullptr);
+  }
+
+  void move(int64_t t, Direction direction, State& state) {
+    advance(load_tile(t, direction), tiling_.channels(), direction, state);
   }
 
   void emit(const ScanTile<A>& tile, const State& entering, int64_t c) {
