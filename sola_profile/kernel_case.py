@@ -83,6 +83,11 @@ class Shape:
         return "x".join(map(str, self.sizes))
 
 
+def takes(op: str, shape: Shape) -> bool:
+    """Whether an operator takes shapes of this rank."""
+    return shape.is_wkv == (op == WKV)
+
+
 @dataclass(frozen=True)
 class KernelCase:
     """One operator at one shape, with the settings of its run. ``threads``: of PyTorch's CPU operators."""
@@ -94,7 +99,7 @@ class KernelCase:
     threads: int
 
     def __post_init__(self) -> None:
-        if self.shape.is_wkv != (self.op == WKV):
+        if not takes(self.op, self.shape):
             raise ValueError(f"{self.op} takes shapes {_LAYOUTS[3 if self.op == WKV else 4]}, got {self.shape}")
 
     def __str__(self) -> str:
@@ -126,7 +131,7 @@ class Choice:
             KernelCase(op, shape, *rest)
             for op, mode in product(self.ops, self.modes)
             for shape in self.shapes
-            if shape.is_wkv == (op == WKV)
+            if takes(op, shape)
             for rest in [(dtype, mode, threads) for dtype in self.dtypes for threads in self.threads]
         ]
         for shape in self.shapes:

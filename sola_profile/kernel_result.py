@@ -85,7 +85,10 @@ class Crossover:
 
 @dataclass(frozen=True)
 class ModelRow:
-    """A model's forward pass with our operators, and with each replaced by its best route in PyTorch."""
+    """A model's forward pass with our operators, and with each replaced by its best route in PyTorch.
+
+    ``difference``: the largest one of the two outputs, over the largest output.
+    """
 
     model: str
     resolution: str
@@ -94,6 +97,7 @@ class ModelRow:
     ours: Latency | None = None
     peer: Latency | None = None
     ratio: Ratio | None = None
+    difference: float | None = None
     missing: Missing | None = None
 
 

@@ -10,25 +10,38 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
+from sola_profile.case import Resolution
 from sola_profile.kernel_case import Choice
+from sola_profile.kernel_crossover import find_crossover, searches
 from sola_profile.kernel_measuring import KernelMeasuring, Sampling
+from sola_profile.kernel_models import ModelComparison, model_cases
 from sola_profile.kernel_result import Backend, Crossover, KernelReport, KernelRow, ModelRow
 from sola_profile.machine import environment
 from sola_profile.measure.ceilings import Ceilings, measure_ceilings
 from sola_profile.measuring import Progress
 from sola_vision.ops._extension import extension
+from sola_vision.spec import BackboneSpec
 
 TIMING = "timing"
+# what a crossover and a model take of the budget, in cases
+CROSSOVER_WEIGHT = 1.0
+MODEL_WEIGHT = 4.0
 
 
 @dataclass(frozen=True)
 class KernelPlan:
-    """What to run. ``ceiling_s``: time for each measured ceiling."""
+    """What to run. ``ceiling_s``: time for each measured ceiling. ``crossover``: look for crossovers as well.
+
+    ``models``, ``resolutions``: to compare as a whole, in every dtype with the most threads of the choice.
+    """
 
     choice: Choice
     sampling: Sampling
     budget_s: float
     ceiling_s: float
+    crossover: bool = False
+    models: tuple[BackboneSpec, ...] = ()
+    resolutions: tuple[Resolution, ...] = ()
     command: str = ""
 
 
@@ -39,10 +52,10 @@ class Budget:
         self._measuring = measuring
         self._end = time.monotonic() + budget_s
 
-    def share(self, left: int) -> float:
-        """The share of the next of ``left`` pieces."""
+    def share(self, left: float, weight: float = 1.0) -> float:
+        """The share of the next piece, where all pieces that are ``left`` weigh so much together."""
         remaining_s = self._end + self._measuring.compiling_s - time.monotonic()
-        return max(0.0, remaining_s) / left
+        return max(0.0, remaining_s) * weight / left
 
 
 class KernelSweep:
@@ -65,14 +78,33 @@ class KernelSweep:
         for number, threads in enumerate(choice.threads):
             yield Progress("ceilings", number, len(choice.threads), f"of {threads} threads")
             self._ceilings[threads] = measure_ceilings(threads, choice.dtypes, self.plan.ceiling_s)
+        yield from self._measure()
+
+    def _measure(self) -> Iterator[Progress]:
+        plan, choice = self.plan, self.plan.choice
+        rounds = plan.sampling.rounds
         cases = choice.cases()
-        budget = Budget(self.plan.budget_s, self._measuring)
+        wanted = list(searches(choice)) if plan.crossover else []
+        models = list(model_cases(plan.models, plan.resolutions, choice.dtypes, max(choice.threads)))
+        weights = [1.0] * len(cases) + [CROSSOVER_WEIGHT] * len(wanted) + [MODEL_WEIGHT] * len(models)
+        budget = Budget(plan.budget_s, self._measuring)
+
+        def share(number: int) -> float:
+            return budget.share(sum(weights[number:]), weights[number])
+
         for number, case in enumerate(cases):
-            yield Progress(TIMING, number, len(cases), str(case))
-            self._rows.append(self._measuring.measure(case, budget.share(len(cases) - number)))
+            yield Progress(TIMING, number, len(weights), str(case))
+            self._rows.append(self._measuring.measure(case, share(number)))
+        for number, search in enumerate(wanted, len(cases)):
+            yield Progress(TIMING, number, len(weights), f"crossover {search}")
+            self._crossovers.append(find_crossover(search, rounds, share(number)))
+        comparison = ModelComparison(rounds)
+        for number, model in enumerate(models, len(cases) + len(wanted)):
+            yield Progress(TIMING, number, len(weights), str(model))
+            self._models.append(comparison.compare(model, share(number)))
 
     @property
-    def measured(self) -> bool:
+    def measuring(self) -> bool:
         """Whether there is something to lose."""
         return bool(self._rows)
 

@@ -59,15 +59,3 @@ def make_step(case: KernelCase, function: Function, inputs: Inputs) -> Step:
         torch.autograd.grad(function(*leaves), leaves, grad)
 
     return both
-
-
-def repeated(step: Step, times: int) -> Step:
-    """A step so many times in a row, for steps shorter than what a clock tells apart."""
-    if times == 1:
-        return step
-
-    def steps() -> None:
-        for _ in range(times):
-            step()
-
-    return steps

@@ -19,6 +19,7 @@ PROFILE_LAYERS = (
     ("result", "kernel_result"),
     ("measuring",),
     ("kernel_measuring",),
+    ("kernel_crossover", "kernel_models"),
     ("sweep", "kernel_sweep"),
     ("report",),
     ("commands",),

@@ -9,17 +9,19 @@ import numpy as np
 from sola_profile.measure.latency import Latency
 from sola_profile.measure.statistics import Interval, bootstrap_medians, percentile_interval
 
+FEWEST_ROUNDS = 3
+
 
 @dataclass(frozen=True)
 class Ratio:
     """Time of a peer over ours, so above 1 ours is faster: the median over rounds, with a 95 % interval.
 
-    ``by_round``: the ratio of the medians within every round that both have; a round is short, so what else the
+    The interval is None where there are fewer than ``FEWEST_ROUNDS`` rounds. ``by_round``: the ratio of the medians within every round that both have; a round is short, so what else the
     machine did in it slowed both.
     """
 
     value: float
-    interval: Interval
+    interval: Interval | None
     by_round: tuple[float, ...]
 
 
@@ -29,7 +31,9 @@ def ratio(ours: Latency, peer: Latency) -> Ratio | None:
     values = [theirs[number] / mine[number] for number in sorted(mine.keys() & theirs.keys())]
     if not values:
         return None
-    interval = percentile_interval(bootstrap_medians(values, range(len(values))))
+    interval = None
+    if len(values) >= FEWEST_ROUNDS:
+        interval = percentile_interval(bootstrap_medians(values, range(len(values))))
     return Ratio(float(np.median(values)), interval, tuple(values))
 
 

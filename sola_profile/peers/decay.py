@@ -60,14 +60,16 @@ def chunked(
     feature_map: str = "elu1",
     normalize: bool = True,
     eps: float = 1e-6,
+    length: int | None = None,
 ) -> Tensor:
     """The same in O(N·C): pairs within chunks multiplied out, chunks joined by a small matrix over their states.
 
     RetNet's chunkwise form (arXiv 2307.08621) without its loop: the state that enters chunk c is
     ``Σ_{b<c} γ^(C(c−1−b)) U_b``, one product of an n × n matrix with all chunks' sums U. The other direction uses the
-    transposed matrix; both directions share one read-out of depth 2D.
+    transposed matrix; both directions share one read-out of depth 2D. ``length``: C, by ``chunk_length`` unless given.
     """
-    tokens, length = q.size(1), chunk_length(q.size(1), q.size(3))
+    tokens = q.size(1)
+    length = length or chunk_length(tokens, q.size(3))
     q, k = feature(q, feature_map), feature(k, feature_map)
     q, k, v = (_cut(x, length) for x in (q, k, v))
     numerator, denominator = _within(q, k, v, decay, causal=causal)

@@ -16,7 +16,7 @@ from sola_profile.result import Contender, Profile
 
 Spec = dict[str, Any]
 
-_STYLE: Spec = {
+STYLE: Spec = {
     "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
     "background": "white",
     "padding": 14,
@@ -44,7 +44,7 @@ _STYLE: Spec = {
 def specs(profile: Profile) -> dict[str, Spec]:
     """File name → Vega-Lite spec; charts without data are left out."""
     drawn = {name: draw(profile) for name, draw in CHARTS.items()}
-    return {name: {**_STYLE, **chart} for name, chart in drawn.items() if chart is not None}
+    return {name: {**STYLE, **chart} for name, chart in drawn.items() if chart is not None}
 
 
 def _latency(profile: Profile) -> Spec | None:

@@ -76,7 +76,11 @@ def _route(route: RouteResult) -> Json:
 def _ratio(ratio: Ratio | None) -> Json | None:
     if ratio is None:
         return None
-    return {"value": ratio.value, "interval": interval_json(ratio.interval), "by_round": list(ratio.by_round)}
+    return {
+        "value": ratio.value,
+        "interval": None if ratio.interval is None else interval_json(ratio.interval),
+        "by_round": list(ratio.by_round),
+    }
 
 
 def _crossover(crossover: Crossover) -> Json:
@@ -102,5 +106,6 @@ def _model(row: ModelRow) -> Json:
         "ours": None if row.ours is None else latency_json(row.ours),
         "pytorch": None if row.peer is None else latency_json(row.peer),
         "ratio": _ratio(row.ratio),
+        "difference": row.difference,
         "missing": None if row.missing is None else missing_json(row.missing),
     }

@@ -13,6 +13,9 @@ from sola_profile.report.numbers import doubts_text, duration, missing_text, per
 from sola_profile.report.tables import Table
 
 NONE = "–"
+TRIED = "softmax / linear at N"
+# runnable threads before the run from which on something else was running
+BUSY_LOAD = 0.5
 
 _Group = tuple[str, str, tuple[KernelRow, ...]]
 
@@ -77,7 +80,7 @@ def _spread(rows: Sequence[KernelRow], name: str, dtype: str) -> str:
 
 
 def speed_table(op: str, mode: str, rows: Sequence[KernelRow]) -> Table:
-    """Our time, and for every peer its time over ours; ± is the half width of a 95 % interval."""
+    """Our time, and for every peer its time over ours; ± is the half width of a 95 % interval, ≈ too few rounds."""
     names = _peer_names(rows)
     cells = []
     for row in rows:
@@ -133,8 +136,8 @@ def crossover_table(report: KernelReport) -> Table:
         tried = ", ".join(f"{tokens}: {_times(ratio.value)}" for tokens, ratio in sorted(found.points))
         which = (whole(found.dim), found.dtype, found.mode, whole(found.threads))
         rows.append((*which, measured, interval, whole(round(found.analytical_tokens)), tried))
-    columns = ("D", "dtype", "Mode", "Threads", "N measured", "95 % interval", "N by FLOPs", "softmax / linear at N")
-    left = frozenset({"dtype", "Mode", "softmax / linear at N"})
+    columns = ("D", "dtype", "Mode", "Threads", "N measured", "95 % interval", "N by FLOPs", TRIED)
+    left = frozenset({"dtype", "Mode", TRIED})
     return Table("Where linear attention overtakes softmax attention", columns, tuple(rows), left)
 
 
@@ -145,8 +148,20 @@ def model_table(report: KernelReport) -> Table:
         ours, peer = (NONE if latency is None else duration(latency.median_s) for latency in (row.ours, row.peer))
         remark = missing_text(row.missing) if row.missing is not None else ""
         ratio = NONE if row.ratio is None else _with_half_width(row.ratio)
-        rows.append((row.model, row.resolution, row.dtype, whole(row.threads), ours, peer, ratio, remark))
-    columns = ("Model", "Size", "dtype", "Threads", "Ours", "PyTorch", "PyTorch / ours", "")
+        rows.append(
+            (
+                row.model,
+                row.resolution,
+                row.dtype,
+                whole(row.threads),
+                ours,
+                peer,
+                ratio,
+                _error(row.difference),
+                remark,
+            )
+        )
+    columns = ("Model", "Size", "dtype", "Threads", "Ours", "PyTorch", "PyTorch / ours", "Difference", "")
     return Table("Forward pass of whole models", columns, tuple(rows), frozenset({"Model", "dtype", ""}))
 
 
@@ -154,6 +169,14 @@ def headline(report: KernelReport) -> str:
     """What ran, in one line."""
     chosen = ", ".join(f"{backend.kind}: {backend.name}" for backend in report.backends if backend.chosen)
     return f"{report.environment.cpu}, PyTorch {report.environment.torch}; {chosen}"
+
+
+def busy_sentence(report: KernelReport) -> str:
+    """A warning when other programs ran before ours, else nothing."""
+    load = report.environment.load_1min
+    if load <= BUSY_LOAD:
+        return ""
+    return f"Load before the run {load:.1f}: something else was running, and times with all threads suffer most."
 
 
 def descriptions(rows: Sequence[KernelRow]) -> list[tuple[str, str]]:
@@ -191,6 +214,8 @@ def _ratio_cell(peer: RouteResult | None) -> str:
 
 
 def _with_half_width(ratio: Ratio) -> str:
+    if ratio.interval is None:
+        return f"≈ {_times(ratio.value)}"
     half = (ratio.interval.high - ratio.interval.low) / 2
     return f"{_times(ratio.value)} ± {half:.2f}"
 

@@ -7,7 +7,9 @@ from rich.text import Text
 
 from sola_profile.kernel_result import KernelReport
 from sola_profile.report.kernel_tables import (
+    TRIED,
     backend_table,
+    busy_sentence,
     ceiling_table,
     crossover_table,
     groups,
@@ -18,12 +20,14 @@ from sola_profile.report.kernel_tables import (
     speed_table,
     summary_table,
 )
-from sola_profile.report.terminal import rich_table
+from sola_profile.report.terminal import print_remarks, rich_table
 
 
 def print_kernels(report: KernelReport, console: Console) -> None:
     """Print tables and remarks; colours and width are the console's matter."""
     console.print(Text(headline(report), style="bold"))
+    if busy := busy_sentence(report):
+        console.print(Text(busy, style="yellow"))
     console.print()
     console.print(rich_table(backend_table(report)))
     console.print(rich_table(ceiling_table(report)))
@@ -33,9 +37,10 @@ def print_kernels(report: KernelReport, console: Console) -> None:
             console.print(Text(f" {remark}", style="yellow"))
         console.print(rich_table(share_table(report, op, mode, rows)))
     if report.crossovers:
-        console.print(rich_table(crossover_table(report)))
+        console.print(rich_table(crossover_table(report).without(TRIED)))
     if report.models:
         console.print(rich_table(model_table(report)))
+        print_remarks(model_table(report), console)
     if report.rows:
         console.print(rich_table(summary_table(report)))
     if report.interrupted:

@@ -51,12 +51,10 @@ def write_markdown(profile: Profile, folder: Path, renderer: Renderer, others: S
 
 def page_text(profile: Profile, charts: Sequence[str], others: Sequence[str]) -> str:
     """The page itself, without writing anything."""
-    loader = jinja2.PackageLoader("sola_profile.report")
-    environment = jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     rows, settings = profile.model.rows, profile.settings
     differences = difference_table(profile)
     on_cpu = settings.device_type == "cpu"
-    return environment.get_template("report.md.j2").render(
+    return template("report.md.j2").render(
         title=profile.model.spec.name,
         headline=_cell(headline(profile)),
         command=profile.command,
@@ -83,6 +81,13 @@ def page_text(profile: Profile, charts: Sequence[str], others: Sequence[str]) ->
         artefacts=", ".join(f"[`{name}`]({name})" for name in others),
         charts=charts,
     )
+
+
+def template(name: str) -> jinja2.Template:
+    """A page of ``templates/`` with its blanks."""
+    loader = jinja2.PackageLoader("sola_profile.report")
+    environment = jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    return environment.get_template(name)
 
 
 def markdown(table: Table) -> str:

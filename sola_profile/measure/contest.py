@@ -1,0 +1,96 @@
+"""A contest of a few steps that take turns for a number of rounds, so that their ratios can be taken round by round."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import ceil
+
+from sola_profile.measure.latency import Latency, Sample, Timer, WarmUp, interleave, summarize, warm_up
+from sola_profile.workload import Step
+
+# a sample shorter than this would hold the noise of the clock and of Python; several calls make one then
+SHORTEST_SAMPLE_S = 5e-4
+# a turn in a round: several samples of a short step, one of a long one
+TURN_S = 0.01
+
+
+@dataclass
+class Contestant:
+    """A step that is ready to be timed; one step is so many ``calls``."""
+
+    step: Step
+    calls: int
+    warm: WarmUp
+    samples: list[Sample[str]] = field(default_factory=list)
+
+    @property
+    def call_s(self) -> float:
+        """What one call takes, by the fastest run of the warm-up."""
+        return min(self.warm.times_s) / self.calls
+
+    @property
+    def turn_s(self) -> float:
+        """What a turn in a round takes, about."""
+        return max(self.call_s * self.calls, TURN_S)
+
+    def latency(self) -> Latency | None:
+        """Times per call; None without samples."""
+        if not self.samples:
+            return None
+        per_call = [replace(sample, time_s=sample.time_s / self.calls) for sample in self.samples]
+        return summarize(per_call, WarmUp(tuple(time / self.calls for time in self.warm.times_s), self.warm.settled))
+
+
+def prepare(step: Step, timer: Timer, limit_s: float, first_s: float | None = None) -> Contestant:
+    """Run a step until it is steady, for ``limit_s`` at most, and repeat it in one sample where it is short.
+
+    ``first_s``: the time of a first run, if there was one.
+    """
+    call_s = timer.time(step) if first_s is None else first_s
+    if call_s < limit_s:
+        call_s = min(call_s, timer.time(step))
+    calls = max(1, ceil(SHORTEST_SAMPLE_S / max(call_s, 1e-9)))
+    longer = _repeated(step, calls)
+    return Contestant(longer, calls, warm_up(longer, timer, limit_s, call_s * calls))
+
+
+def race(
+    contestants: Mapping[str, Contestant],
+    timer: Timer,
+    rounds: int,
+    deadline: float,
+    on_failure: Callable[[str, BaseException], bool],
+) -> None:
+    """Sample all contestants in turn, into their ``samples``, until ``rounds`` are full or the time is up.
+
+    One round is always run in full. ``on_failure``: as in ``interleave``.
+    """
+    once_s = sum(contestant.turn_s for contestant in contestants.values())
+    # twice, because a run may take longer than those of the warm-up
+    deadline = max(deadline, timer.now() + 2 * once_s)
+
+    def enough(samples: Sequence[Sample[str]]) -> bool:
+        return samples[-1].round + 1 >= rounds
+
+    steps = {name: contestant.step for name, contestant in contestants.items()}
+    warm = {name: contestant.warm for name, contestant in contestants.items()}
+    for one in interleave(steps, warm, timer, deadline, on_failure, enough, TURN_S):
+        contestants[one.key].samples.append(one)
+
+
+def raise_failure(name: str, error: BaseException) -> bool:
+    """For contests in which nothing may fail."""
+    del name, error
+    return False
+
+
+def _repeated(step: Step, times: int) -> Step:
+    if times == 1:
+        return step
+
+    def steps() -> None:
+        for _ in range(times):
+            step()
+
+    return steps
