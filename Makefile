@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 
 CXX_FILES = $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: setup build profile test lint format docs clean
+.PHONY: setup build profile test lint sanitize format docs clean
 
 setup: $(READY) build
 
@@ -36,6 +36,16 @@ lint: setup
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	@$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
+
+# every case, and what else reads odd memory, under AddressSanitizer and UndefinedBehaviorSanitizer
+SANITIZED := build/sanitized
+SANITIZERS := -fsanitize=address,undefined -fno-sanitize=vptr -fno-sanitize-recover=undefined
+CHECKED := values layout numerics property
+sanitize: setup
+	SOLA_CUDA=0 CXXFLAGS="-O1 -g -fno-omit-frame-pointer $(SANITIZERS)" LDFLAGS="$(SANITIZERS)" $(BIN)/python setup.py --quiet \
+		build --build-lib $(SANITIZED) --build-temp $(SANITIZED)-objects
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
+		PYTHONPATH=$(SANITIZED) $(BIN)/pytest -p no:cacheprovider tests/test_bad_input.py $(CHECKED:%=tests/test_ops_%.py)
 
 format: setup
 	$(BIN)/ruff check --fix

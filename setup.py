@@ -92,6 +92,7 @@ class NinjaBuild(build_ext):
         host += [f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"]
         host += [f"-DSOLA_CUDA_TARGETS={','.join(CUDA_TARGETS)}"] if nvcc else []
         libs = [f"-L{folder}" for folder in cpp_extension.library_paths()] + ["-ltorch", "-ltorch_cpu", "-lc10"]
+        libs.append(os.environ.get("LDFLAGS", ""))
         # nvcc knows where its own runtime library lies
         linker = f"{nvcc} -ccbin {cxx} -cudart=static -Xcompiler=-fopenmp" if nvcc else f"{cxx} -fopenmp"
         codes = [f"-gencode=arch=compute_{t},code=sm_{t}" for t in CUDA_TARGETS]
@@ -100,7 +101,7 @@ class NinjaBuild(build_ext):
             ninja = Writer(file, width=120)
             watch = {"depfile": "$out.d", "deps": "gcc", "description": "$in $note"}
             compile_to = f"-MMD -MF $out.d -I{CSRC} $flags -c $in -o $out"
-            ninja.rule("cxx", f"{cxx} {CXX_FLAGS} {compile_to}", **watch)
+            ninja.rule("cxx", f"{cxx} {CXX_FLAGS} {os.environ.get('CXXFLAGS', '')} {compile_to}", **watch)
             ninja.rule("nvcc", f"{nvcc} {NVCC_FLAGS} {' '.join(codes)} {compile_to}", **watch)
             ninja.rule("link", f"{linker} -shared $in -o $out {' '.join(libs)}", description="$out")
             objects = []

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from cases import SMALL_CASES, Case
+from tolerances import check_close
 
 from sola_vision import ops
 from sola_vision.ops import reference
@@ -93,6 +94,22 @@ def test_wkv_over_many_tokens_is_a_mean() -> None:
     k, v = torch.full((1, 100_000, 3), 5.0), torch.ones(1, 100_000, 3)
     out = ops.wkv(k, v, torch.zeros(3), torch.zeros(3))
     torch.testing.assert_close(out, torch.ones_like(out), rtol=1e-5, atol=0)
+
+
+def test_wkv_forgets_at_the_right_rate_over_many_tokens() -> None:
+    """A rounding of e^(−decay) would be raised to a power of thousands; sampled rows against their definition."""
+    tokens, channels = 20_000, 4
+    k, v = torch.randn(1, tokens, channels), torch.randn(1, tokens, channels)
+    decay, bonus = torch.tensor([0.1, 1.0, 3.0, 30.0]), torch.zeros(channels)
+    rows = torch.arange(0, tokens, 997)
+    distance = (rows[:, None] - torch.arange(tokens)).abs() - 1
+
+    def sampled(dtype: torch.dtype) -> torch.Tensor:
+        logs = k[0].to(dtype) - distance[:, :, None].clamp(min=0) * (decay / tokens).to(dtype)
+        return (logs.softmax(1) * v[0].to(dtype)).sum(1)
+
+    got = ops.wkv(k, v, decay, bonus)[0, rows]
+    check_close("wkv", [got], [sampled(torch.float32)], [sampled(torch.float64)], torch.float32)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
