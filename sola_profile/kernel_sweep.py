@@ -76,7 +76,9 @@ class KernelSweep:
         """Measure everything; yields before every piece of work."""
         choice = self.plan.choice
         for number, threads in enumerate(choice.threads):
-            yield Progress("ceilings", number, len(choice.threads), f"of {threads} threads")
+            yield Progress(
+                "ceilings", number, len(choice.threads), f"with {threads} thread{'s' if threads > 1 else ''}"
+            )
             self._ceilings[threads] = measure_ceilings(threads, choice.dtypes, self.plan.ceiling_s)
         yield from self._measure()
 

@@ -155,7 +155,15 @@ class Measuring:
         steps = {case: self._steps[case] for case in cases}
         warm = {case: self._measured[case].warm or WarmUp((), settled=False) for case in cases}
         start = self._timer.now()
-        for sample in interleave(steps, warm, self._timer, self._deadline, self._record_out_of_memory):
+        race = interleave(
+            steps,
+            warm,
+            self._timer,
+            self._deadline,
+            self._record_out_of_memory,
+            reserved_s=lambda case: 0.0 if case.spec == self._model else self._owed_s(self._model),
+        )
+        for sample in race:
             self._measured[sample.key].samples.append(sample)
             done_s = self._timer.now() - start
             what = f"{sample.key.spec.name} at {sample.key.resolution}"
@@ -181,11 +189,12 @@ class Measuring:
             fits = estimated_s * FEWEST_RUNS <= left_s - self._owed_s()
         return None if fits else OverBudget(estimated_s, self._budget_s)
 
-    def _owed_s(self) -> float:
-        """Time that the cases which are ready still need for their samples."""
+    def _owed_s(self, spec: BackboneSpec | None = None) -> float:
+        """Time that the cases which are ready, all or those of one backbone, still need for their samples."""
         return sum(
             (measured.run_s or 0.0) * max(0, FEWEST_SAMPLES - len(measured.samples))
-            for measured in (self._measured[case] for case in self._steps)
+            for case, measured in self._measured.items()
+            if case in self._steps and spec in (None, case.spec)
         )
 
     def _estimate_s(self, case: Case) -> float | None:

@@ -167,23 +167,30 @@ def interleave(
     on_failure: Callable[[Key, BaseException], bool],
     enough: Callable[[Sequence[Sample[Key]]], bool] | None = None,
     turn_s: float = TURN_S,
+    reserved_s: Callable[[Key], float] = lambda _: 0.0,
 ) -> Iterator[Sample[Key]]:
     """Sample all contestants in rounds until each has enough, or until the timer passes ``deadline``.
 
     A contestant is done when ``enough`` says so of its samples; unless given, that is after ``FEWEST_SAMPLES`` when
     its interval is narrow, and after ``MOST_SAMPLES`` anyway. One whose step raises leaves the race when
-    ``on_failure`` answers True; else the error goes up. ``turn_s``: see ``TURN_S``.
+    ``on_failure`` answers True; else the error goes up. ``turn_s``: see ``TURN_S``. ``reserved_s``: time that one must
+    leave to others; its turn is passed over while there is no more than that.
     """
     enough = enough or _enough
     taken: dict[Key, list[Sample[Key]]] = {key: [] for key in steps}
     waiting = list(steps)
     number = 0
-    while waiting:
+    progress = True
+    while waiting and progress:
+        progress = False
         for key in list(waiting):
             expected = min(warm[key].times_s)
             if timer.now() + expected > deadline:
                 waiting.remove(key)
                 continue
+            if timer.now() + expected + reserved_s(key) > deadline:
+                continue
+            progress = True
             try:
                 for sample in _turn(key, steps[key], timer, expected, number, turn_s):
                     taken[key].append(sample)

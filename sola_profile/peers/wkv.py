@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 # half of the exponent range of float32: beyond it the running sums lose tokens
 LARGEST_EXPONENT = 40.0
@@ -30,9 +31,9 @@ def cumulative(k: Tensor, v: Tensor, decay: Tensor, bonus: Tensor, *, decay_per:
     weight = torch.exp(k - k.amax(1, keepdim=True))
 
     def sums(x: Tensor) -> Tensor:
-        growing, fading = x * grow, x * fade
-        left = growing.cumsum(1) - growing
-        right = fading.sum(1, keepdim=True) - fading.cumsum(1)
+        # of the tokens before and behind; a difference of sums would be as short and lose digits
+        left = F.pad((x * grow)[:, :-1].cumsum(1), (0, 0, 1, 0))
+        right = F.pad((x * fade)[:, 1:].flip(1).cumsum(1).flip(1), (0, 0, 0, 1))
         return torch.exp(rate) * (fade * left + grow * right) + torch.exp(bonus) * x
 
     return (sums(weight * v) / sums(weight)).to(dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def write_kernel_page(
 
 def page_text(report: KernelReport, chart: str, others: Sequence[str]) -> str:
     """The page itself, without writing anything; ``chart``: file of the picture, or an empty string."""
-    return template("kernels.md.j2").render(
+    text = template("kernels.md.j2").render(
         headline=headline(report),
         busy=busy_sentence(report),
         command=report.command,
@@ -68,6 +69,8 @@ def page_text(report: KernelReport, chart: str, others: Sequence[str]) -> str:
         environment_table=markdown(environment_table(report.environment)),
         artefacts=", ".join(f"[`{name}`]({name})" for name in others),
     )
+    # what is left out leaves empty lines behind
+    return re.sub(r"\n{3,}", "\n\n", text)
 
 
 def _operators(report: KernelReport) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from sola_profile.report.numbers import doubts_text, duration, missing_text, per
 from sola_profile.report.tables import Table
 
 NONE = "–"
+THREADS = "Thr."
 TRIED = "softmax / linear at N"
 # runnable threads before the run from which on something else was running
 BUSY_LOAD = 0.5
@@ -49,7 +50,7 @@ def ceiling_table(report: KernelReport) -> Table:
             rows.append((threads, f"GEMM {dtype}, our tiles in cache", f"{significant(gemm.tiles / 1e9)} GFLOP/s"))
         rows.append((threads, "copy, read and written", f"{significant(ceilings.copy_bytes_per_s / 1e9)} GB/s"))
         rows.append((threads, "exp float32", f"{significant(ceilings.exp_per_s / 1e9)} G/s"))
-    return Table("Measured ceilings", ("Threads", "Ceiling", "Rate"), tuple(rows), frozenset({"Ceiling"}))
+    return Table("Measured ceilings", (THREADS, "Ceiling", "Rate"), tuple(rows), frozenset({"Ceiling"}))
 
 
 def summary_table(report: KernelReport) -> Table:
@@ -86,7 +87,7 @@ def speed_table(op: str, mode: str, rows: Sequence[KernelRow]) -> Table:
     for row in rows:
         ratios = [_ratio_cell(_named(row, name)) for name in names]
         cells.append((*_head(row), *_time_cells(row.ours), *ratios, _remark(row)))
-    columns = ("Shape", "dtype", "Threads", "Ours", "±", *(f"{name} / ours" for name in names), "")
+    columns = ("Shape", "dtype", THREADS, "Ours", "±", *(f"{name} / ours" for name in names), "")
     return Table(f"{op}, {mode}", columns, tuple(cells), frozenset({"Shape", "dtype", ""}))
 
 
@@ -106,13 +107,13 @@ def share_table(report: KernelReport, op: str, mode: str, rows: Sequence[KernelR
             (*_head(row), *rates, _error(row.ours.error), _error(min(errors, default=None)), _to_forward(report, row))
         )
     columns = (
-        *("Shape", "dtype", "Threads", "GFLOP/s", "of GEMM", "GB/s", "of copy", "of floor"),
+        *("Shape", "dtype", THREADS, "GFLOP/s", "of GEMM", "GB/s", "of copy", "floor"),
         "Error",
         "Peers'",
-        "/ forward",
+        "/ fwd",
     )
     table = Table(f"{op}, {mode}: ceilings and errors", columns, tuple(cells), frozenset({"Shape", "dtype"}))
-    return table if mode == BOTH else table.without("/ forward")
+    return table if mode == BOTH else table.without("/ fwd")
 
 
 def remarks(rows: Sequence[KernelRow]) -> Iterator[str]:
@@ -136,7 +137,7 @@ def crossover_table(report: KernelReport) -> Table:
         tried = ", ".join(f"{tokens}: {_times(ratio.value)}" for tokens, ratio in sorted(found.points))
         which = (whole(found.dim), found.dtype, found.mode, whole(found.threads))
         rows.append((*which, measured, interval, whole(round(found.analytical_tokens)), tried))
-    columns = ("D", "dtype", "Mode", "Threads", "N measured", "95 % interval", "N by FLOPs", TRIED)
+    columns = ("D", "dtype", "Mode", THREADS, "N measured", "95 % interval", "N by FLOPs", TRIED)
     left = frozenset({"dtype", "Mode", TRIED})
     return Table("Where linear attention overtakes softmax attention", columns, tuple(rows), left)
 
@@ -161,7 +162,7 @@ def model_table(report: KernelReport) -> Table:
                 remark,
             )
         )
-    columns = ("Model", "Size", "dtype", "Threads", "Ours", "PyTorch", "PyTorch / ours", "Difference", "")
+    columns = ("Model", "Size", "dtype", THREADS, "Ours", "PyTorch", "PyTorch / ours", "Difference", "")
     return Table("Forward pass of whole models", columns, tuple(rows), frozenset({"Model", "dtype", ""}))
 
 
