@@ -9,13 +9,13 @@ from xml.etree import ElementTree
 
 import altair
 import pytest
-from profiles import sample_profile
 from rich.console import Console
 
 from sola_profile.compare.ratios import Ratio, ratio
 from sola_profile.cost.kernels import work
 from sola_profile.kernel_case import ATTENTION_SHAPES, DEFAULT_DTYPES, KERNEL_MODES, WKV_SHAPES, Choice
 from sola_profile.kernel_result import Backend, Crossover, KernelReport, KernelRow, ModelRow, RouteResult
+from sola_profile.machine import environment
 from sola_profile.measure.ceilings import Ceilings, Gemm
 from sola_profile.measure.latency import Sample, WarmUp, summarize
 from sola_profile.measure.statistics import Interval
@@ -74,7 +74,7 @@ def whole_report():
     return KernelReport(
         command="sola-profile kernels",
         started="2026-01-01T00:00:00+00:00",
-        environment=replace(sample_profile().environment, load_1min=0.0),
+        environment=replace(environment(), load_1min=0.0),
         backends=(Backend("instruction set", "avx512", True, ""), Backend("instruction set", "avx2", False, "slower")),
         ceilings={threads: Ceilings(threads, gemm, 2e10, 5e9) for threads in (1, 2)},
         budget_s=100.0,
