@@ -115,6 +115,21 @@ def test_a_failing_contestant_leaves_and_the_rest_goes_on(timer):
         list(interleave(steps, warm, timer, 1e9, never))
 
 
+def test_a_contestant_leaves_the_time_that_is_reserved_for_others(timer):
+    taken = {"slow": 0, "model": 0}
+
+    def reserved_s(key):
+        return 0.0 if key == "model" else 1.0 * max(0, FEWEST_SAMPLES - taken["model"])
+
+    steps = {"slow": timer.step(3.0), "model": timer.step(1.0)}
+    warm = {"slow": WarmUp((3.0,), settled=True), "model": WarmUp((1.0,), settled=True)}
+    for sample in interleave(steps, warm, timer, timer.now() + 20, never, reserved_s=reserved_s):
+        taken[sample.key] += 1
+    assert taken["model"] >= FEWEST_SAMPLES
+    assert taken["slow"] >= 2
+    assert timer.now() <= 20 + 3.0
+
+
 def summary(times, per_round=1):
     samples = [Sample("x", place // per_round, time) for place, time in enumerate(times)]
     return summarize(samples, WarmUp((1.0,), settled=True))

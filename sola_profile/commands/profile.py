@@ -20,7 +20,7 @@ from sola_vision.spec import BackboneSpec
 if TYPE_CHECKING:
     from sola_profile.result import Profile
 
-BUDGET_S = 60.0
+BUDGET_S = 80.0
 STRICT_FAILED = 2
 RESULT = "result.json"
 
