@@ -151,8 +151,7 @@ class LinearAttention {
   // share += φᵀ · right
   void accumulate(Place place, int64_t first, int64_t rows, Source one, Source two, A* share) {
     while_prefetching(place, first, one, two, p_.size.D, [&](int64_t begin, int64_t end) {
-      gemm(task_,
-           Product<A>{end - begin, Vp_, rows, {phi_ + begin, 1, Dp_}, values_, Vp_, share + begin * Vp_, Vp_},
+      gemm(task_, Product<A>{end - begin, Vp_, rows, {phi_ + begin, 1, Dp_}, values_, Vp_, share + begin * Vp_, Vp_},
            Into::accumulate);
     });
   }
@@ -160,9 +159,10 @@ class LinearAttention {
   // result = φ · state
   void read_state(Place place, int64_t first, int64_t rows, Source one, Source two, const A* state) {
     while_prefetching(place, first, one, two, rows, [&](int64_t begin, int64_t end) {
-      gemm(task_,
-           Product<A>{end - begin, Vp_, p_.size.D, {phi_ + begin * Dp_, Dp_, 1}, state, Vp_, result_ + begin * Vp_, Vp_},
-           Into::overwrite);
+      gemm(
+          task_,
+          Product<A>{end - begin, Vp_, p_.size.D, {phi_ + begin * Dp_, Dp_, 1}, state, Vp_, result_ + begin * Vp_, Vp_},
+          Into::overwrite);
     });
   }
 

@@ -240,8 +240,9 @@ SOLA_INLINE Vec<float> vexp2(Vec<float> x) {
   return p * bit_cast<Vec<float>>((bit_cast<IntVec>(shifted) + (127 - bit_cast<int32_t>(kMagic))) << 23);
 }
 
-// e^x for x ≤ 0, in float; as 2^(x·log₂e) with the product's rounding error carried along, so within 2 units of the last
-// place, unless kRough (4e-6); below −87.5 gives exactly 0, NaN stays
+// e^x for x ≤ 0, in float; as 2^(x·log₂e) with the product's rounding error carried along (where the compiler fuses
+// it: 2 units of the last place; else the error is |x|·2^-24), unless kRough (4e-6); below −87.5 gives exactly 0, NaN
+// stays
 template <bool kRough>
 SOLA_INLINE Vec<float> vexp_negative(Vec<float> x) {
   constexpr float kMagic = 0x1.8p23f, kLog2e = 0x1.715476p+0f, kLog2eRest = 0x1.4ae0cp-26f;
