@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import ceil
+from math import ceil, inf
 
 from sola_profile.measure.latency import Latency, Sample, Timer, WarmUp, interleave, summarize, warm_up
 from sola_profile.workload import Step
@@ -28,11 +28,6 @@ class Contestant:
     def call_s(self) -> float:
         """What one call takes, by the fastest run of the warm-up."""
         return min(self.warm.times_s) / self.calls
-
-    @property
-    def turn_s(self) -> float:
-        """What a turn in a round takes, about."""
-        return max(self.call_s * self.calls, TURN_S)
 
     def latency(self) -> Latency | None:
         """Times per call; None without samples."""
@@ -64,19 +59,23 @@ def race(
 ) -> None:
     """Sample all contestants in turn, into their ``samples``, until ``rounds`` are full or the time is up.
 
-    One round is always run in full. ``on_failure``: as in ``interleave``.
+    The first round is run in full whatever the time. ``on_failure``: as in ``interleave``.
     """
-    once_s = sum(contestant.turn_s for contestant in contestants.values())
-    # twice, because a run may take longer than those of the warm-up
-    deadline = max(deadline, timer.now() + 2 * once_s)
 
-    def enough(samples: Sequence[Sample[str]]) -> bool:
-        return samples[-1].round + 1 >= rounds
+    def sample(names: Collection[str], first: int, until: float, most: int) -> None:
+        steps = {name: contestants[name].step for name in names}
+        warm = {name: contestants[name].warm for name in names}
 
-    steps = {name: contestant.step for name, contestant in contestants.items()}
-    warm = {name: contestant.warm for name, contestant in contestants.items()}
-    for one in interleave(steps, warm, timer, deadline, on_failure, enough, TURN_S):
-        contestants[one.key].samples.append(one)
+        def enough(samples: Sequence[Sample[str]]) -> bool:
+            return samples[-1].round + 1 >= most
+
+        for one in interleave(steps, warm, timer, until, on_failure, enough, TURN_S):
+            contestants[one.key].samples.append(replace(one, round=first + one.round))
+
+    sample(contestants, 0, inf, 1)
+    if rounds > 1:
+        # without those that have failed
+        sample([name for name, contestant in contestants.items() if contestant.samples], 1, deadline, rounds - 1)
 
 
 def raise_failure(name: str, error: BaseException) -> bool:
