@@ -28,6 +28,7 @@ from sola_profile.report.kernel_tables import (
     ceiling_table,
     crossover_table,
     groups,
+    model_remarks,
     model_table,
     remarks,
     share_table,
@@ -153,8 +154,8 @@ def test_ceilings_crossovers_and_models():
     assert (measured["N measured"], measured["95 % interval"], measured["N by FLOPs"]) == ("70", "65 – 76", "64")
     assert (none["N measured"], none["95 % interval"]) == ("–", "–")
     timed, missing = (cells(model_table(report), number) for number in (0, 1))
-    assert timed["PyTorch / ours"] == "1.00 ± 0.10"
-    assert missing[""] == "not measured (≈ 30.0 s a run, budget 20 s)"
+    assert (timed["PyTorch / ours"], missing["PyTorch / ours"]) == ("1.00 ± 0.10", "–")
+    assert list(model_remarks(report)) == ["sola_b at 1024 float32: not measured (≈ 30.0 s a run, budget 20 s)"]
 
 
 def test_a_busy_machine_is_said():

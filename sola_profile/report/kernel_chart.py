@@ -16,6 +16,7 @@ Spec = dict[str, Any]
 
 WIDTH = 300
 ROW_HEIGHT = 24
+MOST_FINE_DECADES = 2.5
 GUIDE = "#444444"
 
 # peer → colour after Okabe and Ito, and shape, so that colour only helps
@@ -130,8 +131,9 @@ def _panel(
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """0.5, 1, 2, 5, 10, … between two values."""
+    """1, 2, 5, 10, … between two values, or 1, 10, 100, … where these would be too many."""
+    digits = (1, 2, 5) if log10(high / low) < MOST_FINE_DECADES else (1,)
     marks = [
-        float(f"{digit}e{decade}") for decade in range(floor(log10(low)), floor(log10(high)) + 1) for digit in (1, 2, 5)
+        float(f"{digit}e{decade}") for decade in range(floor(log10(low)), floor(log10(high)) + 1) for digit in digits
     ]
     return [mark for mark in marks if low <= mark <= high]

@@ -18,6 +18,7 @@ from sola_profile.report.kernel_tables import (
     groups,
     headline,
     meaning,
+    model_remarks,
     model_table,
     remarks,
     share_table,
@@ -66,6 +67,7 @@ def page_text(report: KernelReport, chart: str, others: Sequence[str]) -> str:
         crossovers=markdown(crossover_table(report)) if report.crossovers else "",
         width=report.crossovers[0].heads * report.crossovers[0].dim if report.crossovers else 0,
         models=markdown(model_table(report)) if report.models else "",
+        model_remarks=list(model_remarks(report)),
         environment_table=markdown(environment_table(report.environment)),
         artefacts=", ".join(f"[`{name}`]({name})" for name in others),
     )

@@ -147,23 +147,18 @@ def model_table(report: KernelReport) -> Table:
     rows = []
     for row in report.models:
         ours, peer = (NONE if latency is None else duration(latency.median_s) for latency in (row.ours, row.peer))
-        remark = missing_text(row.missing) if row.missing is not None else ""
         ratio = NONE if row.ratio is None else _with_half_width(row.ratio)
-        rows.append(
-            (
-                row.model,
-                row.resolution,
-                row.dtype,
-                whole(row.threads),
-                ours,
-                peer,
-                ratio,
-                _error(row.difference),
-                remark,
-            )
-        )
-    columns = ("Model", "Size", "dtype", THREADS, "Ours", "PyTorch", "PyTorch / ours", "Difference", "")
-    return Table("Forward pass of whole models", columns, tuple(rows), frozenset({"Model", "dtype", ""}))
+        which = (row.model, row.resolution, row.dtype, whole(row.threads))
+        rows.append((*which, ours, peer, ratio, _error(row.difference)))
+    columns = ("Model", "Size", "dtype", THREADS, "Ours", "PyTorch", "PyTorch / ours", "Difference")
+    return Table("Forward pass of whole models", columns, tuple(rows), frozenset({"Model", "dtype"}))
+
+
+def model_remarks(report: KernelReport) -> Iterator[str]:
+    """Why models are missing."""
+    for row in report.models:
+        if row.missing is not None:
+            yield f"{row.model} at {row.resolution} {row.dtype}: {missing_text(row.missing)}"
 
 
 def headline(report: KernelReport) -> str:

@@ -14,13 +14,14 @@ from sola_profile.report.kernel_tables import (
     crossover_table,
     groups,
     headline,
+    model_remarks,
     model_table,
     remarks,
     share_table,
     speed_table,
     summary_table,
 )
-from sola_profile.report.terminal import print_remarks, rich_table
+from sola_profile.report.terminal import rich_table
 
 
 def print_kernels(report: KernelReport, console: Console) -> None:
@@ -40,7 +41,8 @@ def print_kernels(report: KernelReport, console: Console) -> None:
         console.print(rich_table(crossover_table(report).without(TRIED)))
     if report.models:
         console.print(rich_table(model_table(report)))
-        print_remarks(model_table(report), console)
+        for remark in model_remarks(report):
+            console.print(Text(f" {remark}", style="yellow"))
     if report.rows:
         console.print(rich_table(summary_table(report)))
     if report.interrupted:

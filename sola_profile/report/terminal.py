@@ -29,7 +29,8 @@ def print_profile(profile: Profile, console: Console) -> None:
     console.print()
     for table in _tables(profile):
         console.print(rich_table(table))
-        print_remarks(table, console)
+        for remark in _remarks(table):
+            console.print(Text(remark, style="yellow"))
     sentences = [*polynomial_sentences(profile), *growth_sentences(profile.model, profile)]
     for sentence in (*sentences, coverage_sentence(profile, names=False)):
         console.print(Text(sentence))
@@ -45,12 +46,6 @@ def _tables(profile: Profile) -> list[Table]:
     if profile.budget_s is not None:
         tables.append(latency_table(profile))
     return [*tables, memory_table(profile).without("Peak at"), kinds_table(profile), comparison_table(profile)]
-
-
-def print_remarks(table: Table, console: Console) -> None:
-    """What ``rich_table`` leaves out: the column of remarks, a line for each."""
-    for remark in _remarks(table):
-        console.print(Text(remark, style="yellow"))
 
 
 def _remarks(table: Table) -> Iterator[str]:
