@@ -85,6 +85,6 @@ def _softmax_over_linear(search: Search, tokens: int, rounds: int, allowance_s: 
         case = search.case(op, tokens)
         step = make_step(case, ROUTES[op][0].function, make_inputs(case))
         contestants[op] = prepare(step, timer, WARMUP_SHARE * allowance_s)
-    race(contestants, timer, rounds, timer.now() + allowance_s, raise_failure)
+    race(contestants, timer, rounds, allowance_s, raise_failure)
     linear, softmax = (contestants[op].latency() for op in (LINEAR, SOFTMAX))
     return None if linear is None or softmax is None else ratio(linear, softmax)

@@ -90,7 +90,7 @@ class KernelMeasuring:
                 self._enter(entrant, sampled, inputs, allowance_s)
             end += self.compiling_s - compiled_before_s
             # half of the share is left for sampling, whatever has happened on the way
-            self._race(entrants, max(end, self._timer.now() + allowance_s / 2))
+            self._race(entrants, max(end - self._timer.now(), allowance_s / 2))
         ours = entrants[0].latency()
         return KernelRow(case, work(case), tuple(entrant.result(ours) for entrant in entrants))
 
@@ -133,7 +133,7 @@ class KernelMeasuring:
         entrant.contestant = prepare(step, self._timer, warm_up_s, first_s)
         self._paces[_setting(case, route)] = entrant.contestant.call_s / route.size(case)
 
-    def _race(self, entrants: list[_Entrant], deadline: float) -> None:
+    def _race(self, entrants: list[_Entrant], limit_s: float) -> None:
         ready = {entrant.route.name: entrant for entrant in entrants if entrant.missing is None}
 
         def on_failure(name: str, error: BaseException) -> bool:
@@ -141,7 +141,7 @@ class KernelMeasuring:
             return isinstance(error, (MemoryError, RuntimeError))
 
         contestants = {name: e.contestant for name, e in ready.items() if e.contestant is not None}
-        race(contestants, self._timer, self._sampling.rounds, deadline, on_failure)
+        race(contestants, self._timer, self._sampling.rounds, limit_s, on_failure)
 
 
 def describe(error: BaseException) -> str:

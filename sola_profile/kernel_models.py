@@ -82,7 +82,7 @@ class ModelComparison:
             name: prepare(step, self._timer, limit_s, first_s)
             for (name, step), first_s in zip(steps.items(), firsts, strict=True)
         }
-        race(contestants, self._timer, self._rounds, end, raise_failure)
+        race(contestants, self._timer, self._rounds, end - self._timer.now(), raise_failure)
         mine, theirs = (contestants[name].latency() for name in steps)
         if mine is None or theirs is None:
             return replace(blank, missing=OverBudget(sum(firsts), round(allowance_s, 1)))

@@ -54,12 +54,12 @@ def race(
     contestants: Mapping[str, Contestant],
     timer: Timer,
     rounds: int,
-    deadline: float,
+    limit_s: float,
     on_failure: Callable[[str, BaseException], bool],
 ) -> None:
     """Sample all contestants in turn, into their ``samples``, until ``rounds`` are full or the time is up.
 
-    The first round is run in full whatever the time. ``on_failure``: as in ``interleave``.
+    The first round is run in full; ``limit_s`` is for those after it. ``on_failure``: as in ``interleave``.
     """
 
     def sample(names: Collection[str], first: int, until: float, most: int) -> None:
@@ -75,7 +75,12 @@ def race(
     sample(contestants, 0, inf, 1)
     if rounds > 1:
         # without those that have failed
-        sample([name for name, contestant in contestants.items() if contestant.samples], 1, deadline, rounds - 1)
+        sample(
+            [name for name, contestant in contestants.items() if contestant.samples],
+            1,
+            timer.now() + limit_s,
+            rounds - 1,
+        )
 
 
 def raise_failure(name: str, error: BaseException) -> bool:

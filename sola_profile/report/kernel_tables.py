@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from statistics import median
 
-from sola_profile.compare.ratios import Ratio
+from sola_profile.compare.ratios import FEWEST_ROUNDS, Ratio
 from sola_profile.kernel_case import BOTH, FORWARD, KERNELS
 from sola_profile.kernel_result import KernelReport, KernelRow, RouteResult
 from sola_profile.measure.statistics import Interval
@@ -202,6 +202,8 @@ def _time_cells(route: RouteResult) -> tuple[str, str]:
     if route.latency is None:
         return NONE, NONE
     latency = route.latency
+    if len(set(latency.rounds)) < FEWEST_ROUNDS:
+        return duration(latency.median_s), NONE
     return duration(latency.median_s), percent(latency.interval_s.relative_half_width(latency.median_s), 1)
 
 
@@ -213,7 +215,8 @@ def _with_half_width(ratio: Ratio) -> str:
     if ratio.interval is None:
         return f"≈ {_times(ratio.value)}"
     half = (ratio.interval.high - ratio.interval.low) / 2
-    return f"{_times(ratio.value)} ± {half:.2f}"
+    digits = 2 if ratio.value < 100 else 0
+    return f"{_times(ratio.value)} ± {half:.{digits}f}"
 
 
 def _times(ratio: float) -> str:
