@@ -45,13 +45,7 @@ SOLA_INLINE void micro_kernel(const Product<T>& p, int64_t i0, int64_t j0) {
   for (int i = 0; i < Rows; ++i) {
 #pragma GCC unroll 8
     for (int j = 0; j < Cols; ++j) {
-      if constexpr (into == Into::overwrite) {
-        acc[i][j] = Vec<T>{};
-      } else if constexpr (into == Into::accumulate) {
-        acc[i][j] = load(c + i * p.ldc + j * L);
-      } else {
-        acc[i][j] = load(c + i * p.ldc + j * L) * load(p.column_scale + j0 + j * L);
-      }
+      acc[i][j] = Vec<T>{};
     }
   }
   for (int64_t k = 0; k < p.K; ++k) {
@@ -68,7 +62,15 @@ SOLA_INLINE void micro_kernel(const Product<T>& p, int64_t i0, int64_t j0) {
 #pragma GCC unroll 32
   for (int i = 0; i < Rows; ++i) {
 #pragma GCC unroll 8
-    for (int j = 0; j < Cols; ++j) store(c + i * p.ldc + j * L, acc[i][j]);
+    for (int j = 0; j < Cols; ++j) {
+      // C enters last: added to products one by one, a large C would round each of them
+      if constexpr (into == Into::accumulate) {
+        acc[i][j] += load(c + i * p.ldc + j * L);
+      } else if constexpr (into == Into::scale_columns) {
+        acc[i][j] += load(c + i * p.ldc + j * L) * load(p.column_scale + j0 + j * L);
+      }
+      store(c + i * p.ldc + j * L, acc[i][j]);
+    }
   }
 }
 

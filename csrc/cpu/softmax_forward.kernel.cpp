@@ -25,7 +25,7 @@ void softmax_block(const A* scores, int64_t keys, int64_t width, A scale, W* wei
     // a column of −Inf so far must give 2^−Inf = 0 and not 2^(−Inf + Inf)
     const Vec<A> shift = best == -INFINITY ? splat<A>(0) : best;
     const Vec<A> factor = vexp2<false>(load(max + c) - shift);
-    Vec<A> total = load(sum + c) * factor;
+    Vec<A> total{};
     for (int64_t j = 0; j < keys; j += 2) {
       const Vec<A> first = vexp2<kRough>(load(scores + j * kTile + c) * scale - shift);
       const Vec<A> second =
@@ -34,7 +34,7 @@ void softmax_block(const A* scores, int64_t keys, int64_t width, A scale, W* wei
       store_pair(weights, j, c, first, second);
     }
     store(max + c, best);
-    store(sum + c, total);
+    store(sum + c, load(sum + c) * factor + total);
     store(rescale + c, factor);
   }
 }
