@@ -215,15 +215,13 @@ SOLA_INLINE Vec<float> vexp(Vec<float> x) {
   return x > 88.72283f ? splat<float>(INFINITY) : result;
 }
 
-// 2^x for x up to 126, in float: 2^n · 2^r with |r| ≤ ½ and a minimax polynomial for 2^r, of degree 6 (relative error
-// 3e-9), or 4 (4e-6) where the result is rounded to half precision; below 2^-126.5 gives exactly 0, NaN stays
+// adding it leaves the nearest integer in the low mantissa bits
+constexpr float kRounder = 0x1.8p23f;
+
+// 2^(n + r) with |r| ≤ ½ and n in the low bits of `shifted` = n + kRounder, by a minimax polynomial of degree 6
+// (relative error 3e-9), or 4 (4e-6) where the result is rounded to half precision
 template <bool kRough>
-SOLA_INLINE Vec<float> vexp2(Vec<float> x) {
-  constexpr float kMagic = 0x1.8p23f;
-  // in this order NaN passes; -127 makes the exponent bits zero
-  x = -127.0f > x ? splat<float>(-127.0f) : x;
-  Vec<float> shifted = x + kMagic;
-  Vec<float> r = x - (shifted - kMagic);
+SOLA_INLINE Vec<float> exp2_of_sum(Vec<float> shifted, Vec<float> r) {
   Vec<float> p;
   if constexpr (kRough) {
     p = r * 0x1.4093fcp-7f + 0x1.ca9228p-5f;
@@ -237,7 +235,16 @@ SOLA_INLINE Vec<float> vexp2(Vec<float> x) {
     p = p * r + 0x1.62e432p-1f;
   }
   p = p * r + 1.0f;
-  return p * bit_cast<Vec<float>>((bit_cast<IntVec>(shifted) + (127 - bit_cast<int32_t>(kMagic))) << 23);
+  return p * bit_cast<Vec<float>>((bit_cast<IntVec>(shifted) + (127 - bit_cast<int32_t>(kRounder))) << 23);
+}
+
+// 2^x for x up to 126, in float; below 2^-126.5 gives exactly 0, NaN stays
+template <bool kRough>
+SOLA_INLINE Vec<float> vexp2(Vec<float> x) {
+  // in this order NaN passes; -127 makes the exponent bits zero
+  x = -127.0f > x ? splat<float>(-127.0f) : x;
+  const Vec<float> shifted = x + kRounder;
+  return exp2_of_sum<kRough>(shifted, x - (shifted - kRounder));
 }
 
 // e^x for x ≤ 0, in float; as 2^(x·log₂e) with the product's rounding error carried along (where the compiler fuses
@@ -245,28 +252,14 @@ SOLA_INLINE Vec<float> vexp2(Vec<float> x) {
 // stays
 template <bool kRough>
 SOLA_INLINE Vec<float> vexp_negative(Vec<float> x) {
-  constexpr float kMagic = 0x1.8p23f, kLog2e = 0x1.715476p+0f, kLog2eRest = 0x1.4ae0cp-26f;
+  constexpr float kLog2e = 0x1.715476p+0f, kLog2eRest = 0x1.4ae0cp-26f;
   x = -88.0f > x ? splat<float>(-88.0f) : x;
   const Vec<float> y = x * kLog2e;
-  const Vec<float> shifted = y + kMagic;
-  const Vec<float> n = shifted - kMagic;
-  Vec<float> r, p;
-  if constexpr (kRough) {
-    r = y - n;
-    p = r * 0x1.4093fcp-7f + 0x1.ca9228p-5f;
-    p = p * r + 0x1.ebf1aap-3f;
-    p = p * r + 0x1.62dfc4p-1f;
-  } else {
-    // fused: x·log₂e − n without the rounding of y
-    r = (x * kLog2e - n) + x * kLog2eRest;
-    p = r * 0x1.470d74p-13f + 0x1.5f737ep-10f;
-    p = p * r + 0x1.3b270ap-7f;
-    p = p * r + 0x1.c6ae70p-5f;
-    p = p * r + 0x1.ebfbe2p-3f;
-    p = p * r + 0x1.62e432p-1f;
-  }
-  p = p * r + 1.0f;
-  return p * bit_cast<Vec<float>>((bit_cast<IntVec>(shifted) + (127 - bit_cast<int32_t>(kMagic))) << 23);
+  const Vec<float> shifted = y + kRounder;
+  const Vec<float> n = shifted - kRounder;
+  // fused: x·log₂e − n without the rounding of y
+  const Vec<float> r = kRough ? y - n : (x * kLog2e - n) + x * kLog2eRest;
+  return exp2_of_sum<kRough>(shifted, r);
 }
 
 template <bool>

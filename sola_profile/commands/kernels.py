@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sola_profile.case import Resolution, parse_resolutions, read_spec
-from sola_profile.commands.output import Targets, checked, written_command
+from sola_profile.commands.output import Targets, checked, checked_budget, report_folder, written_command
 from sola_profile.kernel_case import (
     ATTENTION_SHAPES,
     DEFAULT_DTYPES,
@@ -155,14 +155,8 @@ def read_request(options: dict[str, Any]) -> Request:
     narrowed = bool(quick or options["ops"] or options["shapes"])
     effort = QUICK if quick else FULL
     if options["budget"] is not None:
-        if options["budget"] <= 0:
-            raise click.BadParameter(f"expected more than 0 seconds, got {options['budget']:g}", param_hint="--budget")
-        effort = replace(effort, budget_s=options["budget"])
-    folder = None
-    if options["out"] and options["no_report"]:
-        raise click.UsageError("--out and --no-report exclude each other")
-    if options["out"] or not (options["no_report"] or quick):
-        folder = Path(options["out"] or Path("docs", "reports"))
+        effort = replace(effort, budget_s=checked_budget(options["budget"]))
+    folder = report_folder(options, None if quick else Path("docs", "reports"))
     return Request(
         choice=read_choice(options),
         effort=effort,

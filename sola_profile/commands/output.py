@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -40,6 +40,22 @@ def checked(read: Callable[[], T], option: str | None = None) -> T:
         return read()
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint=option) if option else click.UsageError(str(error)) from error
+
+
+def checked_budget(seconds: float) -> float:
+    """``--budget``, which is more than 0 seconds."""
+    if seconds <= 0:
+        raise click.BadParameter(f"expected more than 0 seconds, got {seconds:g}", param_hint="--budget")
+    return seconds
+
+
+def report_folder(options: Mapping[str, Any], default: Path | None) -> Path | None:
+    """Where the report goes by ``--out`` and ``--no-report``; None for no report."""
+    if options["out"] and options["no_report"]:
+        raise click.UsageError("--out and --no-report exclude each other")
+    if options["no_report"]:
+        return None
+    return Path(options["out"]) if options["out"] else default
 
 
 @dataclass

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sola_profile.case import DTYPES, MODES, Resolution, Settings, parse_resolutions, read_spec
-from sola_profile.commands.output import Targets, checked, written_command
+from sola_profile.commands.output import Targets, checked, checked_budget, report_folder, written_command
 from sola_profile.report import FORMATS, render
 from sola_profile.report.svg import Renderer
 from sola_vision.spec import BackboneSpec
@@ -126,16 +126,17 @@ def read_request(options: dict[str, Any]) -> Request:
     names = ("batch", "dtype", "device", "mode", "threads")
     settings = checked(lambda: Settings(**{name: options[name] for name in names}, compile=options["compiled"]))
     checked(lambda: _check_device(settings.device), "--device")
-    if options["budget"] <= 0:
-        raise click.BadParameter(f"expected more than 0 seconds, got {options['budget']:g}", param_hint="--budget")
-    folder = None
-    if not options["no_report"]:
-        folder = Path(options["out"] or Path("docs", "reports", _folder_name(spec)))
-    elif options["out"]:
-        raise click.UsageError("--out and --no-report exclude each other")
+    budget_s = checked_budget(options["budget"])
+    folder = report_folder(options, Path("docs", "reports", _folder_name(spec)))
     files = {name: options[f"{name}_file"] for name in ("json", "csv") if options[f"{name}_file"]}
-    budget_s = None if options["no_measure"] else options["budget"]
-    return Request(spec, resolutions, settings, budget_s, Targets(folder, files), options["strict"])
+    return Request(
+        spec,
+        resolutions,
+        settings,
+        None if options["no_measure"] else budget_s,
+        Targets(folder, files),
+        options["strict"],
+    )
 
 
 def _check_device(name: str) -> None:
