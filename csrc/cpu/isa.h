@@ -88,7 +88,7 @@ struct Stretch {
 // WKV, forward or backward. The states of a stretch: what enters it from either side.
 struct WkvKernels {
   // channels in a block
-  int64_t (*block)(const Task&);
+  int64_t (*block)(const WkvParams&, const Task&);
   // scratch bytes for so many tokens; bytes of a stretch's states
   size_t (*scratch)(const WkvParams&, const Task&, int64_t tokens);
   size_t (*states)(const Task&);

@@ -12,7 +12,7 @@ namespace {
 
 constexpr const char* kOp = "wkv";
 // scratch that a task may fill: every further stretch costs a first pass, so they are as long as memory allows
-constexpr size_t kScratchBytes = 1 << 20;
+constexpr size_t kScratchBytes = 3 << 20;
 // what one token of one channel costs, in scalar operations
 constexpr double kForwardOps = 40, kBackwardOps = 120;
 
@@ -39,7 +39,7 @@ void* plane(const at::Tensor& saved, int64_t index) {
 class Stretches {
  public:
   Stretches(const WkvKernels& kernel, const WkvParams& p, Dtype dtype)
-      : kernel_(kernel), p_(p), dtype_(dtype), width_(kernel.block(task())), blocks_((p.C + width_ - 1) / width_) {
+      : kernel_(kernel), p_(p), dtype_(dtype), width_(kernel.block(p, task())), blocks_((p.C + width_ - 1) / width_) {
     const auto fits = [&](int64_t tokens) { return kernel.scratch(p, task(), tokens) <= kScratchBytes; };
     int64_t longest = p.N;
     while (longest > kShortest && !fits(longest)) longest = (longest + 1) / 2;

@@ -1,34 +1,56 @@
 // bidirectional WKV: the decaying scan that forward and backward share
 //
 // A scan sums values under weights e^(x_i − decay·distance), x_i a log-weight per token and channel. Tokens are taken
-// in tiles: with M the largest x of a tile and E_i = e^(x_i − M), the sums inside a tile need one exponential per token
-// and multiplications by λ = e^−decay; a state (values, m), standing for values · e^m, carries them from tile to tile.
+// in tiles, and a state (values, m), standing for values · e^m, is carried from tile to tile. With M the largest x of a
+// tile and r = max(m, M), the sums inside a tile need one exponential e^(x_i − r) per token, and multiplications by
+// λ = e^−decay. From tile to tile goes the state, times λ^T, plus what the tile sums up to by itself: added token by
+// token, a large state would round every one of them, thousands of times over.
 //
-// Nothing that counts is lost as long as |decay|·T + |bonus| ≤ 40 for a tile of T tokens: a token whose E underflows
-// (e^−86) is outweighed at every place that it reaches by the token that holds the maximum, by e^46 at least. Where
-// decay or bonus are too large for that even with few tokens, tiles shrink to one token and decay moves into m.
+// Nothing that counts is lost as long as |decay|·T + |bonus| ≤ 40 for a tile of T tokens: a token whose weight
+// underflows (e^−86) is outweighed at every place that it reaches by the token that holds the maximum, by e^46 at
+// least. Where decay or bonus are too large for that even with few tokens, tiles shrink to one token and decay moves
+// into m.
+//
+// Work goes vector of channels by vector of channels, straight from the caller's rows to the caller's rows.
 #pragma once
 
+#include <algorithm>
 #include <type_traits>
 
 #include "cpu/tiles.h"
 
 namespace sola::SOLA_ISA {
 
-// channels of one task, four vectors, so that every row of tokens is read in pieces of several cache lines
+// channels of one task, at most: four vectors, so that rows of tokens are read in pieces of several cache lines
 template <class A>
 constexpr int64_t kBlock = 4 * kLanes<A>;
-constexpr int64_t kTileTokens = 32;
+constexpr int64_t kTileTokens = 64;
+// tokens after which λ is corrected for its rounding
+constexpr int64_t kGroup = 8;
 // the log-weight of an empty state: finite, so that differences never turn into Inf − Inf
 constexpr double kEmpty = -1e30;
 
 enum class Direction { left_to_right, right_to_left };
 
-// The sums of `K` values over the tokens on one side, for one block of channels. With K = 4 the last two are the
-// derivatives of the first two: Σ distance · weight · value, where the nearest token has distance 0.
-template <class A, int K>
+// what a token, or a tile, adds to the two sums
+template <class A>
+struct Fresh {
+  Vec<A> first{}, second{};
+};
+
+// sum + low += x, with what `sum` can't hold kept in `low`
+template <class A>
+SOLA_INLINE void add_exactly(Vec<A>& sum, Vec<A>& low, Vec<A> x) {
+  const Vec<A> total = sum + x, part = total - sum;
+  const Vec<A> rest = low + ((sum - (total - part)) + (x - part));
+  sum = total + rest;
+  low = rest - (sum - total);
+}
+
+// the sums of two values over the tokens on one side, for one block of channels, each in two numbers
+template <class A>
 struct ScanState {
-  A value[K][kBlock<A>];
+  A first[kBlock<A>], first_low[kBlock<A>], second[kBlock<A>], second_low[kBlock<A>];
   // a positive number of the size of the summed weights, to keep the values in range
   A gauge[kBlock<A>];
   A m[kBlock<A>];
@@ -40,48 +62,51 @@ struct ScanState {
 };
 
 // one vector of a state
-template <class A, int K>
+template <class A>
 struct Lane {
-  Vec<A> value[K], gauge, m;
+  Vec<A> first, first_low, second, second_low, gauge, m;
 
-  static SOLA_INLINE Lane load_from(const ScanState<A, K>& state, int64_t c) {
-    Lane lane;
-    for (int i = 0; i < K; ++i) lane.value[i] = load(state.value[i] + c);
-    lane.gauge = load(state.gauge + c);
-    lane.m = load(state.m + c);
-    return lane;
+  static SOLA_INLINE Lane load_from(const ScanState<A>& state, int64_t c) {
+    return {load(state.first + c),      load(state.first_low + c), load(state.second + c),
+            load(state.second_low + c), load(state.gauge + c),     load(state.m + c)};
   }
 
-  SOLA_INLINE void store_to(ScanState<A, K>& state, int64_t c) const {
-    for (int i = 0; i < K; ++i) store(state.value[i] + c, value[i]);
+  SOLA_INLINE void store_to(ScanState<A>& state, int64_t c) const {
+    store(state.first + c, first);
+    store(state.first_low + c, first_low);
+    store(state.second + c, second);
+    store(state.second_low + c, second_low);
     store(state.gauge + c, gauge);
     store(state.m + c, m);
   }
 
   SOLA_INLINE void rescale(Vec<A> factor) {
-    for (int i = 0; i < K; ++i) value[i] *= factor;
-    gauge *= factor;
-  }
-
-  // a factor of 1 + x for a tiny x
-  SOLA_INLINE void grow(Vec<A> x) {
-    for (int i = 0; i < K; ++i) value[i] += value[i] * x;
+    for (Vec<A>* value : {&first, &first_low, &second, &second_low, &gauge}) *value *= factor;
   }
 
   // values · e^m is kept, with m = reference; factors that underflow stand for sums that no longer count
   SOLA_INLINE void refer_to(Vec<A> reference) {
-    rescale(vexp(m - reference));
+    rescale(vexp_negative<false>(m - reference));
     m = reference;
   }
 
-  // takes one more token of weight E and values `fresh`, after everything has moved one token away
-  SOLA_INLINE void step(Vec<A> lambda, Vec<A> weight, const Vec<A> (&fresh)[2]) {
-    if constexpr (K == 4) {
-      value[2] = lambda * (value[2] + value[0]);
-      value[3] = lambda * (value[3] + value[1]);
-    }
-    value[0] = lambda * value[0] + weight * fresh[0];
-    value[1] = lambda * value[1] + weight * fresh[1];
+  // times factor · (1 + rest), where the factor is a rounded number and the rest what it lacks
+  SOLA_INLINE void fade(Vec<A> factor, Vec<A> rest) {
+    const auto one = [&](Vec<A>& value, Vec<A>& low) SOLA_LAMBDA {
+      const Vec<A> product = value * factor;
+      // fused, the first difference is the rounding error of the product
+      low = (value * factor - product) + (product * rest + low * factor);
+      value = product;
+    };
+    one(first, first_low);
+    one(second, second_low);
+    gauge *= factor;
+  }
+
+  SOLA_INLINE void add(const Fresh<A>& more, Vec<A> weight) {
+    add_exactly<A>(first, first_low, more.first);
+    add_exactly<A>(second, second_low, more.second);
+    gauge += weight;
   }
 
   // keeps the values near 1 by moving their size into m; in range nothing happens, so nothing is rounded
@@ -94,192 +119,245 @@ struct Lane {
   }
 };
 
+// e^(−decay · tokens) for all channels of a task: rounded, and what the rounded number lacks, relative to it. Thousands
+// of tokens would raise that to a visible power.
+template <class A>
+struct Fading {
+  A factor[kBlock<A>], rest[kBlock<A>];
+
+  void set(const double* exact) {
+    for (int64_t c = 0; c < kBlock<A>; ++c) {
+      factor[c] = A(exact[c]);
+      // nothing is known of what 0 and Inf lack
+      const double lacking = exact[c] / double(factor[c]) - 1;
+      rest[c] = A(lacking > -1e-3 && lacking < 1e-3 ? lacking : 0.0);
+    }
+  }
+};
+
+// x^n
+template <class A>
+void raise(const double* x, int64_t n, double* result) {
+  double square[kBlock<A>];
+  std::memcpy(square, x, sizeof(square));
+  fill(result, kBlock<A>, 1.0);
+  for (; n > 0; n /= 2) {
+    for (int64_t c = 0; n % 2 && c < kBlock<A>; ++c) result[c] *= square[c];
+    for (int64_t c = 0; c < kBlock<A>; ++c) square[c] *= square[c];
+  }
+}
+
+// the longest tile in which nothing that counts is lost
+template <class A>
+int64_t tile_tokens(const A* decay, const A* bonus, int64_t count) {
+  double longest = kTileTokens;
+  for (int64_t c = 0; c < count; ++c) {
+    const double room = 40.0 - ::fabs(double(bonus[c])), rate = ::fabs(double(decay[c]));
+    // also false for NaN
+    const bool fits = room >= rate * longest;
+    if (!fits) longest = room >= rate ? room / rate : 1.0;
+  }
+  return longest >= 2 ? int64_t(longest) : 1;
+}
+
 // what the tiles of one task need to know about its channels
 template <class A>
 struct Channels {
-  A decay[kBlock<A>], bonus[kBlock<A>], lambda[kBlock<A>];
-  // e^−decay / λ − 1: λ is rounded, and thousands of tokens would raise that to a visible power
-  A drift[kBlock<A>];
-  int64_t tile;
-  int64_t width;  // channels in use, rounded up to whole vectors
+  A decay[kBlock<A>], bonus[kBlock<A>];
+  int64_t tile_tokens, last_tile_tokens;
+  Fading<A> token, tile, last_tile;
+  // e^(−decay · i · kGroup)
+  A groups[kTileTokens / kGroup + 1][kBlock<A>];
 
-  void load_from(const A* decays, const A* bonuses, int64_t first, int64_t count) {
-    width = round_up<A>(count);
-    convert_row(decays + first, count, decay, kBlock<A>);
-    convert_row(bonuses + first, count, bonus, kBlock<A>);
-    double longest = kTileTokens;
-    for (int64_t c = 0; c < kBlock<A>; ++c) {
-      const double exact = ::exp(-double(decay[c]));
-      lambda[c] = A(exact);
-      drift[c] = lambda[c] > A(0) && exact < double(INFINITY) ? A(exact / double(lambda[c]) - 1) : A(0);
-      const double room = 40.0 - ::fabs(double(bonus[c])), rate = ::fabs(double(decay[c]));
-      // also false for NaN
-      const bool fits = room >= rate * longest;
-      if (!fits) longest = room >= rate ? room / rate : 1.0;
+  void load_from(const A* decays, const A* bonuses, int64_t count, int64_t tokens) {
+    convert_row(decays, count, decay, kBlock<A>);
+    convert_row(bonuses, count, bonus, kBlock<A>);
+    tile_tokens = SOLA_ISA::tile_tokens(decay, bonus, count);
+    last_tile_tokens = (tokens - 1) % tile_tokens + 1;
+    if (in_steps()) return;
+    double exact[kBlock<A>], power[kBlock<A>];
+    for (int64_t c = 0; c < kBlock<A>; ++c) exact[c] = c < count ? ::exp(-double(decay[c])) : 1.0;
+    token.set(exact);
+    raise<A>(exact, tile_tokens, power);
+    tile.set(power);
+    raise<A>(exact, last_tile_tokens, power);
+    last_tile.set(power);
+    raise<A>(exact, kGroup, exact);
+    fill(power, kBlock<A>, 1.0);
+    for (int64_t i = 0; i * kGroup <= tile_tokens; ++i) {
+      for (int64_t c = 0; c < kBlock<A>; ++c) groups[i][c] = A(power[c]);
+      for (int64_t c = 0; c < kBlock<A>; ++c) power[c] *= exact[c];
     }
-    tile = longest >= 2 ? int64_t(longest) : 1;
+  }
+
+  // decay that every token moves into m instead of into a factor
+  bool in_steps() const { return tile_tokens == 1; }
+
+  // of the sums that scan shows its visitor
+  SOLA_INLINE Vec<A> reference(const Lane<A>& entering, Vec<A> M) const {
+    return in_steps() ? entering.m : vmax(entering.m, M);
+  }
+
+  // a state fades over a tile of so many tokens, unless that has gone into m
+  SOLA_INLINE void fade(Lane<A>& lane, int64_t c, int64_t tokens) const {
+    const Fading<A>& fading = tokens == tile_tokens ? tile : last_tile;
+    if (!in_steps()) lane.fade(load(fading.factor + c), load(fading.rest + c));
   }
 };
 
-// a tile of log-weights x: their maximum M per channel and E = e^(x − M), in place
-template <class A>
-SOLA_INLINE void exponentiate(A* x, int64_t tokens, int64_t width, A* maximum) {
-  for (int64_t c = 0; c < width; c += kLanes<A>) {
-    Vec<A> best = splat<A>(A(kEmpty));
-    for (int64_t p = 0; p < tokens; ++p) best = vmax(load(x + p * kBlock<A> + c), best);
-    store(maximum + c, best);
-    for (int64_t p = 0; p < tokens; ++p) {
-      store(x + p * kBlock<A> + c, vexp(load(x + p * kBlock<A> + c) - best));
+// One vector of channels of a tensor, token by token from some place on; the last vector of a row may be a part of one
+template <class T, bool kPart>
+struct Column {
+  using V = Vec<Acc<std::remove_const_t<T>>>;
+
+  T* data;
+  int64_t stride, channels;
+
+  SOLA_INLINE V operator[](int64_t token) const {
+    if constexpr (kPart) return load_part(data + token * stride, channels);
+    return load(data + token * stride);
+  }
+  SOLA_INLINE void put(int64_t token, V x) const {
+    if constexpr (kPart) {
+      store_part(data + token * stride, x, channels);
+    } else {
+      store(data + token * stride, x);
     }
   }
+  // rows lie too far apart for the hardware to see a stream
+  SOLA_INLINE void prefetch(int64_t token) const { __builtin_prefetch(data + token * stride, 0, 2); }
+  SOLA_INLINE void prefetch_to_write(int64_t token) const { __builtin_prefetch(data + token * stride, 1, 2); }
+};
+
+SOLA_INLINE int64_t token_at(Direction direction, int64_t step, int64_t tokens) {
+  return direction == Direction::left_to_right ? step : tokens - 1 - step;
+}
+// where the tile lies that comes next
+SOLA_INLINE int64_t ahead(Direction direction) {
+  return direction == Direction::left_to_right ? kTileTokens : -kTileTokens;
 }
 
-// One tile as the scan sees it. `first` and `second` are the two values of every token (second null: 1), rows of
-// kBlock.
-template <class A>
-struct ScanTile {
-  const A* weight;   // E
-  const A* maximum;  // M
-  const A* first;
-  const A* second;
-  int64_t tokens;
+// the largest of `tokens` log-weights x(p)
+template <class A, class X>
+SOLA_INLINE Vec<A> largest(int64_t tokens, const X& x) {
+  Vec<A> best = splat<A>(A(kEmpty));
+  for (int64_t p = 0; p < tokens; ++p) best = vmax(x(p), best);
+  return best;
+}
 
-  SOLA_INLINE void values(int64_t p, int64_t c, Vec<A> (&fresh)[2]) const {
-    fresh[0] = load(first + p * kBlock<A> + c);
-    fresh[1] = second ? load(second + p * kBlock<A> + c) : splat<A>(1);
-  }
-  SOLA_INLINE int64_t token(Direction direction, int64_t step) const {
-    return direction == Direction::left_to_right ? step : tokens - 1 - step;
-  }
+// how weights turn from a tile's reference into a state's
+template <class A>
+struct Reference {
+  Vec<A> m, share;  // share = e^(M − m)
 };
 
-// Moves one vector of a state across a tile, calling visit(p, lane) at every token with the sums over the tokens before
-// it, in the reference `lane.m`.
-template <class A, int K, class Visit>
-SOLA_INLINE void scan_tile(const ScanTile<A>& tile, const Channels<A>& channels, int64_t c, Direction direction,
-                           Lane<A, K>& lane, const Visit& visit) {
-  const Vec<A> M = load(tile.maximum + c), lambda = load(channels.lambda + c);
-  Vec<A> fresh[2];
-  if (channels.tile == 1) {
-    visit(0, lane);
-    const Vec<A> decay = load(channels.decay + c);
-    // decay goes into m; one unit of distance for the derivatives
-    lane.m -= decay;
-    if constexpr (K == 4) {
-      lane.value[2] += lane.value[0];
-      lane.value[3] += lane.value[1];
-    }
-    lane.refer_to(vmax(lane.m, M));
-    tile.values(0, c, fresh);
-    const Vec<A> weight = load(tile.weight + c) * vexp(M - lane.m);
-    lane.value[0] += weight * fresh[0];
-    lane.value[1] += weight * fresh[1];
-    lane.gauge += weight;
-    return;
+// what a scan is for: to see the sums at every token, to move the state across the tile, or both
+enum class Purpose { see, move, see_and_move };
+
+// Takes one vector of a state across a tile with the largest log-weight M. A token adds fresh(p, reference) to the sums
+// of the tokens behind it; see(p, sums) is called with the sums over the tokens before it, in the reference of
+// channels.reference(). What is seen starts anew with every group, so that it is rounded a few times only.
+template <Direction kDirection, Purpose kPurpose, class A, class AtToken, class See>
+SOLA_INLINE void scan(const Channels<A>& channels, int64_t c, int64_t tokens, Vec<A> M, Lane<A>& lane,
+                      const AtToken& fresh, const See& see) {
+  constexpr bool kSees = kPurpose != Purpose::move, kMoves = kPurpose != Purpose::see;
+  Fresh<A> seen{lane.first, lane.second}, own;
+  if (channels.in_steps()) {
+    if constexpr (kSees) see(0, seen);
+    lane.m -= load(channels.decay + c);
   }
   lane.refer_to(vmax(lane.m, M));
-  // half of what λ lacks over the tile before it and half behind it, so that tokens inside are right on average
-  const Vec<A> half_drift = load(channels.drift + c) * (A(0.5) * A(tile.tokens));
-  lane.grow(half_drift);
-  const Vec<A> share = vexp(M - lane.m);
-  Vec<A> shrink = splat<A>(1);
-  for (int64_t step = 0; step < tile.tokens; ++step) {
-    const int64_t p = tile.token(direction, step);
-    visit(p, lane);
-    tile.values(p, c, fresh);
-    lane.step(lambda, load(tile.weight + p * kBlock<A> + c) * share, fresh);
-    shrink *= lambda;
+  const Reference<A> reference{lane.m, vexp_negative<false>(M - lane.m)};
+  if (channels.in_steps()) {
+    own = fresh(0, reference);
+  } else {
+    seen = {lane.first, lane.second};
+    const Vec<A> lambda = load(channels.token.factor + c), lacking = load(channels.token.rest + c);
+    const auto step = [&](int64_t i) SOLA_LAMBDA {
+      const int64_t p = token_at(kDirection, i, tokens);
+      if constexpr (kSees) see(p, seen);
+      const Fresh<A> one = fresh(p, reference);
+      if constexpr (kSees) seen = {lambda * seen.first + one.first, lambda * seen.second + one.second};
+      own = {lambda * own.first + one.first, lambda * own.second + one.second};
+    };
+    const auto correct = [&](A steps) SOLA_LAMBDA {
+      const Vec<A> x = lacking * steps;
+      own = {own.first + own.first * x, own.second + own.second * x};
+    };
+    int64_t i = 0;
+    for (; i + kGroup <= tokens; i += kGroup) {
+#pragma GCC unroll 8
+      for (int64_t j = 0; j < kGroup; ++j) step(i + j);
+      correct(A(kGroup));
+      const Vec<A> faded = load(channels.groups[i / kGroup + 1] + c);
+      if constexpr (kSees) seen = {lane.first * faded + own.first, lane.second * faded + own.second};
+    }
+    const A left_over = A(tokens - i);
+    for (; i < tokens; ++i) step(i);
+    correct(left_over);
   }
-  lane.grow(half_drift);
-  lane.gauge = lane.gauge * shrink + share;
-  lane.keep_in_range();
-}
-
-// the reference of the sums that scan_tile shows its visitor
-template <class A, int K>
-SOLA_INLINE Vec<A> reference_in_tile(const Lane<A, K>& entering, const Channels<A>& channels, Vec<A> M) {
-  return channels.tile == 1 ? entering.m : vmax(entering.m, M);
-}
-
-template <class A, int K>
-void advance(const ScanTile<A>& tile, const Channels<A>& channels, Direction direction, ScanState<A, K>& state) {
-  for (int64_t c = 0; c < channels.width; c += kLanes<A>) {
-    auto lane = Lane<A, K>::load_from(state, c);
-    scan_tile(tile, channels, c, direction, lane, [](int64_t, const Lane<A, K>&) SOLA_LAMBDA {});
-    lane.store_to(state, c);
+  if constexpr (kMoves) {
+    channels.fade(lane, c, tokens);
+    lane.add(own, reference.share);
+    lane.keep_in_range();
   }
 }
 
 // Sums of several stretches of tokens, one after the other: turns what each stretch sums up by itself into what enters
 // it from the stretches before. `tokens` is the length of the stretch in question.
-template <class A, int K>
-void connect(ScanState<A, K>& here, ScanState<A, K>& entering, const Channels<A>& channels, int64_t tokens) {
-  for (int64_t c = 0; c < channels.width; c += kLanes<A>) {
-    auto own = Lane<A, K>::load_from(here, c), before = Lane<A, K>::load_from(entering, c);
+template <class A>
+void connect(ScanState<A>& here, ScanState<A>& entering, const Channels<A>& channels, int64_t count, int64_t tokens) {
+  for (int64_t c = 0; c < count; c += kLanes<A>) {
+    auto own = Lane<A>::load_from(here, c), before = Lane<A>::load_from(entering, c);
     before.store_to(here, c);
-    if constexpr (K == 4) {
-      before.value[2] += A(tokens) * before.value[0];
-      before.value[3] += A(tokens) * before.value[1];
-    }
     before.m -= A(tokens) * load(channels.decay + c);
     const Vec<A> reference = vmax(before.m, own.m);
     before.refer_to(reference);
     own.refer_to(reference);
-    for (int i = 0; i < K; ++i) before.value[i] += own.value[i];
-    before.gauge += own.gauge;
+    before.add({own.first, own.second}, own.gauge);
+    before.first_low += own.first_low;
+    before.second_low += own.second_low;
     before.keep_in_range();
     before.store_to(entering, c);
   }
 }
 
-// `tokens` rows of the first `count` channels of a block, the last vector padded with zeros. Asks for the rows of the
-// tile that comes next in `direction`: a block's rows lie too far apart for the hardware to see a stream.
-template <class In>
-SOLA_INLINE void load_block(const In* from, int64_t stride, int64_t tokens, int64_t count, Acc<In>* to,
-                            Direction direction = Direction::left_to_right) {
-  using A = Acc<In>;
-  constexpr int64_t L = kLanes<A>, W = kBlock<A>;
-  const int64_t whole = count / L * L;
-  const int64_t ahead = direction == Direction::left_to_right ? kTileTokens * stride : -kTileTokens * stride;
-  for (int64_t p = 0; p < tokens; ++p) {
-    prefetch_rows(from + p * stride + ahead, stride, 1, count);
-    for (int64_t c = 0; c < whole; c += L) store(to + p * W + c, load(from + p * stride + c));
-    if (whole < count) store(to + p * W + whole, load_part(from + p * stride + whole, count - whole));
-  }
-}
-template <class In>
-SOLA_INLINE void store_block(const Acc<In>* from, int64_t tokens, int64_t count, In* to, int64_t stride) {
-  using A = Acc<In>;
-  constexpr int64_t L = kLanes<A>, W = kBlock<A>;
-  const int64_t whole = count / L * L;
-  // a store to a row that is in no cache waits for it
-  prefetch_rows(to + kTileTokens * stride, stride, tokens, count);
-  for (int64_t p = 0; p < tokens; ++p) {
-    for (int64_t c = 0; c < whole; c += L) store(to + p * stride + c, load(from + p * W + c));
-    if (whole < count) store_part(to + p * stride + whole, load(from + p * W + whole), count - whole);
-  }
+// channels in a task: blocks of equal width
+template <class A>
+int64_t block_width(const WkvParams& p) {
+  const int64_t blocks = (p.C + kBlock<A> - 1) / kBlock<A>;
+  return round_up<A>((p.C + blocks - 1) / blocks);
 }
 
 // A stretch of tokens of one block of channels, cut into tiles
 template <class A>
 class Tiling {
  public:
-  Tiling(const WkvParams& p, int64_t channel)
-      : channel_(channel), count_(p.C - channel < kBlock<A> ? p.C - channel : kBlock<A>) {
-    channels_.load_from(static_cast<const A*>(p.decay), static_cast<const A*>(p.bonus), channel, count_);
+  Tiling(const WkvParams& p, int64_t channel, int64_t tokens) : channel_(channel), tokens_(tokens) {
+    count_ = std::min(block_width<A>(p), p.C - channel);
+    channels_.load_from(static_cast<const A*>(p.decay) + channel, static_cast<const A*>(p.bonus) + channel, count_,
+                        tokens);
   }
 
   const Channels<A>& channels() const { return channels_; }
   int64_t channel() const { return channel_; }
   int64_t count() const { return count_; }
-  int64_t tile() const { return channels_.tile; }
-  int64_t tiles(int64_t tokens) const { return (tokens + tile() - 1) / tile(); }
+  int64_t tokens() const { return tokens_; }
+  int64_t tiles() const { return (tokens_ + channels_.tile_tokens - 1) / channels_.tile_tokens; }
   // place of a tile in its stretch, and its length
-  int64_t first(int64_t t) const { return t * tile(); }
-  int64_t length(int64_t t, int64_t tokens) const { return tokens - first(t) < tile() ? tokens - first(t) : tile(); }
+  int64_t first(int64_t t) const { return t * channels_.tile_tokens; }
+  int64_t length(int64_t t) const { return t < tiles() - 1 ? channels_.tile_tokens : channels_.last_tile_tokens; }
+
+  // calls f(c, part) for every vector of channels, with part = std::true_type{} where the row ends inside it
+  template <class F>
+  void over_vectors(const F& f) const {
+    int64_t c = 0;
+    for (; c + kLanes<A> <= count_; c += kLanes<A>) f(c, std::false_type{});
+    if (c < count_) f(c, std::true_type{});
+  }
 
  private:
-  int64_t channel_, count_;
+  int64_t channel_, tokens_, count_;
   Channels<A> channels_;
 };
 
@@ -287,47 +365,32 @@ class Tiling {
 template <class A>
 int64_t most_tiles(const WkvParams& p, int64_t tokens) {
   int64_t most = 1;
-  for (int64_t channel = 0; channel < p.C; channel += kBlock<A>) {
-    const int64_t tiles = Tiling<A>(p, channel).tiles(tokens);
-    most = tiles > most ? tiles : most;
+  const int64_t width = block_width<A>(p);
+  for (int64_t channel = 0; channel < p.C; channel += width) {
+    const int64_t length = tile_tokens(static_cast<const A*>(p.decay) + channel,
+                                       static_cast<const A*>(p.bonus) + channel, std::min(width, p.C - channel));
+    most = std::max(most, (tokens + length - 1) / length);
   }
   return most;
 }
 
-// E and M of a stretch, tile by tile, and the states that enter its tiles from the right
-template <class A, int K>
+// the largest log-weights of the tiles of a stretch, and the states that enter it
+template <class A>
 struct ScanSide {
-  A *weights, *maxima;
-  ScanState<A, K>*rights, *left;
+  A* maxima;
+  ScanState<A>*rights, *left;
 
-  void take_from(Arena& arena, int64_t tokens, int64_t tiles) {
-    weights = arena.take<A>(tokens * kBlock<A>);
-    maxima = arena.take<A>(tiles * kBlock<A>);
-    rights = arena.take<ScanState<A, K>>(tiles);
-    left = arena.take<ScanState<A, K>>(1);
-  }
+  ScanSide(Arena& arena, int64_t tiles)
+      : maxima(arena.take<A>(tiles * kBlock<A>)),
+        rights(arena.take<ScanState<A>>(tiles)),
+        left(arena.take<ScanState<A>>(1)) {}
 
-  void exponentiate_all(const Tiling<A>& tiling, int64_t tokens) {
-    for (int64_t t = 0; t < tiling.tiles(tokens); ++t) {
-      const int64_t length = tiling.length(t, tokens);
-      exponentiate(weights + tiling.first(t) * kBlock<A>, length, tiling.channels().width, maxima + t * kBlock<A>);
-    }
-  }
-
-  ScanTile<A> tile(const Tiling<A>& tiling, int64_t t, int64_t tokens, const A* first, const A* second) const {
-    const int64_t W = kBlock<A>;
-    return {weights + tiling.first(t) * W, maxima + t * W, first, second, tiling.length(t, tokens)};
-  }
-
-  // null on the left: the stretch is the whole sequence
-  void enter(const ScanState<A, K>* from_left, const ScanState<A, K>* from_right, int64_t tiles) {
-    if (from_left) {
-      *left = *from_left;
-      rights[tiles - 1] = *from_right;
-    } else {
-      left->clear();
-      rights[tiles - 1].clear();
-    }
+  // null: nothing enters from that side
+  void enter(const ScanState<A>* from_left, const ScanState<A>* from_right, int64_t tiles) {
+    left->clear();
+    rights[tiles - 1].clear();
+    if (from_left) *left = *from_left;
+    if (from_right) rights[tiles - 1] = *from_right;
   }
 };
 
