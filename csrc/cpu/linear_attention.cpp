@@ -35,7 +35,7 @@ struct Pass {
   void over(Ranges ranges, int64_t tokens, const F& f) const {
     const auto& s = p.size;
     const double ops = 2.0 * double(ranges.length) * double(s.D * s.V);
-    run_tasks(s.B * s.H * ranges.count, ops, dtype, nullptr, scratch, [&](int64_t index, const Task& task) {
+    run_tasks(s.B * s.H * ranges.count, ops, dtype, native_for(dtype), scratch, [&](int64_t index, const Task& task) {
       const int64_t head = index / ranges.count, range = index % ranges.count, begin = range * ranges.length;
       f(task, Place{head / s.H, head % s.H, begin, std::min(begin + ranges.length, tokens)}, head, range);
     });
@@ -47,7 +47,7 @@ class Shares {
  public:
   Shares(const LinearParams& p, Dtype dtype, Ranges ranges, const at::TensorOptions& options)
       : count_(ranges.count),
-        numbers_(kernels().linear_attention.share(p, {dtype, nullptr, nullptr})),
+        numbers_(kernels().linear_attention.share(p, {dtype, native_for(dtype), nullptr})),
         buffer_(at::empty({p.size.B * p.size.H, ranges.count, numbers_}, options)) {}
 
   void* at(int64_t head, int64_t range) const {
@@ -81,7 +81,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> forward(const at::Tensor& q, cons
       {}, {},         {},         {}};
   const Dtype dtype = dtype_of(q);
   const auto& kernel = kernels().linear_attention;
-  const Pass pass{p, dtype, kernel.scratch(p, {dtype, nullptr, nullptr})};
+  const Pass pass{p, dtype, kernel.scratch(p, {dtype, native_for(dtype), nullptr})};
   const Ranges keys = cut(s.M, s.B * s.H);
   const Shares shares(p, dtype, keys, sums);
   pass.over(keys, s.M, [&](const Task& task, Place place, int64_t head, int64_t range) {
@@ -123,7 +123,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward(const at::Tensor& grad_o
   gradients.state = nullptr;  // the sums are the state's gradient, which nobody saves
   const Dtype dtype = dtype_of(q);
   const auto& kernel = kernels().linear_attention;
-  const Pass pass{p, dtype, kernel.scratch(p, {dtype, nullptr, nullptr})};
+  const Pass pass{p, dtype, kernel.scratch(p, {dtype, native_for(dtype), nullptr})};
   const Ranges queries = cut(s.N, s.B * s.H), keys = cut(s.M, s.B * s.H);
   const Shares shares(p, dtype, queries, q.options().dtype(accumulate_type(q)));
   pass.over(queries, s.N, [&](const Task& task, Place place, int64_t head, int64_t range) {

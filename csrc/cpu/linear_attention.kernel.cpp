@@ -8,10 +8,11 @@
 // D head dim, V value head dim, padded to whole vectors as Dp and Vp; a share is S (D × Vp) followed by z (Dp)
 
 #include "cpu/linear.h"
+#include "cpu/multiplier.h"
 
 namespace sola::SOLA_ISA {
 
-template <class In>
+template <class In, class Mul>
 class LinearAttention {
   using A = Acc<In>;
   // tokens per tile: φ(k), v and the state share the first cache
@@ -19,7 +20,13 @@ class LinearAttention {
 
  public:
   LinearAttention(const LinearParams& p, const Task& task)
-      : p_(p), task_(task), Dp_(round_up<A>(p.size.D)), Vp_(round_up<A>(p.size.V)), arena_(task.scratch) {
+      : p_(p),
+        Dp_(round_up<A>(p.size.D)),
+        Vp_(round_up<A>(p.size.V)),
+        arena_(task.scratch),
+        gather_(task, arena_, kRows * Dp_, kRows * Vp_),
+        read_(task, arena_, kRows * Dp_, Dp_ * Vp_),
+        read_t_(task, arena_, kRows * Vp_, Vp_ * Dp_) {
     phi_ = arena_.take<A>(kRows * Dp_);
     values_ = arena_.take<A>(kRows * Vp_);
     features_ = arena_.take<A>(kRows * Dp_);
@@ -60,7 +67,7 @@ class LinearAttention {
     load_state(place);
     for_tiles(place, [&](int64_t first, int64_t rows) {
       map_rows(p_.map, at<In>(p_.q, place.batch, first, place.head), p_.q.token, rows, s.D, phi_, Dp_);
-      read_state(place, first, rows, {p_.q, s.D}, {p_.q, 0}, state_);
+      read_state(place, first, rows, {p_.q, s.D}, {p_.q, 0});
       for (int64_t r = 0; p_.normalize && r < rows; ++r) scale_row(result_ + r * Vp_, Vp_, inverse(r));
       store_rows(result_, Vp_, rows, s.V, at<In>(p_.out, place.batch, first, place.head), p_.out.token);
     });
@@ -72,13 +79,13 @@ class LinearAttention {
   void query_gradients(Place place, A* share) {
     const auto& s = p_.size;
     load_state(place);
-    transpose_rows(state_, Vp_, s.D, s.V, state_t_, Dp_);
-    zero_padding();
+    set_transposed(state_);
     fill(share, this->share(), A(0));
     for_tiles(place, [&](int64_t first, int64_t rows) {
       map_rows(p_.map, at<In>(p_.q, place.batch, first, place.head), p_.q.token, rows, s.D, phi_, Dp_);
       load_rows(at<In>(p_.grad_out, place.batch, first, place.head), p_.grad_out.token, rows, s.V, values_, Vp_);
-      gemm(task_, Product<A>{rows, Dp_, s.V, {values_, Vp_, 1}, state_t_, Dp_, features_, Dp_}, Into::overwrite);
+      read_t_.set_left({values_, Vp_, 1}, rows, s.V);
+      read_t_.run(0, rows, features_, Dp_, Into::overwrite);
       for (int64_t r = 0; p_.normalize && r < rows; ++r) {
         const A factor = inverse(r);
         A* g = features_ + r * Dp_;
@@ -98,16 +105,17 @@ class LinearAttention {
   void key_gradients(Place place, const A* sums) {
     const auto& s = p_.size;
     const A* grad_sum = sums + s.D * Vp_;
-    transpose_rows(sums, Vp_, s.D, s.V, state_t_, Dp_);
-    zero_padding();
+    read_.set_right(sums, Vp_, s.D, Vp_);
+    set_transposed(sums);
     for_tiles(place, [&](int64_t first, int64_t rows) {
       map_rows(p_.map, at<In>(p_.k, place.batch, first, place.head), p_.k.token, rows, s.D, phi_, Dp_);
       load_values(place, first, rows);
       for (int64_t r = 0; r < rows; ++r) std::memcpy(features_ + r * Dp_, grad_sum, Dp_ * sizeof(A));
-      gemm(task_, Product<A>{rows, Dp_, s.V, {values_, Vp_, 1}, state_t_, Dp_, features_, Dp_}, Into::accumulate);
+      read_t_.set_left({values_, Vp_, 1}, rows, s.V);
+      read_t_.run(0, rows, features_, Dp_, Into::accumulate);
       store_mapped_gradient(p_.map, features_, phi_, rows, s.D, Dp_, at<In>(p_.grad_k, place.batch, first, place.head),
                             p_.grad_k.token);
-      read_state(place, first, rows, {p_.k, s.D}, {p_.v, s.V}, sums);
+      read_state(place, first, rows, {p_.k, s.D}, {p_.v, s.V});
       store_rows(result_, Vp_, rows, s.V, at<In>(p_.grad_v, place.batch, first, place.head), p_.grad_v.token);
     });
   }
@@ -129,7 +137,8 @@ class LinearAttention {
   // all at once, they would stall the core until most have arrived.
   template <class F>
   void while_prefetching(Place place, int64_t first, Source one, Source two, int64_t count, const F& f) {
-    constexpr int64_t kStep = 12;  // rows of two micro-kernels
+    // rows of two micro-kernels; brgemm has a call to make
+    constexpr int64_t kStep = is_bf16<Mul> ? 32 : 12;
     const int64_t next = first + kRows, rows = place.end - next < kRows ? place.end - next : kRows;
     for (int64_t begin = 0; begin < count; begin += kStep) {
       const int64_t end = count - begin < kStep ? count : begin + kStep;
@@ -148,21 +157,20 @@ class LinearAttention {
     load_rows(at<In>(p_.v, place.batch, first, place.head), p_.v.token, rows, p_.size.V, values_, Vp_);
   }
 
-  // share += φᵀ · right
+  // share += φᵀ · values
   void accumulate(Place place, int64_t first, int64_t rows, Source one, Source two, A* share) {
+    gather_.set_left({phi_, 1, Dp_}, p_.size.D, rows);
+    gather_.set_right(values_, Vp_, rows, Vp_);
     while_prefetching(place, first, one, two, p_.size.D, [&](int64_t begin, int64_t end) {
-      gemm(task_, Product<A>{end - begin, Vp_, rows, {phi_ + begin, 1, Dp_}, values_, Vp_, share + begin * Vp_, Vp_},
-           Into::accumulate);
+      gather_.run(begin, end - begin, share + begin * Vp_, Vp_, Into::accumulate);
     });
   }
 
   // result = φ · state
-  void read_state(Place place, int64_t first, int64_t rows, Source one, Source two, const A* state) {
+  void read_state(Place place, int64_t first, int64_t rows, Source one, Source two) {
+    read_.set_left({phi_, Dp_, 1}, rows, p_.size.D);
     while_prefetching(place, first, one, two, rows, [&](int64_t begin, int64_t end) {
-      gemm(
-          task_,
-          Product<A>{end - begin, Vp_, p_.size.D, {phi_ + begin * Dp_, Dp_, 1}, state, Vp_, result_ + begin * Vp_, Vp_},
-          Into::overwrite);
+      read_.run(begin, end - begin, result_ + begin * Vp_, Vp_, Into::overwrite);
     });
   }
 
@@ -170,50 +178,61 @@ class LinearAttention {
     const auto& s = p_.size;
     const int64_t head = place.batch * s.H + place.head;
     load_rows(static_cast<const A*>(p_.state) + head * s.D * s.V, s.V, s.D, s.V, state_, Vp_);
+    read_.set_right(state_, Vp_, s.D, Vp_);
     convert_row(static_cast<const A*>(p_.key_sum) + head * s.D, s.D, key_sum_, Dp_);
   }
 
-  void zero_padding() {
-    for (int64_t v = 0; v < p_.size.V; ++v) fill(state_t_ + v * Dp_ + p_.size.D, Dp_ - p_.size.D, A(0));
+  void set_transposed(const A* state) {
+    const auto& s = p_.size;
+    transpose_rows(state, Vp_, s.D, s.V, state_t_, Dp_);
+    for (int64_t v = 0; v < s.V; ++v) fill(state_t_ + v * Dp_ + s.D, Dp_ - s.D, A(0));
+    read_t_.set_right(state_t_, Dp_, s.V, Dp_);
   }
 
   A inverse(int64_t r) { return reciprocal(dot(phi_ + r * Dp_, key_sum_, Dp_) + A(p_.eps)); }
 
   const LinearParams& p_;
-  const Task& task_;
   int64_t Dp_, Vp_;
   Arena arena_;
+  // φᵀ · values, φ · state, values · stateᵀ
+  Multiplier<Mul, A> gather_, read_, read_t_;
   A *phi_, *values_, *features_, *result_, *state_, *state_t_, *key_sum_;
 };
 
 static size_t scratch(const LinearParams& p, const Task& task) {
-  return with_input(task, [&]<class In>(In) { return LinearAttention<In>(p, task).scratch(); });
+  return with_types(task,
+                    [&]<class In, class Mul>(Types<In, Mul>) { return LinearAttention<In, Mul>(p, task).scratch(); });
 }
 
 static int64_t share(const LinearParams& p, const Task& task) {
-  return with_input(task, [&]<class In>(In) { return LinearAttention<In>(p, task).share(); });
+  return with_types(task,
+                    [&]<class In, class Mul>(Types<In, Mul>) { return LinearAttention<In, Mul>(p, task).share(); });
 }
 
 static void gather(const LinearParams& p, const Task& task, Place place, void* share) {
-  with_input(task, [&]<class In>(In) { LinearAttention<In>(p, task).gather(place, static_cast<Acc<In>*>(share)); });
+  with_types(task, [&]<class In, class Mul>(Types<In, Mul>) {
+    LinearAttention<In, Mul>(p, task).gather(place, static_cast<Acc<In>*>(share));
+  });
 }
 
 static void combine(const LinearParams& p, const Task& task, Place place, Split split) {
-  with_input(task, [&]<class In>(In) { LinearAttention<In>(p, task).combine(place, split); });
+  with_types(task,
+             [&]<class In, class Mul>(Types<In, Mul>) { LinearAttention<In, Mul>(p, task).combine(place, split); });
 }
 
 static void read(const LinearParams& p, const Task& task, Place place) {
-  with_input(task, [&]<class In>(In) { LinearAttention<In>(p, task).read(place); });
+  with_types(task, [&]<class In, class Mul>(Types<In, Mul>) { LinearAttention<In, Mul>(p, task).read(place); });
 }
 
 static void query_gradients(const LinearParams& p, const Task& task, Place place, void* share) {
-  with_input(task,
-             [&]<class In>(In) { LinearAttention<In>(p, task).query_gradients(place, static_cast<Acc<In>*>(share)); });
+  with_types(task, [&]<class In, class Mul>(Types<In, Mul>) {
+    LinearAttention<In, Mul>(p, task).query_gradients(place, static_cast<Acc<In>*>(share));
+  });
 }
 
 static void key_gradients(const LinearParams& p, const Task& task, Place place, const void* sums) {
-  with_input(task, [&]<class In>(In) {
-    LinearAttention<In>(p, task).key_gradients(place, static_cast<const Acc<In>*>(sums));
+  with_types(task, [&]<class In, class Mul>(Types<In, Mul>) {
+    LinearAttention<In, Mul>(p, task).key_gradients(place, static_cast<const Acc<In>*>(sums));
   });
 }
 

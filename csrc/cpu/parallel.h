@@ -13,6 +13,7 @@ namespace sola {
 
 // oneDNN's brgemm for bfloat16 when this machine has AMX or AVX512-BF16 units, else null
 BrgemmBf16 native_bf16();
+inline BrgemmBf16 native_for(Dtype dtype) { return dtype == Dtype::bf16 ? native_bf16() : nullptr; }
 std::vector<Choice> bf16_backends();
 
 // below this many operations a second thread costs more than it brings (a few microseconds of work)

@@ -29,7 +29,7 @@ double best_rate(double seconds, const Work& work) {
 template <class Work>
 double best_rate(Dtype dtype, double seconds, const Work& work) {
   double rate = 0;
-  const BrgemmBf16 brgemm = dtype == Dtype::bf16 ? native_bf16() : nullptr;
+  const BrgemmBf16 brgemm = native_for(dtype);
   run_tasks(1, 1, dtype, brgemm, kernels().rates.scratch({dtype, brgemm, nullptr}),
             [&](int64_t, const Task& task) { rate = best_rate(seconds, [&] { return work(task); }); });
   return rate;

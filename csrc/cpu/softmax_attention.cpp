@@ -16,7 +16,7 @@ constexpr int64_t kTileRows = 64;
 
 // bfloat16 products pair up neighbours in the head dims, so these must be even
 BrgemmBf16 brgemm_for(const AttentionSizes& s, Dtype dtype) {
-  return dtype == Dtype::bf16 && s.D % 2 == 0 && s.V % 2 == 0 ? native_bf16() : nullptr;
+  return s.D % 2 == 0 && s.V % 2 == 0 ? native_for(dtype) : nullptr;
 }
 
 std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, double scale,
