@@ -15,7 +15,7 @@ namespace {
 
 constexpr const char* kOp = "linear_attention";
 // states of a segment's chunks that a task keeps, so that they stay in the second cache
-constexpr int64_t kStateBytes = 2 << 20;
+constexpr int64_t kStateBytes = 3 << 20;
 constexpr int64_t kFewestChunks = 4;
 
 std::vector<double> log_decays(const std::optional<at::Tensor>& decay, const at::Tensor& q) {
@@ -69,7 +69,7 @@ class Segments {
   void run(double products, const F& f) const {
     const auto& s = p_.size;
     const double pairs = double(p_.chunk) * double(s.D + s.V), across = 4.0 * double(s.D * s.V);
-    run_tasks(heads_ * count_, products * double(tokens_) * (pairs + across), dtype_, nullptr, scratch_,
+    run_tasks(heads_ * count_, products * double(tokens_) * (pairs + across), dtype_, native_for(dtype_), scratch_,
               [&](int64_t index, const Task& task) {
                 const int64_t head = index / count_, begin = index % count_ * tokens_;
                 f(task, Place{head / s.H, head % s.H, begin, std::min(begin + tokens_, s.N)}, states(index), index);
@@ -77,7 +77,7 @@ class Segments {
   }
 
  private:
-  Task task() const { return {dtype_, nullptr, nullptr}; }
+  Task task() const { return {dtype_, native_for(dtype_), nullptr}; }
 
   void* states(int64_t index) const {
     return count_ > 1 ? static_cast<std::byte*>(buffer_.data_ptr()) + index * stride_ : nullptr;
@@ -90,10 +90,11 @@ class Segments {
       kernel_.gather(p_, task, place, backward_, states);
     });
     const auto& s = p_.size;
-    run_tasks(heads_, double(count_ * stride_), dtype_, nullptr, scratch_, [&](int64_t head, const Task& task) {
-      kernel_.connect(p_, task, {head / s.H, head % s.H, 0, p_.chunk}, backward_, count_, tokens_,
-                      states(head * count_));
-    });
+    run_tasks(heads_, double(count_ * stride_), dtype_, native_for(dtype_), scratch_,
+              [&](int64_t head, const Task& task) {
+                kernel_.connect(p_, task, {head / s.H, head % s.H, 0, p_.chunk}, backward_, count_, tokens_,
+                                states(head * count_));
+              });
   }
 
   const ChunkedParams& p_;

@@ -13,21 +13,27 @@
 #pragma once
 
 #include "cpu/linear.h"
+#include "cpu/multiplier.h"
 
 namespace sola::SOLA_ISA {
 
 enum class Side { left, right };
 
-template <class A>
+template <class Mul, class A>
 class ChunkStates {
  public:
   ChunkStates(const Task& task, int64_t D, int64_t V, int64_t chunk, double log_decay, Arena& arena)
-      : task_(task), D_(D), V_(V), Dp_(round_up<A>(D)), Vp_(round_up<A>(V)) {
+      : D_(D),
+        V_(V),
+        Dp_(round_up<A>(D)),
+        Vp_(round_up<A>(V)),
+        multiplier_(task, arena, std::max(chunk + 1, std::max(Dp_, Vp_)) * std::max(Dp_, Vp_),
+                    std::max(chunk + 1, Dp_) * std::max(Dp_, Vp_)) {
     powers_ = arena.take<A>(chunk + 2);
     weighted_ = arena.take<A>(chunk * Dp_);
-    product_ = arena.take<A>(chunk * (Dp_ > Vp_ ? Dp_ : Vp_));
-    transposed_ = arena.take<A>(V * Dp_);
+    product_ = arena.take<A>(chunk * std::max(Dp_, Vp_));
     factors_ = arena.take<A>(Vp_);
+    rounded_ = arena.take<A>(Dp_);
     for (int64_t p = 0; arena.backed() && p < chunk + 2; ++p) powers_[p] = A(::exp(log_decay * double(p)));
   }
 
@@ -49,30 +55,35 @@ class ChunkStates {
       add_row(weighted_ + p * Dp_, companion, Dp_, coefficients ? coefficients[p] : A(1));
     }
     fill(factors_, Vp_, powers_[length]);
-    gemm(task_, Product<A>{D_, Vp_, length, {weighted_, 1, Dp_}, y, y_stride, state, Vp_, factors_},
-         Into::scale_columns);
+    multiplier_.set_left({weighted_, 1, Dp_}, D_, length);
+    multiplier_.set_right(y, y_stride, length, Vp_);
+    multiplier_.run(0, D_, state, Vp_, Into::scale_columns, factors_);
   }
 
-  // x · state, length × Vp; the caller weighs the rows
+  // x · state, length × Vp, and as rounded_companion() the companion as x meets it; the caller weighs the rows
   const A* read(const A* x, const A* state, int64_t length) {
-    gemm(task_, Product<A>{length, Vp_, D_, {x, Dp_, 1}, state, Vp_, product_, Vp_}, Into::overwrite);
+    multiplier_.set_left({x, Dp_, 1}, length, D_);
+    multiplier_.set_right(state, Vp_, D_, Vp_);
+    multiplier_.run(0, length, product_, Vp_, Into::overwrite);
+    round_row<Mul>(companion(state), rounded_, Dp_);
     return product_;
   }
+  const A* rounded_companion() const { return rounded_; }
 
   // y · stateᵀ, length × Dp
   const A* read_transposed(const A* y, int64_t y_stride, const A* state, int64_t length) {
-    transpose_rows(state, Vp_, D_, V_, transposed_, Dp_);
-    for (int64_t v = 0; v < V_; ++v) fill(transposed_ + v * Dp_ + D_, Dp_ - D_, A(0));
-    gemm(task_, Product<A>{length, Dp_, V_, {y, y_stride, 1}, transposed_, Dp_, product_, Dp_}, Into::overwrite);
+    multiplier_.set_left({y, y_stride, 1}, length, V_);
+    multiplier_.set_right_transposed(state, Vp_, V_, D_, Dp_);
+    multiplier_.run(0, length, product_, Dp_, Into::overwrite);
     return product_;
   }
 
   const A* companion(const A* state) const { return state + D_ * Vp_; }
 
  private:
-  const Task& task_;
   int64_t D_, V_, Dp_, Vp_;
-  A *powers_, *weighted_, *product_, *transposed_, *factors_;
+  Multiplier<Mul, A> multiplier_;
+  A *powers_, *weighted_, *product_, *factors_, *rounded_;
 };
 
 // the chunks of one segment, the share of a head that one task works on
@@ -94,17 +105,23 @@ struct Segment {
 };
 
 // one chunk's tokens in tiles, and the weights of its own pairs
-template <class In>
+template <class In, class Mul>
 class ChunkTiles {
   using A = Acc<In>;
 
  public:
+  // rows to ask for early: a row of a head often lies on a page of its own
+  static constexpr int64_t kAhead = 8;
+
   ChunkTiles(const ChunkedParams& p, const Task& task, double log_decay, Arena& arena)
-      : p(p), task(task), Dp(round_up<A>(p.size.D)), Vp(round_up<A>(p.size.V)), Cp(round_up<A>(p.chunk)) {
+      : p(p),
+        Dp(round_up<A>(p.size.D)),
+        Vp(round_up<A>(p.size.V)),
+        Cp(round_up<A>(p.chunk)),
+        multiplier_(task, arena, Cp * std::max(Cp, std::max(Dp, Vp)), Cp * std::max(Dp, Vp)) {
     phi_q = arena.take<A>(p.chunk * Dp);
     phi_k = arena.take<A>(p.chunk * Dp);
     v = arena.take<A>(p.chunk * Vp);
-    sideways_ = arena.take<A>((p.size.D > p.size.V ? p.size.D : p.size.V) * Cp);
     // entry j − i + chunk belongs to the pair (i, j), so every row of pairs reads a contiguous piece
     const int64_t entries = p.chunk + Cp;
     pair_weights_ = arena.take<A>(entries);
@@ -121,20 +138,27 @@ class ChunkTiles {
   const A* distances(int64_t i) const { return distances_ + p.chunk - i; }
 
   void load_q(Place place, int64_t first, int64_t rows) {
-    map_rows(p.map, at<In>(p.q, place.batch, first, place.head), p.q.token, rows, p.size.D, phi_q, Dp);
+    map_rows<Mul>(p.map, at<In>(p.q, place.batch, first, place.head), p.q.token, rows, p.size.D, phi_q, Dp, kAhead);
   }
   void load_k(Place place, int64_t first, int64_t rows) {
-    map_rows(p.map, at<In>(p.k, place.batch, first, place.head), p.k.token, rows, p.size.D, phi_k, Dp);
+    map_rows<Mul>(p.map, at<In>(p.k, place.batch, first, place.head), p.k.token, rows, p.size.D, phi_k, Dp, kAhead);
   }
   void load_v(Place place, int64_t first, int64_t rows) {
-    load_rows(at<In>(p.v, place.batch, first, place.head), p.v.token, rows, p.size.V, v, Vp);
+    load_rows(at<In>(p.v, place.batch, first, place.head), p.v.token, rows, p.size.V, v, Vp, kAhead);
   }
 
   // left (rows × depth) · rightᵀ (depth × rows) for tiles of `stride`, into `pairs` with stride Cp
   void multiply_pairs(const A* left, const A* right, int64_t stride, int64_t depth, int64_t rows, A* pairs) {
-    if (rows < Cp) fill(sideways_, depth * Cp, A(0));
-    transpose_rows(right, stride, rows, depth, sideways_, Cp);
-    gemm(task, Product<A>{rows, Cp, depth, {left, stride, 1}, sideways_, Cp, pairs, Cp}, Into::overwrite);
+    multiplier_.set_left({left, stride, 1}, rows, depth);
+    multiplier_.set_right_transposed(right, stride, depth, rows, Cp);
+    multiplier_.run(0, rows, pairs, Cp, Into::overwrite);
+  }
+
+  // weights of pairs (rows × rows) · right (rows × width)
+  void multiply_by_pairs(Left<A> pairs, const A* right, int64_t width, int64_t rows, A* to) {
+    multiplier_.set_left(pairs, rows, rows);
+    multiplier_.set_right(right, width, rows, width);
+    multiplier_.run(0, rows, to, width, Into::overwrite);
   }
 
   // the normaliser of a head's tokens, kept for the backward; null when there is none
@@ -144,12 +168,12 @@ class ChunkTiles {
   }
 
   const ChunkedParams& p;
-  const Task& task;
   int64_t Dp, Vp, Cp;
   A *phi_q, *phi_k, *v;
 
  private:
-  A *sideways_, *pair_weights_, *distances_;
+  Multiplier<Mul, A> multiplier_;
+  A *pair_weights_, *distances_;
 };
 
 }  // namespace sola::SOLA_ISA

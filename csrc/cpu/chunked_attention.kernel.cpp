@@ -11,7 +11,7 @@ namespace sola::SOLA_ISA {
 // which of the states of isa.h is which
 enum StateIndex { kKeysLeft = 0, kGradsRight = 1, kKeysRight = 2, kGradsLeft = 3 };
 
-template <class In>
+template <class In, class Mul>
 class ChunkedAttention {
   using A = Acc<In>;
 
@@ -166,11 +166,13 @@ class ChunkedAttention {
     const int64_t first = segment_.first(c), rows = segment_.length(c), V = p_.size.V, Vp = tiles_.Vp;
     tiles_.load_q(place_, first, rows);
     const In* grad = at<In>(p_.grad_out, place_.batch, first, place_.head);
-    load_rows(grad, p_.grad_out.token, rows, V, grad_n_, Vp);
+    load_rows(grad, p_.grad_out.token, rows, V, grad_n_, Vp, tiles_.kAhead);
     fill(grad_d_, rows, A(0));
     for (int64_t r = 0; p_.normalize && r < rows; ++r) {
       const A inverse = reciprocal(tiles_.normaliser(place_, first)[r]);
-      const A along = dot(grad + r * p_.grad_out.token, at<In>(p_.out, place_.batch, first + r, place_.head), V);
+      const In* out = at<In>(p_.out, place_.batch, first + r, place_.head);
+      prefetch_rows(out + tiles_.kAhead * p_.out.token, p_.out.token, 1, V);
+      const A along = dot(grad + r * p_.grad_out.token, out, V);
       grad_d_[r] = -inverse * along;
       scale_row(grad_n_ + r * Vp, Vp, inverse);
     }
@@ -212,7 +214,7 @@ class ChunkedAttention {
       const A total = weigh_pairs(pairs_ + r * Cp, r);
       if (p_.normalize) sums[r] = total;
     }
-    gemm(tiles_.task, Product<A>{rows, Vp, rows, {pairs_, Cp, 1}, tiles_.v, Vp, out_, Vp}, Into::overwrite);
+    tiles_.multiply_by_pairs({pairs_, Cp, 1}, tiles_.v, Vp, rows, out_);
     if (!starts_head(c)) read_state(Side::left, running_, rows, sums);
     if (!p_.causal && !ends_head(c)) read_state(Side::right, keys_right_ + c * states_.size(), rows, sums);
     for (int64_t r = 0; p_.normalize && r < rows; ++r) {
@@ -250,7 +252,7 @@ class ChunkedAttention {
     for (int64_t r = 0; r < rows; ++r) {
       const A weight = states_.reads(side, r, rows);
       add_row(product + r * tiles_.Vp, out_ + r * tiles_.Vp, tiles_.Vp, weight);
-      if (p_.normalize) sums[r] += weight * dot(tiles_.phi_q + r * tiles_.Dp, states_.companion(state), tiles_.Dp);
+      if (p_.normalize) sums[r] += weight * dot(tiles_.phi_q + r * tiles_.Dp, states_.rounded_companion(), tiles_.Dp);
     }
   }
 
@@ -268,12 +270,9 @@ class ChunkedAttention {
       grad_log_decay_ += weighted_distance(pairs_ + r * Cp, grads, r);
       weigh_pairs(grads, r);
     }
-    const auto multiply = [&](Left<A> left, const A* right, int64_t width, A* to) {
-      gemm(tiles_.task, Product<A>{rows, width, rows, left, right, width, to, width}, Into::overwrite);
-    };
-    multiply({grad_pairs_, Cp, 1}, tiles_.phi_k, Dp, grad_phi_q_);
-    multiply({grad_pairs_, 1, Cp}, tiles_.phi_q, Dp, grad_phi_k_);
-    multiply({pairs_, 1, Cp}, grad_n_, Vp, out_);
+    tiles_.multiply_by_pairs({grad_pairs_, Cp, 1}, tiles_.phi_k, Dp, rows, grad_phi_q_);
+    tiles_.multiply_by_pairs({grad_pairs_, 1, Cp}, tiles_.phi_q, Dp, rows, grad_phi_k_);
+    tiles_.multiply_by_pairs({pairs_, 1, Cp}, grad_n_, Vp, rows, out_);
   }
 
   // pairs whose key lies on `side` of the query, in another chunk: queries read the keys' state of that side, keys read
@@ -331,45 +330,47 @@ class ChunkedAttention {
   Segment segment_;
   bool backward_;
   Arena arena_;
-  ChunkTiles<In> tiles_;
-  ChunkStates<A> states_;
+  ChunkTiles<In, Mul> tiles_;
+  ChunkStates<Mul, A> states_;
   A *running_, *pairs_, *out_, *keys_right_ = nullptr, *grads_right_ = nullptr, *grad_pairs_ = nullptr;
   A *grad_n_ = nullptr, *grad_phi_q_ = nullptr, *grad_phi_k_ = nullptr, *grad_d_ = nullptr;
   double grad_log_decay_ = 0;
 };
 
 static size_t scratch(const ChunkedParams& p, const Task& task, int64_t tokens, bool backward) {
-  return with_input(task,
-                    [&]<class In>(In) { return ChunkedAttention<In>(p, task, {0, 0, 0, tokens}, backward).scratch(); });
+  return with_types(task, [&]<class In, class Mul>(Types<In, Mul>) {
+    return ChunkedAttention<In, Mul>(p, task, {0, 0, 0, tokens}, backward).scratch();
+  });
 }
 
 static int64_t state(const ChunkedParams& p, const Task& task) {
-  return with_input(task,
-                    [&]<class In>(In) { return ChunkedAttention<In>(p, task, {0, 0, 0, 1}, false).state_size(); });
+  return with_types(task, [&]<class In, class Mul>(Types<In, Mul>) {
+    return ChunkedAttention<In, Mul>(p, task, {0, 0, 0, 1}, false).state_size();
+  });
 }
 
 static void gather(const ChunkedParams& p, const Task& task, Place place, bool backward, void* states) {
-  with_input(task, [&]<class In>(In) {
-    ChunkedAttention<In>(p, task, place, backward).gather(static_cast<Acc<In>*>(states));
+  with_types(task, [&]<class In, class Mul>(Types<In, Mul>) {
+    ChunkedAttention<In, Mul>(p, task, place, backward).gather(static_cast<Acc<In>*>(states));
   });
 }
 
 static void connect(const ChunkedParams& p, const Task& task, Place place, bool backward, int64_t count, int64_t tokens,
                     void* states) {
-  with_input(task, [&]<class In>(In) {
-    ChunkedAttention<In>(p, task, place, backward).connect(count, tokens, static_cast<Acc<In>*>(states));
+  with_types(task, [&]<class In, class Mul>(Types<In, Mul>) {
+    ChunkedAttention<In, Mul>(p, task, place, backward).connect(count, tokens, static_cast<Acc<In>*>(states));
   });
 }
 
 static void forward(const ChunkedParams& p, const Task& task, Place place, const void* states) {
-  with_input(task, [&]<class In>(In) {
-    ChunkedAttention<In>(p, task, place, false).forward(static_cast<const Acc<In>*>(states));
+  with_types(task, [&]<class In, class Mul>(Types<In, Mul>) {
+    ChunkedAttention<In, Mul>(p, task, place, false).forward(static_cast<const Acc<In>*>(states));
   });
 }
 
 static double backward(const ChunkedParams& p, const Task& task, Place place, const void* states) {
-  return with_input(task, [&]<class In>(In) {
-    return ChunkedAttention<In>(p, task, place, true).backward(static_cast<const Acc<In>*>(states));
+  return with_types(task, [&]<class In, class Mul>(Types<In, Mul>) {
+    return ChunkedAttention<In, Mul>(p, task, place, true).backward(static_cast<const Acc<In>*>(states));
   });
 }
 

@@ -46,18 +46,32 @@ SOLA_INLINE V feature_slope(V phi) {
   return one;
 }
 
-// rows of φ(from), padded with zeros to `padded` columns, a multiple of the lanes
-template <class From>
+// numbers as a product in the type Mul sees them, so that numerators and normalisers are made of the same ones
+template <class Mul, class V>
+SOLA_INLINE V as_multiplied(V x) {
+  if constexpr (is_bf16<Mul>) return round_to_bf16(x);
+  return x;
+}
+
+template <class Mul, class A>
+void round_row(const A* from, A* to, int64_t padded) {
+  for (int64_t i = 0; i < padded; i += kLanes<A>) store(to + i, as_multiplied<Mul>(load(from + i)));
+}
+
+// rows of φ(from), padded with zeros to `padded` columns, a multiple of the lanes; asks for the row `ahead` rows on
+template <class Mul, class From>
 void map_rows(FeatureMap map, const From* from, int64_t stride, int64_t rows, int64_t columns, Acc<From>* to,
-              int64_t padded) {
+              int64_t padded, int64_t ahead = 0) {
   using A = Acc<From>;
   constexpr int L = kLanes<A>;
   // vectors in flight: a long dependent chain each, and loads that must not wait for the stores of their neighbours
   constexpr int kFlight = 4;
   constexpr bool kRough = sizeof(From) == 2;
   with_map(map, [&](auto chosen) SOLA_LAMBDA {
+    const auto mapped = [&](Vec<A> x) SOLA_LAMBDA { return as_multiplied<Mul>(feature<chosen(), kRough>(x)); };
     for (int64_t r = 0; r < rows; ++r) {
       const From* row = from + r * stride;
+      if (ahead) prefetch_rows(row + ahead * stride, stride, 1, columns);
       A* out = to + r * padded;
       int64_t i = 0;
       for (; i + kFlight * L <= columns; i += kFlight * L) {
@@ -65,14 +79,14 @@ void map_rows(FeatureMap map, const From* from, int64_t stride, int64_t rows, in
 #pragma GCC unroll 8
         for (int j = 0; j < kFlight; ++j) x[j] = load(row + i + j * L);
 #pragma GCC unroll 8
-        for (int j = 0; j < kFlight; ++j) x[j] = feature<chosen(), kRough>(x[j]);
+        for (int j = 0; j < kFlight; ++j) x[j] = mapped(x[j]);
 #pragma GCC unroll 8
         for (int j = 0; j < kFlight; ++j) store(out + i + j * L, x[j]);
       }
-      for (; i + L <= columns; i += L) store(out + i, feature<chosen(), kRough>(load(row + i)));
+      for (; i + L <= columns; i += L) store(out + i, mapped(load(row + i)));
       if (i < columns) {
         fill(out + i, padded - i, A(0));
-        store_part(out + i, feature<chosen(), kRough>(load_part(row + i, columns - i)), columns - i);
+        store_part(out + i, mapped(load_part(row + i, columns - i)), columns - i);
       }
     }
   });

@@ -43,7 +43,7 @@ class LinearAttention {
   void gather(Place place, A* share) {
     fill(share, this->share(), A(0));
     for_tiles(place, [&](int64_t first, int64_t rows) {
-      map_rows(p_.map, at<In>(p_.k, place.batch, first, place.head), p_.k.token, rows, p_.size.D, phi_, Dp_);
+      map_rows<Mul>(p_.map, at<In>(p_.k, place.batch, first, place.head), p_.k.token, rows, p_.size.D, phi_, Dp_);
       load_values(place, first, rows);
       accumulate(place, first, rows, {p_.k, p_.size.D}, {p_.v, p_.size.V}, share);
       for (int64_t r = 0; r < rows; ++r) add_row(phi_ + r * Dp_, share + p_.size.D * Vp_, Dp_, A(1));
@@ -66,7 +66,7 @@ class LinearAttention {
     const auto& s = p_.size;
     load_state(place);
     for_tiles(place, [&](int64_t first, int64_t rows) {
-      map_rows(p_.map, at<In>(p_.q, place.batch, first, place.head), p_.q.token, rows, s.D, phi_, Dp_);
+      map_rows<Mul>(p_.map, at<In>(p_.q, place.batch, first, place.head), p_.q.token, rows, s.D, phi_, Dp_);
       read_state(place, first, rows, {p_.q, s.D}, {p_.q, 0});
       for (int64_t r = 0; p_.normalize && r < rows; ++r) scale_row(result_ + r * Vp_, Vp_, inverse(r));
       store_rows(result_, Vp_, rows, s.V, at<In>(p_.out, place.batch, first, place.head), p_.out.token);
@@ -82,7 +82,7 @@ class LinearAttention {
     set_transposed(state_);
     fill(share, this->share(), A(0));
     for_tiles(place, [&](int64_t first, int64_t rows) {
-      map_rows(p_.map, at<In>(p_.q, place.batch, first, place.head), p_.q.token, rows, s.D, phi_, Dp_);
+      map_rows<Mul>(p_.map, at<In>(p_.q, place.batch, first, place.head), p_.q.token, rows, s.D, phi_, Dp_);
       load_rows(at<In>(p_.grad_out, place.batch, first, place.head), p_.grad_out.token, rows, s.V, values_, Vp_);
       read_t_.set_left({values_, Vp_, 1}, rows, s.V);
       read_t_.run(0, rows, features_, Dp_, Into::overwrite);
@@ -108,7 +108,7 @@ class LinearAttention {
     read_.set_right(sums, Vp_, s.D, Vp_);
     set_transposed(sums);
     for_tiles(place, [&](int64_t first, int64_t rows) {
-      map_rows(p_.map, at<In>(p_.k, place.batch, first, place.head), p_.k.token, rows, s.D, phi_, Dp_);
+      map_rows<Mul>(p_.map, at<In>(p_.k, place.batch, first, place.head), p_.k.token, rows, s.D, phi_, Dp_);
       load_values(place, first, rows);
       for (int64_t r = 0; r < rows; ++r) std::memcpy(features_ + r * Dp_, grad_sum, Dp_ * sizeof(A));
       read_t_.set_left({values_, Vp_, 1}, rows, s.V);
@@ -180,6 +180,7 @@ class LinearAttention {
     load_rows(static_cast<const A*>(p_.state) + head * s.D * s.V, s.V, s.D, s.V, state_, Vp_);
     read_.set_right(state_, Vp_, s.D, Vp_);
     convert_row(static_cast<const A*>(p_.key_sum) + head * s.D, s.D, key_sum_, Dp_);
+    round_row<Mul>(key_sum_, key_sum_, Dp_);
   }
 
   void set_transposed(const A* state) {

@@ -9,8 +9,8 @@ namespace sola::SOLA_ISA {
 template <class Mul, class A>
 class Multiplier {
  public:
-  // room for operands of so many numbers; nothing is copied
-  Multiplier(const Task& task, Arena&, int64_t, int64_t) : task_(task) {}
+  // room for operands of so many numbers; only a right-hand one that is given transposed is copied
+  Multiplier(const Task& task, Arena& arena, int64_t, int64_t right) : task_(task), transposed_(arena.take<A>(right)) {}
 
   void set_left(Left<A> left, int64_t, int64_t K) {
     left_ = left;
@@ -22,6 +22,13 @@ class Multiplier {
     N_ = N;
   }
 
+  // from its transpose, rows of K numbers; N of them, and zeros up to `padded`
+  void set_right_transposed(const A* right, int64_t stride, int64_t K, int64_t N, int64_t padded) {
+    if (N < padded) fill(transposed_, K * padded, A(0));
+    transpose_rows(right, stride, N, K, transposed_, padded);
+    set_right(transposed_, padded, K, padded);
+  }
+
   // `rows` rows of the product from row i on, into C's rows from `c` on
   void run(int64_t i, int64_t rows, A* c, int64_t ldc, Into into, const A* column_scale = nullptr) const {
     const Left<A> left{left_.data + i * left_.row, left_.row, left_.column};
@@ -30,18 +37,14 @@ class Multiplier {
 
  private:
   const Task& task_;
+  A* transposed_;
   Left<A> left_{};
   const A* right_ = nullptr;
   int64_t K_ = 0, N_ = 0, stride_ = 0;
 };
 
-// to nearest, ties away from zero; NaN stays NaN
 SOLA_INLINE Vec<uint32_t> bf16_pairs(Vec<float> first, Vec<float> second) {
-  const auto round = [](Vec<float> x) SOLA_LAMBDA {
-    const auto bits = bit_cast<Vec<uint32_t>>(x);
-    return x != x ? bits | 0x400000u : bits + 0x8000u;
-  };
-  return (round(first) >> 16) | (round(second) & 0xffff0000u);
+  return (bit_cast<Vec<uint32_t>>(round_to_bf16(first)) >> 16) | bit_cast<Vec<uint32_t>>(round_to_bf16(second));
 }
 
 // rows of floats, N a multiple of the lanes, into pairs of neighbouring rows: [K/2][N][2]; a missing row reads as zero
@@ -81,6 +84,11 @@ class Multiplier<bf16, float> {
   void set_right(const float* right, int64_t stride, int64_t K, int64_t N) {
     N_ = N;
     pack_pairs(right, stride, K, N, right_);
+  }
+  // needs as much room on the left as on the right
+  void set_right_transposed(const float* right, int64_t stride, int64_t K, int64_t N, int64_t padded) {
+    N_ = padded;
+    pack_columns(right, stride, N, K, right_, padded, staging_);
   }
 
   void run(int64_t i, int64_t rows, float* c, int64_t ldc, Into into, const float* column_scale = nullptr) const {

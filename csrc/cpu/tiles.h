@@ -99,10 +99,14 @@ SOLA_INLINE void prefetch_rows(const T* from, int64_t stride, int64_t rows, int6
   }
 }
 
-// rows of a (token-strided) matrix into a packed one with `padded` columns
+// rows of a (token-strided) matrix into a packed one with `padded` columns, asking for the row `ahead` rows on
 template <class To, class From>
-void load_rows(const From* from, int64_t stride, int64_t rows, int64_t columns, To* to, int64_t padded) {
-  for (int64_t r = 0; r < rows; ++r) convert_row(from + r * stride, columns, to + r * padded, padded);
+void load_rows(const From* from, int64_t stride, int64_t rows, int64_t columns, To* to, int64_t padded,
+               int64_t ahead = 0) {
+  for (int64_t r = 0; r < rows; ++r) {
+    if (ahead) prefetch_rows(from + (r + ahead) * stride, stride, 1, columns);
+    convert_row(from + r * stride, columns, to + r * padded, padded);
+  }
 }
 
 // the first `columns` of packed rows into a (token-strided) matrix

@@ -104,6 +104,12 @@ SOLA_INLINE ShortVec narrow(Vec<float> x, bf16) {
   return __builtin_convertvector(is_nan ? quiet : rounded, ShortVec);
 }
 
+// the nearest number that bfloat16 holds, ties away from zero; NaN stays NaN
+SOLA_INLINE Vec<float> round_to_bf16(Vec<float> x) {
+  const auto bits = (bit_cast<Vec<uint32_t>>(x) + 0x8000u) & 0xffff0000u;
+  return x != x ? x : bit_cast<Vec<float>>(bits);
+}
+
 // exponents are moved by a multiplication, which also normalises subnormals; Inf and NaN are patched
 SOLA_INLINE Vec<float> widen(ShortVec bits, f16) {
   auto wide = __builtin_convertvector(bits, Vec<uint32_t>);
