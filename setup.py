@@ -105,11 +105,12 @@ class NinjaBuild(build_ext):
             ninja.rule("nvcc", f"{nvcc} {NVCC_FLAGS} {' '.join(codes)} {compile_to}", **watch)
             ninja.rule("link", f"{linker} -shared $in -o $out {' '.join(libs)}", description="$out")
             objects = []
-            for source in sorted([*CSRC.glob("*.cpp"), *CSRC.glob("cpu/*.cpp")]):
+            host_sources = [*CSRC.glob("*.cpp"), *CSRC.glob("cpu/*.cpp"), *(CSRC.glob("cuda/*.cpp") if nvcc else [])]
+            for source in sorted(host_sources):
                 variants = INSTRUCTION_SETS if source.match("*.kernel.cpp") else {"host": " ".join(host)}
                 for name, flags in variants.items():
                     variables = {"flags": f"-DSOLA_ISA={name} {flags}", "note": name}
-                    objects += ninja.build(f"{source.stem}.{name}.o", "cxx", str(source), variables=variables)
+                    objects += ninja.build(f"{source.parent.name}.{source.stem}.{name}.o", "cxx", str(source), variables=variables)
             for source in sorted(CSRC.glob("cuda/*.cu")) if nvcc else []:
                 objects += ninja.build(f"{source.stem}.cu.o", "nvcc", str(source))
             ninja.build(str(target), "link", objects)
