@@ -7,9 +7,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-CXX_FILES = $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+CXX_FILES = $(shell find csrc tests/emulator -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: setup build profile test lint sanitize format docs clean
+.PHONY: setup build profile test lint sanitize format docs gpu cuda-report clean
 
 setup: $(READY) build
 
@@ -46,6 +46,14 @@ sanitize: setup
 		build --build-lib $(SANITIZED) --build-temp $(SANITIZED)-objects
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
 		PYTHONPATH=$(SANITIZED) $(BIN)/pytest -p no:cacheprovider tests/test_bad_input.py $(CHECKED:%=tests/test_ops_%.py)
+
+# on a machine with a GPU: build, cuda tests, compute-sanitizer and benchmark in one call under ten minutes
+gpu:
+	@.ci/gpu
+
+# registers and spills of the kernels, as ptxas told them in the last build, against csrc/cuda/registers.txt
+cuda-report: setup
+	$(BIN)/python csrc/cuda/report.py
 
 format: setup
 	$(BIN)/ruff check --fix

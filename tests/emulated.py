@@ -6,6 +6,7 @@ wrong indices, missing barriers and unwritten memory; it says nothing about spee
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -14,8 +15,12 @@ from torch import Tensor
 
 from sola_vision.ops.linear_attention import CHUNK
 
-torch.ops.load_library(str(build()))
-library = torch.ops.sola_emulated
+
+@cache
+def library() -> Any:
+    """``torch.ops.sola_emulated``, compiled on first use."""
+    torch.ops.load_library(str(build()))
+    return torch.ops.sola_emulated
 
 
 class _Op(torch.autograd.Function):
@@ -23,14 +28,14 @@ class _Op(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, name: str, options: tuple[Any, ...], *inputs: Tensor) -> Tensor:
-        outputs = getattr(library, name)(*inputs, *options)
+        outputs = getattr(library(), name)(*inputs, *options)
         ctx.name, ctx.options = name, () if name == "wkv" else options
         ctx.save_for_backward(*inputs, *(outputs[1:] if name == "linear_attention" else outputs))
         return outputs[0]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        grads = getattr(library, f"{ctx.name}_backward")(grad, *ctx.saved_tensors, *ctx.options)
+        grads = getattr(library(), f"{ctx.name}_backward")(grad, *ctx.saved_tensors, *ctx.options)
         return (None, None, *grads)
 
 
@@ -57,14 +62,14 @@ def linear_attention(
 class _Chunked(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, options: tuple[Any, ...], q: Tensor, k: Tensor, v: Tensor, decay: Tensor | None) -> Tensor:
-        out, normaliser = library.chunked_linear_attention(q, k, v, decay, *options)
+        out, normaliser = library().chunked_linear_attention(q, k, v, decay, *options)
         ctx.options, ctx.decays = options, decay is not None
         ctx.save_for_backward(q, k, v, decay, out, normaliser)
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        *grads, grad_decay = library.chunked_linear_attention_backward(grad, *ctx.saved_tensors, *ctx.options)
+        *grads, grad_decay = library().chunked_linear_attention_backward(grad, *ctx.saved_tensors, *ctx.options)
         return (None, *grads, grad_decay if ctx.decays else None)
 
 

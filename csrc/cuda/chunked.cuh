@@ -11,11 +11,20 @@ namespace sola::cuda {
 struct ChunkPlace {
   int64_t head, batch, inner, chunk, first;
   int rows;
+  int part, column;  // which columns of the result, and their first
 };
 
 SOLA_DEVICE ChunkPlace chunk_place(const ChunkedCall& call) {
-  const int64_t head = blockIdx.x / call.chunks, chunk = blockIdx.x % call.chunks, first = chunk * kTile;
-  return {head, head / call.heads, head % call.heads, chunk, first, int(min(int64_t(kTile), call.tokens - first))};
+  const int64_t blocks = call.batches * call.heads * call.chunks, index = blockIdx.x % blocks;
+  const int64_t head = index / call.chunks, chunk = index % call.chunks, first = chunk * kTile;
+  const int part = int(blockIdx.x / blocks), rows = int(min(int64_t(kTile), call.tokens - first));
+  return {head, head / call.heads, head % call.heads, chunk, first, rows, part, part * kPartColumns};
+}
+
+// the columns of a block's part
+template <class T>
+SOLA_DEVICE Rows<T> part_of(Rows<T> rows, const ChunkPlace& at, int most) {
+  return {rows.data + at.column, rows.stride, rows.rows, min(most, rows.columns - at.column)};
 }
 
 template <class In>
@@ -91,7 +100,8 @@ SOLA_DEVICE void spread_pairs(Sums<1, T / 8>& sums, const Sums<1, kTile / 8>& pa
 }
 
 // the state that enters a chunk, and whether there is one: none at the ends of a sequence
-SOLA_DEVICE const float* state_of(const float* states, const ChunkedCall& call, const ChunkPlace& at, Side side) {
+SOLA_DEVICE const float* state_of(const ChunkStates& of, const ChunkedCall& call, const ChunkPlace& at, Side side) {
+  const float* states = side == Side::left ? of.left : of.right;
   const bool outermost = side == Side::left ? at.chunk == 0 : at.chunk == call.chunks - 1;
   return states && !outermost ? states + (at.head * call.chunks + at.chunk) * (call.D * call.V + call.D) : nullptr;
 }

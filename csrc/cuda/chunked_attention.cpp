@@ -132,7 +132,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> backward(const at::Te
                                                  floats(denominators), floats(inverse), floats(grad_denominator)},
                                                 call.dtype, call.stream));
   }
-  if (decay) shares = at::empty({s.B * s.H, call.chunks(), kDecayParts}, call.sums);
+  if (decay) shares = at::empty({s.B * s.H, call.chunks(), decay_shares(s.D)}, call.sums);
 
   at::Tensor keys[2], grads[2];
   for (const Side side : {Side::left, Side::right}) {
@@ -160,9 +160,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> backward(const at::Te
   if (decay) {
     check_launch(kOp,
                  launch_chunk_crossing({call.roles(false), of_keys, of_grads, normalize, floats(shares)}, call.stream));
-    check_launch(kOp,
-                 launch_chunk_decay({s.B, s.H, call.chunks(), floats(call.decay), floats(shares), floats(grad_decay)},
-                                    call.stream));
+    check_launch(kOp, launch_chunk_decay({s.B, s.H, call.chunks(), decay_shares(s.D), floats(call.decay),
+                                          floats(shares), floats(grad_decay)},
+                                         call.stream));
   }
   return {grad_q, grad_k, grad_v, grad_decay};
 }

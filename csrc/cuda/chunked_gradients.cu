@@ -18,7 +18,7 @@ SOLA_DEVICE float along_state(const ChunkGradientsParams& p, const ChunkPlace& a
                               const Sums<1, T / 8>& sums, ChunkTiles<In, T> tiles, const float* companion,
                               float& before) {
   const ChunkedCall& call = p.call;
-  const Rows<const In> x = chunk_rows<In>(p.x, at, call.D);
+  const Rows<const In> x = part_of(chunk_rows<In>(p.x, at, call.D), at, T);
   const float *powers = tiles.powers(), *coefficients = tiles.row_numbers() + kTile;
   float total = 0.0f;
   for_rows<In, T>(sums, tiles, at.rows, [&](int row, float (&numbers)[T / 32]) {
@@ -28,7 +28,7 @@ SOLA_DEVICE float along_state(const ChunkGradientsParams& p, const ChunkPlace& a
     for (int j = 0; j < T / 32; ++j) {
       const int column = 32 * j + lane_of();
       along = fmaf(phi[j], numbers[j], along);
-      if (p.companion && column < call.D) along_companion = fmaf(phi[j], companion[column], along_companion);
+      if (p.companion && column < x.columns) along_companion = fmaf(phi[j], companion[column], along_companion);
     }
     along = warp_sum(along);
     const int exponent = reads(side, at, row);
@@ -70,15 +70,17 @@ __global__ void __launch_bounds__(kThreads, 1) gradients(ChunkGradientsParams p)
   float sums[1][T / 8][4];
   clear(sums);
   float of_decay = 0.0f, before = 0.0f;
-  const float* companions[2] = {};
-  for (const Side side : {Side::left, Side::right}) {
-    const float* state = state_of(side == Side::left ? p.states.left : p.states.right, call, at, side);
+#pragma unroll 1
+  for (int i = 0; i < 2; ++i) {
+    const Side side = i == 0 ? Side::left : Side::right;
+    const float* state = state_of(p.states, call, at, side);
     if (!state) continue;
-    companions[side == Side::right] = state + call.D * call.V;
     multiply_state<Along::depth, In, T>(
         sums, tiles, a, [&](int row, float number) { return powers[reads(side, at, row)] * row_weights[row] * number; },
-        Rows<const float>{state, call.V, int(call.D), int(call.V)}, [](const auto*, int) {});
-    if (p.grad_log_decay) of_decay += along_state<In, T>(p, at, side, sums, tiles, state + call.D * call.V, before);
+        Rows<const float>{state + at.column * call.V, call.V, min(T, int(call.D) - at.column), int(call.V)},
+        [](const auto*, int) {});
+    if (p.grad_log_decay)
+      of_decay += along_state<In, T>(p, at, side, sums, tiles, state + call.D * call.V + at.column, before);
   }
 
   float grads[1][kTile / 8][4];
@@ -86,7 +88,7 @@ __global__ void __launch_bounds__(kThreads, 1) gradients(ChunkGradientsParams p)
   multiply_pairs<In, T>(
       grads, tiles, a, [&](int row, float number) { return row_weights[row] * number; }, b,
       [&](int row, float number) { return column_weights[row] * number; });
-  if (p.grad_log_decay && !call.rows_are_keys) {
+  if (p.grad_log_decay && !call.rows_are_keys && at.part == 0) {
     float pairs[1][kTile / 8][4];
     clear(pairs);
     multiply_pairs<In, T>(pairs, tiles, x, map, y, map);
@@ -105,29 +107,31 @@ __global__ void __launch_bounds__(kThreads, 1) gradients(ChunkGradientsParams p)
     const float grad = grads[0][n][i] + row_coefficients[r] + column_coefficients[column];
     grads[0][n][i] = weight == 0.0f ? 0.0f : weight * grad;
   });
-  spread_pairs<In, T>(sums, grads, tiles, y, map);
+  spread_pairs<In, T>(sums, grads, tiles, part_of(y, at, T), map);
 
+  const Rows<const In> mine = part_of(x, at, T);
   const Rows<In> out{row_of<In>(p.out, at.batch, at.first, at.inner), p.out.token, at.rows, int(call.D)};
-  finish_rows<In, T>(sums, tiles, out, [&](int row, float (&numbers)[T / 32]) {
+  finish_rows<In, T>(sums, tiles, part_of(out, at, T), [&](int row, float (&numbers)[T / 32]) {
     float phi[T / 32];
-    load_phi<In, T>(call.map, x, row, phi);
+    load_phi<In, T>(call.map, mine, row, phi);
     const float coefficient = call.rows_are_keys ? 1.0f : row_coefficients[row];
 #pragma unroll
     for (int j = 0; j < T / 32; ++j) {
       const int column = 32 * j + lane_of();
-#pragma unroll
-      for (int side = 0; side < 2; ++side) {
-        if (!p.companion || !companions[side] || column >= call.D) continue;
-        const float weight = powers[reads(side ? Side::right : Side::left, at, row)] * coefficient;
-        numbers[j] = fmaf(weight, companions[side][column], numbers[j]);
+      for (int i = 0; i < 2; ++i) {
+        const Side side = i == 0 ? Side::left : Side::right;
+        const float* state = p.companion ? state_of(p.states, call, at, side) : nullptr;
+        if (state && column < mine.columns)
+          numbers[j] =
+              fmaf(powers[reads(side, at, row)] * coefficient, state[call.D * call.V + at.column + column], numbers[j]);
       }
       numbers[j] *= feature_slope(call.map, phi[j]);
     }
   });
   if (!p.grad_log_decay) return;
   const float sum = block_sum(of_decay, tiles.row_numbers());
-  if (threadIdx.x == 0)
-    p.grad_log_decay[(at.head * call.chunks + at.chunk) * kDecayParts + (call.rows_are_keys ? 1 : 0)] = sum;
+  const int64_t parts = (call.D + kPartColumns - 1) / kPartColumns, share = at.part + (call.rows_are_keys ? parts : 0);
+  if (threadIdx.x == 0) p.grad_log_decay[(at.head * call.chunks + at.chunk) * (2 * parts + 1) + share] = sum;
 }
 
 }  // namespace
@@ -135,9 +139,9 @@ __global__ void __launch_bounds__(kThreads, 1) gradients(ChunkGradientsParams p)
 int launch_chunk_gradients(const ChunkGradientsParams& p, Dtype dtype, void* stream) {
   return with_input(dtype, [&](auto in) {
     using In = decltype(in);
-    return with_width<32, 64, 128, 256>(p.call.D, [&](auto width) {
+    return with_width<32, 64, kPartColumns>(p.call.D, [&](auto width) {
       constexpr int T = decltype(width)::value;
-      return launch(gradients<In, T>, p.call.batches * p.call.heads * p.call.chunks, kThreads,
+      return launch(gradients<In, T>, p.call.batches * p.call.heads * p.call.chunks * parts_of(p.call.D), kThreads,
                     ChunkTiles<In, T>::kBytes, stream, p);
     });
   });

@@ -30,23 +30,24 @@ __global__ void __launch_bounds__(kThreads, 1) crossing(ChunkCrossingParams p) {
   double sum = 0.0;
   for (const Side side : {Side::left, Side::right}) {
     const Side other = side == Side::left ? Side::right : Side::left;
-    const float* keys = state_of(side == Side::left ? p.keys.left : p.keys.right, p.call, at, side);
-    const float* grads = state_of(other == Side::left ? p.grads.left : p.grads.right, p.call, at, other);
+    const float* keys = state_of(p.keys, p.call, at, side);
+    const float* grads = state_of(p.grads, p.call, at, other);
     if (!keys || !grads) continue;
     for (int64_t i = threadIdx.x; i < numbers; i += kThreads) sum += double(keys[i]) * double(grads[i]);
   }
-  double* shares = reinterpret_cast<double*>(shared_memory());
-  shares[threadIdx.x] = sum;
+  double* of_threads = reinterpret_cast<double*>(shared_memory());
+  of_threads[threadIdx.x] = sum;
   sync_block();
   if (threadIdx.x > 0) return;
-  for (int i = 1; i < kThreads; ++i) sum += shares[i];
+  for (int i = 1; i < kThreads; ++i) sum += of_threads[i];
+  const int64_t shares = 2 * ((p.call.D + kPartColumns - 1) / kPartColumns) + 1;
   const double weight = exp(double(log_decay(p.call.decay, at.inner)) * double(at.rows + 1));
-  p.grad_log_decay[(at.head * p.call.chunks + at.chunk) * kDecayParts + 2] = float(double(at.rows) * weight * sum);
+  p.grad_log_decay[(at.head * p.call.chunks + at.chunk + 1) * shares - 1] = float(double(at.rows) * weight * sum);
 }
 
 // dγ = d log γ / γ, by one block per head
 __global__ void __launch_bounds__(kThreads, 1) add_decays(ChunkDecayParams p) {
-  const int64_t head = blockIdx.x, per_head = p.chunks * kDecayParts, count = p.batches * per_head;
+  const int64_t head = blockIdx.x, per_head = p.chunks * p.shares, count = p.batches * per_head;
   double sum = 0.0;
   for (int64_t i = threadIdx.x; i < count; i += kThreads)
     sum += double(p.grad_log_decay[(i / per_head * p.heads + head) * per_head + i % per_head]);

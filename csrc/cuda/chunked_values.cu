@@ -25,14 +25,16 @@ __global__ void __launch_bounds__(kThreads, 1) values(ChunkValuesParams p) {
   // two threads add up the denominator of each row that comes from states
   const int my_row = int(threadIdx.x) / 2, half = int(threadIdx.x) % 2;
   float denominator = 0.0f;
-  for (const Side side : {Side::left, Side::right}) {
-    const float* state = state_of(side == Side::left ? p.states.left : p.states.right, call, at, side);
+#pragma unroll 1
+  for (int i = 0; i < 2; ++i) {
+    const Side side = i == 0 ? Side::left : Side::right;
+    const float* state = state_of(p.states, call, at, side);
     if (!state) continue;
     const float* companion = state + call.D * call.V;
     multiply_state<Along::other, In, T>(
         sums, tiles, x,
         [&](int row, float number) { return powers[reads(side, at, row)] * feature<is_half<In>>(call.map, number); },
-        Rows<const float>{state, call.V, int(call.D), int(call.V)},
+        part_of(Rows<const float>{state, call.V, int(call.D), int(call.V)}, at, T),
         [&](const auto* phi, int k) {
           for (int i = half; p.normaliser && i < kDepth<T> && k + i < call.D; i += 2)
             denominator = fmaf(to_float(phi[my_row * Tiles::kStride + i]), companion[k + i], denominator);
@@ -48,7 +50,7 @@ __global__ void __launch_bounds__(kThreads, 1) values(ChunkValuesParams p) {
     pairs[0][n][i] = weight == 0.0f ? 0.0f : weight * pairs[0][n][i];
     total[i / 2] += pairs[0][n][i];
   });
-  spread_pairs<In, T>(sums, pairs, tiles, chunk_rows<In>(p.u, at, call.V),
+  spread_pairs<In, T>(sums, pairs, tiles, part_of(chunk_rows<In>(p.u, at, call.V), at, T),
                       [&](int row, float number) { return weights[row] * number; });
   if (p.normaliser) {
     float* rows = tiles.row_numbers();
@@ -61,12 +63,13 @@ __global__ void __launch_bounds__(kThreads, 1) values(ChunkValuesParams p) {
       const int row = 16 * warp_of() + lane_of() / 4 + 8 * side;
       const float normaliser = rows[row] + quad_sum(total[side]) + p.eps;
       inverse[side] = reciprocal(normaliser);
-      if (lane_of() % 4 == 0 && row < at.rows) p.normaliser[at.head * call.tokens + at.first + row] = normaliser;
+      if (at.part == 0 && lane_of() % 4 == 0 && row < at.rows)
+        p.normaliser[at.head * call.tokens + at.first + row] = normaliser;
     }
     for_sums<1, T / 8>([&](int m, int n, int i, int, int) { sums[m][n][i] *= inverse[i / 2]; });
   }
-  write_sums<In, T>(sums, tiles,
-                    Rows<In>{row_of<In>(p.out, at.batch, at.first, at.inner), p.out.token, at.rows, int(call.V)});
+  const Rows<In> out{row_of<In>(p.out, at.batch, at.first, at.inner), p.out.token, at.rows, int(call.V)};
+  write_sums<In, T>(sums, tiles, part_of(out, at, T));
 }
 
 // one thread per number of a state walks over the chunks, several loads ahead
@@ -99,10 +102,10 @@ __global__ void __launch_bounds__(kThreads, 1) connect(ChunkConnectParams p) {
 int launch_chunk_values(const ChunkValuesParams& p, Dtype dtype, void* stream) {
   return with_input(dtype, [&](auto in) {
     using In = decltype(in);
-    return with_width<32, 64, 128, 256>(p.call.V, [&](auto width) {
+    return with_width<32, 64, kPartColumns>(p.call.V, [&](auto width) {
       constexpr int T = decltype(width)::value;
-      return launch(values<In, T>, p.call.batches * p.call.heads * p.call.chunks, kThreads, ChunkTiles<In, T>::kBytes,
-                    stream, p);
+      return launch(values<In, T>, p.call.batches * p.call.heads * p.call.chunks * parts_of(p.call.V), kThreads,
+                    ChunkTiles<In, T>::kBytes, stream, p);
     });
   });
 }

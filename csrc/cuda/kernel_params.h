@@ -100,6 +100,14 @@ struct ChunkedCall {
   bool rows_are_keys;
 };
 
+// sums of more columns than this don't fit in registers: further blocks take the others
+constexpr int kPartColumns = 128;
+constexpr int64_t parts_of(int64_t columns) { return (columns + kPartColumns - 1) / kPartColumns; }
+
+// The gradient of log γ comes from queries and pairs, and from keys, by parts of their head dim; and from states that
+// pass a whole chunk.
+constexpr int64_t decay_shares(int64_t D) { return 2 * parts_of(D) + 1; }
+
 // out_i = Σ_j w_ij φ(x_i)·φ(y_j) u_j: outputs, or the gradient of v
 struct ChunkValuesParams {
   ChunkedCall call;
@@ -118,11 +126,8 @@ struct ChunkGradientsParams {
   const float *row_coefficient, *column_coefficient;  // α′, β′; null for 0
   bool companion;                                     // whether the companion of the states is read, with α′ or 1
   ChunkStates states;
-  float* grad_log_decay;  // (B·H, chunks, kDecayParts); null where nobody asks
+  float* grad_log_decay;  // (B·H, chunks, decay_shares); null where nobody asks
 };
-
-// the gradient of log γ comes from queries and pairs, from keys, and from states that pass a whole chunk
-constexpr int kDecayParts = 3;
 
 struct ChunkCrossingParams {
   ChunkedCall call;
@@ -132,9 +137,9 @@ struct ChunkCrossingParams {
 };
 
 struct ChunkDecayParams {
-  int64_t batches, heads, chunks;
+  int64_t batches, heads, chunks, shares;
   const float* decay;           // (H)
-  const float* grad_log_decay;  // (B·H, chunks, kDecayParts)
+  const float* grad_log_decay;  // (B·H, chunks, decay_shares)
   float* grad_decay;            // (H)
 };
 

@@ -28,7 +28,9 @@ int launch(void (*kernel)(Params), int64_t blocks, int threads, size_t shared, [
 #ifdef SOLA_EMULATOR
   return simt::launch([&] { kernel(params); }, static_cast<unsigned>(blocks), threads, shared);
 #else
-  kernel<<<static_cast<unsigned>(blocks), threads, shared, static_cast<cudaStream_t>(stream)> > >(params);
+  // clang-format off
+  kernel<<<static_cast<unsigned>(blocks), threads, shared, static_cast<cudaStream_t>(stream)>>>(params);
+  // clang-format on
   return cudaGetLastError();
 #endif
 }

@@ -104,7 +104,7 @@ SOLA_DEVICE Mul element(Operand<Mul> operand, int other, int k) {
 template <int MT, int NT, Along la, Along ra, class Mul>
 SOLA_DEVICE void multiply_half(Sums<MT, NT>& sums, Operand<Mul> left, Operand<Mul> right, int depth) {
   static_assert(NT % 2 == 0);
-#pragma unroll 2
+#pragma unroll(MT* NT > 8 ? 1 : 2)
   for (int k = 0; k < depth; k += 16) {
     uint32_t a[MT][4];
 #pragma unroll
@@ -163,7 +163,7 @@ SOLA_DEVICE void multiply_tf32(Sums<MT, NT>& sums, Operand<Tf32> left, Operand<T
 template <int MT, int NT, Along la, Along ra>
 SOLA_DEVICE void multiply_float(Sums<MT, NT>& sums, Operand<float> left, Operand<float> right, int depth) {
   const int g = lane_of() / 4, t = lane_of() % 4;
-#pragma unroll 4
+#pragma unroll(MT* NT > 16 ? 1 : MT * NT > 8 ? 2 : 4)
   for (int k = 0; k < depth; ++k) {
     float a[MT][2];
 #pragma unroll

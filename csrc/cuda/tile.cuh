@@ -69,7 +69,7 @@ SOLA_DEVICE void load_tile(Rows<const In> from, Mul* to, int stride, const F& f)
   constexpr int kWide = kVector<In>;
   static_assert(kColumns % kWide == 0);
   const bool vectorial = is_vectorial(from.data, from.stride, from.columns);
-#pragma unroll 4
+#pragma unroll 2
   for (int i = int(threadIdx.x); i < kRows * kColumns / kWide; i += kThreads) {
     const int row = i / (kColumns / kWide), column = i % (kColumns / kWide) * kWide;
     const bool inside = row < from.rows;

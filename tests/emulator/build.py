@@ -15,7 +15,7 @@ from torch.utils import cpp_extension
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 FOLDER = ROOT / "build" / "emulator"
-# -ffp-contract=off: fmaf stays one rounding, a product and a sum stay two
+# - ffp - contract = off : fmaf stays one rounding, a product and a sum stay two
 FLAGS = "-std=c++20 -O2 -fPIC -ffp-contract=off -Wall -Wextra -Werror -Wno-unknown-pragmas"
 
 
@@ -32,7 +32,7 @@ def build() -> Path:
         command = f"{cxx} {FLAGS} -I{HERE} -I{ROOT / 'csrc'} $flags -MMD -MF $out.d -c -x c++ $in -o $out"
         ninja.rule("cxx", command, depfile="$out.d", deps="gcc", description="$in")
         ninja.rule("link", f"{cxx} -shared $in -o $out {' '.join(libs)}", description="$out")
-        sources = {path: "" for path in sorted(HERE.glob("*.cpp"))}
+        sources = dict.fromkeys(sorted(HERE.glob("*.cpp")), "")
         sources[HERE / "library.cpp"] = " ".join(torch_flags)
         # device.cu asks the CUDA runtime for devices, which only the real one knows
         kernels = [path for path in sorted((ROOT / "csrc/cuda").glob("*.cu")) if path.name != "device.cu"]
