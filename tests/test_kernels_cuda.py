@@ -78,7 +78,7 @@ def test_page_and_json_of_a_measured_row() -> None:
 
 def test_routes_take_turns_and_one_that_fails_drops_out() -> None:
     class Clock:
-        order: tuple[str, ...] = ()
+        compile_left_s = 0.0
 
         def time(self, step) -> float:
             step()
@@ -90,7 +90,9 @@ def test_routes_take_turns_and_one_that_fails_drops_out() -> None:
         calls.append("broken")
         raise RuntimeError("no kernel image\nmore")
 
-    found = race({"ours": lambda: calls.append("ours"), "broken": broken}, Clock())
+    steps = {"ours": lambda: calls.append("ours"), "broken": broken, "compile": lambda: calls.append("compile")}
+    found = race(steps, Clock())
+    assert found["compile"].missing == "no time was left to compile it"
     assert len(found["ours"].samples_s) == kernel_cuda.ROUNDS
     assert found["broken"].missing == "no kernel image"
     assert calls[:3] == ["ours", "broken", "ours"]

@@ -66,10 +66,10 @@ __global__ void __launch_bounds__(kThreads, 1) gather(GatherParams p) {
     const int rows = int(min(int64_t(kTile), end - first));
     sync_block();
     load_weights(p, head, first, begin, end, weights);
+    sync_block();
     load_tile<kTile, T, kThreads>(Rows<const In>{row_of<const In>(p.x, batch, first, head % p.heads) + d0, p.x.token,
                                                  rows, min(T, int(p.D) - d0)},
                                   x, stride, [&](int, float number) { return feature<is_half<In>>(p.map, number); });
-    sync_block();
     load_tile<kTile, T, kThreads>(Rows<const In>{row_of<const In>(p.y, batch, first, head % p.heads) + v0, p.y.token,
                                                  rows, min(T, int(p.V) - v0)},
                                   y, stride, [&](int row, float number) { return weights[row] * number; });

@@ -37,25 +37,25 @@ class Usage:
 
 
 def readable(names: list[str]) -> dict[str, str]:
-    """``softmax_forward::forward<Bf16, 64>`` for mangled names; needs c++filt, which comes with every compiler."""
+    """``forward<Bf16, 64>`` for mangled names; needs c++filt, which comes with every compiler."""
     plain = subprocess.run(["c++filt", "-p"], input="\n".join(names), text=True, capture_output=True, check=True)
-    found = {}
-    for name, text in zip(names, plain.stdout.splitlines(), strict=True):
-        unit = re.search(r"_GLOBAL__N__[0-9a-f]+_\d+_(\w+?)_cu_", name)
-        inner = re.sub(r"sola::(cuda::)?(\(anonymous namespace\)::|_GLOBAL__N__\w+::)?", "", text)
-        found[name] = f"{unit[1] if unit else '?'}::{inner}"
-    return found
+    scope = re.compile(r"sola::(cuda::)?(\(anonymous namespace\)::|_GLOBAL__N__\w+::)?")
+    return {name: scope.sub("", text) for name, text in zip(names, plain.stdout.splitlines(), strict=True)}
 
 
 def read_logs(folder: Path) -> dict[Key, Usage]:
-    """(kernel, architecture) → usage, of every log below the folder."""
-    entries = [match for log in sorted(folder.rglob("*.cu.o.log")) for match in _ENTRY.finditer(log.read_text())]
-    names = readable(sorted({entry["name"] for entry in entries}))
+    """(file::kernel, architecture) → usage, of every log below the folder."""
+    entries = [
+        (log.name.removesuffix(".cu.o.log"), match)
+        for log in sorted(folder.rglob("*.cu.o.log"))
+        for match in _ENTRY.finditer(log.read_text())
+    ]
+    names = readable(sorted({entry["name"] for _, entry in entries}))
     return {
-        (names[entry["name"]], entry["target"]): Usage(
+        (f"{unit}::{names[entry['name']]}", entry["target"]): Usage(
             int(entry["registers"]), int(entry["stack"]), int(entry["spills"])
         )
-        for entry in entries
+        for unit, entry in entries
     }
 
 
