@@ -14,7 +14,9 @@ from torch.utils import cpp_extension
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-FOLDER = ROOT / "build" / "emulator"
+# sanitizers are asked for in the same way as of setup.py
+EXTRA_FLAGS, EXTRA_LIBS = os.environ.get("CXXFLAGS", ""), os.environ.get("LDFLAGS", "")
+FOLDER = ROOT / "build" / ("emulator-sanitized" if "sanitize" in EXTRA_FLAGS else "emulator")
 # - ffp - contract = off : fmaf stays one rounding, a product and a sum stay two
 FLAGS = "-std=c++20 -O2 -fPIC -ffp-contract=off -Wall -Wextra -Werror -Wno-unknown-pragmas"
 
@@ -29,9 +31,9 @@ def build() -> Path:
     libs = [f"-L{folder}" for folder in cpp_extension.library_paths()] + ["-ltorch", "-ltorch_cpu", "-lc10"]
     with (FOLDER / "build.ninja").open("w") as file:
         ninja = Writer(file, width=120)
-        command = f"{cxx} {FLAGS} -I{HERE} -I{ROOT / 'csrc'} $flags -MMD -MF $out.d -c -x c++ $in -o $out"
+        command = f"{cxx} {FLAGS} {EXTRA_FLAGS} -I{HERE} -I{ROOT / 'csrc'} $flags -MMD -MF $out.d -c -x c++ $in -o $out"
         ninja.rule("cxx", command, depfile="$out.d", deps="gcc", description="$in")
-        ninja.rule("link", f"{cxx} -shared $in -o $out {' '.join(libs)}", description="$out")
+        ninja.rule("link", f"{cxx} -shared $in -o $out {' '.join(libs)} {EXTRA_LIBS}", description="$out")
         sources = dict.fromkeys(sorted(HERE.glob("*.cpp")), "")
         sources[HERE / "library.cpp"] = " ".join(torch_flags)
         # device.cu asks the CUDA runtime for devices, which only the real one knows

@@ -9,6 +9,12 @@
 #include <string>
 #include <vector>
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_UNPOISON_MEMORY_REGION(address, size)
+#endif
+
 simt_uint3 threadIdx, blockIdx, blockDim, gridDim;
 
 #if defined(__x86_64__)
@@ -42,7 +48,7 @@ namespace simt {
 namespace {
 
 constexpr int kLanes = 32;
-constexpr size_t kStack = 128 << 10;
+constexpr size_t kStack = 256 << 10;
 
 enum class State { ready, warp, block, done };
 enum class Kind { none, sync, shuffle, matrices, transposed, bf16, half, tf32 };
@@ -73,7 +79,7 @@ struct Fiber {
 
 struct Machine {
   std::vector<Fiber> fibers;
-  std::vector<unsigned char> shared;
+  std::unique_ptr<unsigned char[]> shared;
   std::mt19937_64 random{0};
   void* scheduler = nullptr;
   int current = 0, threads = 0;
@@ -102,6 +108,8 @@ void entry() {
 
 void start(Fiber& fiber) {
   if (!fiber.stack) fiber.stack = std::make_unique<std::byte[]>(kStack);
+  // what the last fiber on this stack never returned from
+  ASAN_UNPOISON_MEMORY_REGION(fiber.stack.get(), kStack);
   auto top = reinterpret_cast<uintptr_t>(fiber.stack.get() + kStack) & ~uintptr_t(15);
   // six saved registers below the address that the switch returns to; entry starts as if it had been called
   auto* frame = reinterpret_cast<void**>(top) - 2;
@@ -290,8 +298,9 @@ int launch(const std::function<void()>& kernel, unsigned blocks, int threads, si
   std::shuffle(order.begin(), order.end(), m.random);
   for (unsigned block : order) {
     blockIdx.x = block;
-    // every 16-bit and 32-bit number is a NaN
-    m.shared.assign(shared + 16, 0xff);
+    // of just the size asked for, so that AddressSanitizer sees what lies beyond; every number in it is a NaN
+    m.shared = std::make_unique_for_overwrite<unsigned char[]>(shared);
+    std::memset(m.shared.get(), 0xff, shared);
     ++m.blocks;
     if (!run_block()) return cudaErrorLaunchFailure;
   }
@@ -301,10 +310,8 @@ int launch(const std::function<void()>& kernel, unsigned blocks, int threads, si
 void set_seed(uint64_t seed) { machine().random.seed(seed); }
 int64_t blocks_run() { return machine().blocks; }
 
-unsigned char* shared_memory() {
-  const auto address = reinterpret_cast<uintptr_t>(machine().shared.data());
-  return machine().shared.data() + (16 - address % 16) % 16;
-}
+// operator new aligns to 16 bytes
+unsigned char* shared_memory() { return machine().shared.get(); }
 
 void sync_block() { stop(State::block); }
 void sync_warp() {
