@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from sola_profile import kernel_cuda
 from sola_profile.cli import main
@@ -130,6 +131,15 @@ def test_the_list_of_softmax_backends_says_what_was_not_measured() -> None:
     chosen = [name for _, name, runs, _ in found if runs]
     assert chosen == (["own kernel"] if ops.build_info()["cuda_architectures"] else [])
     assert all(reason for _, _, runs, reason in found if not runs)
+
+
+def test_every_operator_has_a_cuda_kernel_where_nvcc_was_found() -> None:
+    names = [name for name in torch._C._dispatch_get_all_op_names() if name.startswith("sola::")]
+    built = bool(ops.build_info()["cuda_architectures"])
+    for name in names:
+        # without nvcc the forward ops have the one that refuses by name
+        has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key(name, "CUDA")
+        assert has_kernel == (built or not name.endswith("_backward")), name
 
 
 def test_unmeasured_reports_hold_all_models() -> None:

@@ -48,9 +48,12 @@ SOLA_DEVICE uint32_t pack<Half>(float low, float high) {
 template <class T>
 constexpr int kVector = 16 / int(sizeof(T));
 
+SOLA_DEVICE uint32_t raw_bits(float x) { return float_to_bits(x); }
+SOLA_DEVICE uint32_t raw_bits(Bf16 x) { return x.bits; }
+SOLA_DEVICE uint32_t raw_bits(Half x) { return x.bits; }
+
 template <class T>
-SOLA_DEVICE void load_vector(const T* from, float (&to)[kVector<T>]) {
-  const Vec4 raw = *reinterpret_cast<const Vec4*>(from);
+SOLA_DEVICE void unpack(const Vec4& raw, float (&to)[kVector<T>]) {
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     if constexpr (sizeof(T) == 4) {

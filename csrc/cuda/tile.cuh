@@ -63,27 +63,52 @@ struct Rows {
   int rows, columns;
 };
 
-// `kRows` × `kColumns` of f(row, number) into shared memory, zeros where there is nothing
+// 16 bytes of a row as they lie in memory, zeros where there is nothing; `valid` of their numbers exist
+template <class In>
+SOLA_DEVICE Vec4 load_raw(const In* from, int valid, bool vectorial) {
+  constexpr int kWide = kVector<In>, kPerWord = kWide / 4;
+  Vec4 raw{};
+  if (vectorial) {
+    if (valid > 0) raw = *reinterpret_cast<const Vec4*>(from);
+    return raw;
+  }
+#pragma unroll
+  for (int j = 0; j < kWide; ++j) {
+    if (j < valid) raw.word[j / kPerWord] |= raw_bits(from[j]) << (32 / kPerWord * (j % kPerWord));
+  }
+  return raw;
+}
+
+// `kRows` × `kColumns` of f(row, number) into shared memory, zeros where there is nothing. Several loads are on their
+// way before the first is needed.
 template <int kRows, int kColumns, int kThreads, class In, class Mul, class F>
 SOLA_DEVICE void load_tile(Rows<const In> from, Mul* to, int stride, const F& f) {
-  constexpr int kWide = kVector<In>;
+  constexpr int kWide = kVector<In>, kAcross = kColumns / kWide, kAll = kRows * kAcross;
+  constexpr int kAhead = kAll / kThreads < 4 ? (kAll / kThreads < 1 ? 1 : kAll / kThreads) : 4;
   static_assert(kColumns % kWide == 0);
   const bool vectorial = is_vectorial(from.data, from.stride, from.columns);
-#pragma unroll 2
-  for (int i = int(threadIdx.x); i < kRows * kColumns / kWide; i += kThreads) {
-    const int row = i / (kColumns / kWide), column = i % (kColumns / kWide) * kWide;
-    const bool inside = row < from.rows;
-    const In* source = from.data + row * from.stride + column;
-    float x[kWide];
-    if (inside && vectorial && column < from.columns) {
-      load_vector(source, x);
+#pragma unroll 1
+  for (int begin = int(threadIdx.x); begin < kAll; begin += kAhead * kThreads) {
+    Vec4 raw[kAhead];
+    const auto valid = [&](int i) {
+      const int column = i % kAcross * kWide;
+      return i / kAcross < from.rows ? min(kWide, max(0, from.columns - column)) : 0;
+    };
 #pragma unroll
-      for (int j = 0; j < kWide; ++j) x[j] = f(row, x[j]);
-    } else {
-#pragma unroll
-      for (int j = 0; j < kWide; ++j) x[j] = inside && column + j < from.columns ? f(row, to_float(source[j])) : 0.0f;
+    for (int n = 0; n < kAhead; ++n) {
+      const int i = begin + n * kThreads;
+      raw[n] = load_raw(from.data + i / kAcross * from.stride + i % kAcross * kWide, valid(i), vectorial);
     }
-    store_vector<Mul>(x, to + row * stride + column);
+#pragma unroll
+    for (int n = 0; n < kAhead; ++n) {
+      const int i = begin + n * kThreads, row = i / kAcross, count = valid(i);
+      if (kAll % (kAhead * kThreads) != 0 && i >= kAll) break;
+      float x[kWide];
+      unpack<In>(raw[n], x);
+#pragma unroll
+      for (int j = 0; j < kWide; ++j) x[j] = j < count ? f(row, x[j]) : 0.0f;
+      store_vector<Mul>(x, to + row * stride + i % kAcross * kWide);
+    }
   }
 }
 
