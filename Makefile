@@ -7,9 +7,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-CXX_FILES = $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+CXX_FILES = $(shell find csrc tests/emulator -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: setup build profile test lint sanitize format docs clean
+.PHONY: setup build profile test lint sanitize format docs gpu cuda-report clean
 
 setup: $(READY) build
 
@@ -37,15 +37,29 @@ lint: setup
 	$(BIN)/mypy
 	@$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
 
-# every case, and what else reads odd memory, under AddressSanitizer and UndefinedBehaviorSanitizer
+# every case, and what else reads odd memory, under AddressSanitizer and UndefinedBehaviorSanitizer; then the CUDA kernels
+# in the emulator under AddressSanitizer, where every thread's reads and writes are checked
 SANITIZED := build/sanitized
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize=vptr -fno-sanitize-recover=undefined
 CHECKED := values layout numerics property
+EMULATED := CXXFLAGS="-g1 -fsanitize=address" LDFLAGS="-fsanitize=address"
 sanitize: setup
 	SOLA_CUDA=0 CXXFLAGS="-O1 -g -fno-omit-frame-pointer $(SANITIZERS)" LDFLAGS="$(SANITIZERS)" $(BIN)/python setup.py --quiet \
 		build --build-lib $(SANITIZED) --build-temp $(SANITIZED)-objects
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
 		PYTHONPATH=$(SANITIZED) $(BIN)/pytest -p no:cacheprovider tests/test_bad_input.py $(CHECKED:%=tests/test_ops_%.py)
+	$(EMULATED) $(BIN)/python tests/emulator/build.py
+	$(EMULATED) LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so.6)" \
+		ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0 $(BIN)/pytest -p no:cacheprovider \
+		tests/test_emulator.py tests/test_cuda_emulated.py
+
+# on a machine with a GPU: build, cuda tests, compute-sanitizer and benchmark in one call under ten minutes
+gpu:
+	@.ci/gpu
+
+# registers and spills of the kernels, as ptxas told them in the last build, against csrc/cuda/registers.txt
+cuda-report: setup
+	$(BIN)/python csrc/cuda/report.py
 
 format: setup
 	$(BIN)/ruff check --fix

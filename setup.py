@@ -28,7 +28,7 @@ X86_64 = {
 }
 INSTRUCTION_SETS = X86_64 if platform.machine().lower() in ("x86_64", "amd64") else {"baseline": ""}
 CUDA_TARGETS = ("80", "90")
-NVCC_FLAGS = "-std=c++17 -O3 -Xcompiler=-fPIC,-fvisibility=hidden -cudart=static -Werror=all-warnings"
+NVCC_FLAGS = "-std=c++17 -O3 -Xcompiler=-fPIC,-fvisibility=hidden -cudart=static -Xptxas=-v -Werror=all-warnings"
 
 
 def fail(reason: str, remedy: str) -> None:
@@ -102,14 +102,17 @@ class NinjaBuild(build_ext):
             watch = {"depfile": "$out.d", "deps": "gcc", "description": "$in $note"}
             compile_to = f"-MMD -MF $out.d -I{CSRC} $flags -c $in -o $out"
             ninja.rule("cxx", f"{cxx} {CXX_FLAGS} {os.environ.get('CXXFLAGS', '')} {compile_to}", **watch)
-            ninja.rule("nvcc", f"{nvcc} {NVCC_FLAGS} {' '.join(codes)} {compile_to}", **watch)
+            # what ptxas says of registers and spills stays beside the object, for csrc/cuda/report.py
+            keep_log = "> $out.log 2>&1 || { cat $out.log; exit 1; }"
+            ninja.rule("nvcc", f"{nvcc} {NVCC_FLAGS} {' '.join(codes)} {compile_to} {keep_log}", **watch)
             ninja.rule("link", f"{linker} -shared $in -o $out {' '.join(libs)}", description="$out")
             objects = []
-            for source in sorted([*CSRC.glob("*.cpp"), *CSRC.glob("cpu/*.cpp")]):
+            folders = [CSRC, CSRC / "cpu", *([CSRC / "cuda"] if nvcc else [])]
+            for source in sorted(path for folder in folders for path in folder.glob("*.cpp")):
                 variants = INSTRUCTION_SETS if source.match("*.kernel.cpp") else {"host": " ".join(host)}
                 for name, flags in variants.items():
                     variables = {"flags": f"-DSOLA_ISA={name} {flags}", "note": name}
-                    objects += ninja.build(f"{source.stem}.{name}.o", "cxx", str(source), variables=variables)
+                    objects += ninja.build(f"{source.parent.name}.{source.stem}.{name}.o", "cxx", str(source), variables=variables)
             for source in sorted(CSRC.glob("cuda/*.cu")) if nvcc else []:
                 objects += ninja.build(f"{source.stem}.cu.o", "nvcc", str(source))
             ninja.build(str(target), "link", objects)

@@ -289,7 +289,10 @@ TORCH_LIBRARY_IMPL(sola, AutocastCUDA, m) {
   m.impl("wkv", &wkv_autocast);
 }
 
+// csrc/cuda registers its kernels where nvcc was found
+#ifndef SOLA_CUDA_TARGETS
 TORCH_LIBRARY_IMPL(sola, CUDA, m) { refuse_all(m); }
+#endif
 TORCH_LIBRARY_IMPL(sola, XPU, m) { refuse_all(m); }
 TORCH_LIBRARY_IMPL(sola, MPS, m) { refuse_all(m); }
 

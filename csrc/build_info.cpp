@@ -30,6 +30,24 @@ std::map<std::string, std::string> build_info() {
   };
 }
 
+namespace {
+
+// What may compute softmax attention on CUDA, in the order in which it is asked, and why not. A backend of PyTorch goes
+// before our kernel for the (device, head dim, dtype, tokens) where it has been measured faster; nothing has been
+// measured.
+struct CudaBackend {
+  const char* name;
+  const char* reason;
+};
+constexpr CudaBackend kSoftmaxOnCuda[] = {
+    {"own kernel", ""},
+    {"SDPA flash", "not measured on any device"},
+    {"SDPA cuDNN", "not measured on any device"},
+    {"SDPA efficient", "not measured on any device"},
+};
+
+}  // namespace
+
 std::vector<std::tuple<std::string, std::string, bool, std::string>> backends() {
   std::vector<std::tuple<std::string, std::string, bool, std::string>> found;
   const auto list = [&](const char* kind, const char* variable, const std::vector<Choice>& choices) {
@@ -43,6 +61,14 @@ std::vector<std::tuple<std::string, std::string, bool, std::string>> backends() 
   };
   list("instruction set", "SOLA_ISA", instruction_sets());
   list("GEMM in bfloat16", "SOLA_BF16", bf16_backends());
+  for (const CudaBackend& choice : kSoftmaxOnCuda) {
+#ifdef SOLA_CUDA
+    const bool chosen = *choice.reason == '\0';
+    found.emplace_back("softmax attention on CUDA", choice.name, chosen, choice.reason);
+#else
+    found.emplace_back("softmax attention on CUDA", choice.name, false, "this build has no CUDA kernels");
+#endif
+  }
   return found;
 }
 

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from cases import Case
 from tolerances import check_close
 from torch import Tensor
 
+from sola_vision import ops
+
 Results = tuple[Tensor, tuple[Tensor, ...]]
 
 
-def agrees(case: Case, dtype: torch.dtype) -> bool:
-    """Check a case; False when plain PyTorch overflows in this dtype, so that nothing was compared."""
-    inputs = case.inputs(dtype)
+def agrees(case: Case, dtype: torch.dtype, where: Any = ops, device: str = "cpu") -> bool:
+    """Check a case; False when plain PyTorch overflows in this dtype, so that nothing was compared.
+
+    ``where``: whose ``<op>`` is checked. References run on ``device`` too.
+    """
+    inputs = [tensor.to(device) for tensor in case.inputs(dtype)]
     exact_inputs = [tensor.double() for tensor in inputs]
     with torch.no_grad():
         shape = case.refer(exact_inputs).shape
-    grad = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
+    grad = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(device, dtype)
     exact, exact_grads = _run(case.refer, exact_inputs, grad)
     plain, plain_grads = _run(case.refer, inputs, grad)
-    out, grads = _run(case.run, inputs, grad)
+    out, grads = _run(lambda tensors: case.call(where, tensors), inputs, grad)
     assert out.dtype == dtype
     assert [g.dtype for g in grads] == [tensor.dtype for tensor in inputs]
     if not all(g.isfinite().all() for g in (plain, *plain_grads)):
@@ -52,4 +58,4 @@ def _half_unit(tensor: Tensor, dtype: torch.dtype) -> float:
 
 
 def _signs(tensor: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randint(0, 2, tensor.shape, generator=generator) * 2 - 1
+    return torch.randint(0, 2, tensor.shape, generator=generator).to(tensor.device) * 2 - 1

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parent.parent
 PROFILE_LAYERS = (
     ("case", "memory"),
     ("kernel_case",),
+    ("kernel_targets",),
     ("pieces", "workload", "peers"),
     ("kernel_workload",),
     ("machine", "cost", "measure"),
@@ -19,7 +20,7 @@ PROFILE_LAYERS = (
     ("result", "kernel_result"),
     ("measuring",),
     ("kernel_measuring",),
-    ("kernel_crossover", "kernel_models"),
+    ("kernel_crossover", "kernel_models", "kernel_cuda"),
     ("sweep", "kernel_sweep"),
     ("report",),
     ("commands",),
@@ -104,8 +105,13 @@ def test_specs_patterns_and_presets_need_no_torch():
 def test_cases_and_commands_load_without_torch():
     """The help is fast because nothing heavy is imported before a command runs."""
     heavy = {"torch", "numpy", "scipy", "sympy", "altair", "vl_convert", "fvcore", "rich", "jinja2", "psutil"}
-    light = [f"sola_profile/{name}.py" for name in ("case", "kernel_case", "memory", "cli", "report/__init__")]
-    light += [f"sola_profile/commands/{name}.py" for name in ("__init__", "output", "profile", "kernels")]
+    light = [
+        f"sola_profile/{name}.py"
+        for name in ("case", "kernel_case", "kernel_targets", "memory", "cli", "report/__init__")
+    ]
+    light += [
+        f"sola_profile/commands/{name}.py" for name in ("__init__", "output", "profile", "kernels", "kernels_cuda")
+    ]
     for name in light:
         tree = ast.parse((ROOT / name).read_text(encoding="utf-8"))
         for node in tree.body:

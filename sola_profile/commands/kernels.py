@@ -66,6 +66,10 @@ class Request:
 
 
 @click.command()
+@click.option(
+    "--device", default="cpu", show_default=True, metavar="DEVICE", help="cpu, or cuda: its own list of targets."
+)
+@click.option("--plan", metavar="GPU", help="With --device cuda: write the targets, measure nothing.")
 @click.option("--op", "ops", multiple=True, metavar="NAMES", help=f"{', '.join(KERNELS)}; all unless given.")
 @click.option("--shape", "shapes", multiple=True, metavar="SHAPES", help="BxHxNxD such as 1x6x4096x64; wkv: BxNxC.")
 @click.option("--dtype", "dtypes", multiple=True, metavar="DTYPES", help=f"[default: {','.join(DEFAULT_DTYPES)}]")
@@ -83,18 +87,36 @@ class Request:
 @click.option("--no-report", is_flag=True, help="Write no report.")
 @click.option("--json", "json_file", metavar="FILE", help="Write everything as JSON; - is standard output.")
 def kernels(**options: Any) -> None:
-    """Compare the compiled operators with what PyTorch offers, on this machine's CPU.
+    """Compare the compiled operators with what PyTorch offers, on this machine's CPU or GPU.
 
     The ceilings of the machine come first; then all routes of a case take turns on the same inputs. Ratios are times
     of a peer over ours, errors are against float64. Crossovers and the models sola_t, sola_s and sola_b follow; a run
     that --quick, --op or --shape narrows has them when asked for.
     """
+    if options["device"] != "cpu":
+        measure_cuda(options)
+        return
+    if options["plan"]:
+        raise click.UsageError("--plan belongs to --device cuda")
     request = read_request(options)
     request.targets.check()
     with Renderer() if request.targets.folder else nullcontext() as renderer:
         finished = run(request, renderer)
     if finished.interrupted:
         raise KeyboardInterrupt
+
+
+def measure_cuda(options: dict[str, Any]) -> None:
+    """The targets of the CUDA kernels; what narrows a run on the CPU is refused rather than ignored."""
+    from sola_profile.commands import kernels_cuda
+
+    if options["device"] != "cuda":
+        raise click.BadParameter(f"expected cpu or cuda, got {options['device']!r}", param_hint="--device")
+    others = ("ops", "shapes", "dtypes", "modes", "threads", "models", "quick", "budget", "no_report", "json_file")
+    given = [name for name in others if options[name]]
+    if given:
+        raise click.UsageError(f"--device cuda measures a fixed list, --out and --plan aside; got {', '.join(given)}")
+    kernels_cuda.run(Path(options["out"] or Path("docs", "reports")), options["plan"])
 
 
 def run(request: Request, renderer: Renderer | None) -> KernelReport:

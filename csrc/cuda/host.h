@@ -1,0 +1,38 @@
+// what the host sides of the CUDA ops share: dtype, device, stream, how much work fills a device
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <c10/core/DeviceGuard.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+
+#include "cuda/kernels.h"
+#include "sizes.h"
+
+// the emulator of tests/emulator registers the same functions for CPU tensors, under a name of its own
+#ifndef SOLA_CUDA_LIBRARY
+#define SOLA_CUDA_LIBRARY sola
+#define SOLA_CUDA_KEY CUDA
+#endif
+
+namespace sola::cuda {
+
+// blocks that keep every multiprocessor of the largest device (132 on H100 and H200) busy twice over
+constexpr int64_t kEnoughBlocks = 264;
+
+void* current_stream(const at::Device& device);
+
+// float64 has no kernels here
+inline void check_dtype(const char* op, const char* name, const at::Tensor& tensor) {
+  TORCH_CHECK_VALUE(tensor.scalar_type() != at::kDouble, op, ": ", name,
+                    " must be one of float32, bfloat16, float16 on cuda, got float64; float64 runs on cpu");
+}
+
+inline void check_launch(const char* op, int error) {
+  TORCH_CHECK(error == 0, op, ": a CUDA kernel could not be started: ", error_text(error));
+}
+
+inline at::TensorOptions float_like(const at::Tensor& tensor) { return tensor.options().dtype(at::kFloat); }
+inline float* floats(const at::Tensor& tensor) { return tensor.defined() ? tensor.data_ptr<float>() : nullptr; }
+
+}  // namespace sola::cuda

@@ -1,0 +1,29 @@
+// the kernels as the host sees them: plain functions that start work on a stream and return a cudaError_t
+#pragma once
+
+#include "cuda/kernel_params.h"
+
+namespace sola::cuda {
+
+int launch_gather(const GatherParams& p, Dtype dtype, void* stream);
+int launch_reduce(const ReduceParams& p, void* stream);
+int launch_read(const ReadParams& p, Read kind, Dtype dtype, void* stream);
+
+int launch_softmax_forward(const SoftmaxParams& p, Dtype dtype, void* stream);
+int launch_softmax_backward(const SoftmaxBackwardParams& p, Dtype dtype, void* stream);
+
+int launch_wkv_forward(const WkvWork& p, Dtype dtype, void* stream);
+int launch_wkv_backward(const WkvWork& p, Dtype dtype, void* stream);
+int launch_column_sum(const ColumnSumParams& p, void* stream);
+
+int launch_chunk_connect(const ChunkConnectParams& p, void* stream);
+int launch_chunk_values(const ChunkValuesParams& p, Dtype dtype, void* stream);
+int launch_chunk_gradients(const ChunkGradientsParams& p, Dtype dtype, void* stream);
+int launch_chunk_denominators(const ChunkDenominatorParams& p, Dtype dtype, void* stream);
+int launch_chunk_crossing(const ChunkCrossingParams& p, void* stream);
+int launch_chunk_decay(const ChunkDecayParams& p, void* stream);
+
+// what an error means
+const char* error_text(int error);
+
+}  // namespace sola::cuda

@@ -1,0 +1,63 @@
+// the one way to start a kernel
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+
+#include "cuda/numbers.cuh"
+
+namespace sola::cuda {
+
+// shared memory beyond this must be asked for
+constexpr size_t kDefaultShared = 48 << 10;
+
+// Starts `blocks` blocks in one dimension, which no grid of ours exceeds (2³¹ − 1); 0 for success.
+template <class Params>
+int launch(void (*kernel)(Params), int64_t blocks, int threads, size_t shared, [[maybe_unused]] void* stream,
+           const Params& params) {
+  if (blocks == 0) return cudaSuccess;
+  if (blocks > 0x7fffffff) return cudaErrorInvalidConfiguration;
+  if (shared > kDefaultShared) {
+    const auto asked =
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
+    if (asked != cudaSuccess) return asked;
+  }
+#ifdef SOLA_EMULATOR
+  return simt::launch([&] { kernel(params); }, static_cast<unsigned>(blocks), threads, shared);
+#else
+  // clang-format off
+  kernel<<<static_cast<unsigned>(blocks), threads, shared, static_cast<cudaStream_t>(stream)>>>(params);
+  // clang-format on
+  return cudaGetLastError();
+#endif
+}
+
+// calls f(In{}) for the type in memory
+template <class F>
+int with_input(Dtype dtype, const F& f) {
+  switch (dtype) {
+    case Dtype::f32:
+      return f(float{});
+    case Dtype::bf16:
+      return f(Bf16{});
+    case Dtype::f16:
+      return f(Half{});
+    default:
+      return cudaErrorInvalidValue;
+  }
+}
+
+// calls f(integral_constant) with the smallest of the sizes that holds `dim`; the last one where none does
+template <int size, int... larger, class F>
+int with_width(int64_t dim, const F& f) {
+  if constexpr (sizeof...(larger) == 0) {
+    return f(std::integral_constant<int, size>{});
+  } else {
+    return dim <= size ? f(std::integral_constant<int, size>{}) : with_width<larger...>(dim, f);
+  }
+}
+
+}  // namespace sola::cuda

@@ -1,0 +1,140 @@
+// every device primitive behind a small function, so that kernels name none
+//
+// The emulator of tests/emulator puts a cuda_runtime.h of its own first on the include path; it defines SOLA_EMULATOR
+// and these functions for the CPU, where the very same kernels run thread by thread.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#define SOLA_DEVICE __device__ __forceinline__
+
+namespace sola::cuda {
+
+constexpr int kWarp = 32;
+
+// 16-bit numbers as they lie in memory, and a float that is multiplied as two TF32 numbers
+struct Bf16 {
+  uint16_t bits;
+};
+struct Half {
+  uint16_t bits;
+};
+struct Tf32 {
+  float value;
+};
+
+struct alignas(16) Vec4 {
+  uint32_t word[4];
+};
+
+#ifndef SOLA_EMULATOR
+
+SOLA_DEVICE unsigned char* shared_memory() {
+  extern __shared__ __align__(16) unsigned char memory[];
+  return memory;
+}
+
+SOLA_DEVICE void sync_block() { __syncthreads(); }
+SOLA_DEVICE void sync_warp() { __syncwarp(); }
+SOLA_DEVICE float shuffle_xor(float x, int lanes) { return __shfl_xor_sync(0xffffffffu, x, lanes); }
+SOLA_DEVICE float shuffle_from(float x, int lane) { return __shfl_sync(0xffffffffu, x, lane); }
+
+// 2^x to 2 units in the last place, results below 2^−126 are 0
+SOLA_DEVICE float fast_exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// low and high half of a word, rounded to nearest even
+SOLA_DEVICE uint32_t pack_bf16(float low, float high) {
+  uint32_t word;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+  return word;
+}
+SOLA_DEVICE uint32_t pack_half(float low, float high) {
+  uint32_t word;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+  return word;
+}
+SOLA_DEVICE float half_to_float(uint16_t bits) {
+  float x;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(bits));
+  return x;
+}
+SOLA_DEVICE float round_tf32(float x) {
+  uint32_t word;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(word) : "f"(x));
+  return __uint_as_float(word);
+}
+SOLA_DEVICE float bits_to_float(uint32_t bits) { return __uint_as_float(bits); }
+SOLA_DEVICE uint32_t float_to_bits(float x) { return __float_as_uint(x); }
+
+SOLA_DEVICE uint32_t shared_address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
+
+// four 8 × 8 matrices of 16-bit numbers; lane l names row l % 8 of matrix l / 8
+SOLA_DEVICE void load_matrices(uint32_t (&r)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(shared_address(row))
+               : "memory");
+}
+SOLA_DEVICE void load_matrices_transposed(uint32_t (&r)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(shared_address(row))
+               : "memory");
+}
+
+// c (16 × 8) += a (16 × 16) · b (16 × 8)
+SOLA_DEVICE void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, Bf16) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
+      "%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+SOLA_DEVICE void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, Half) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
+      "%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+// c (16 × 8) += a (16 × 8) · b (8 × 8)
+SOLA_DEVICE void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, Tf32) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
+      "%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// 16 bytes from global to shared memory, on their way until wait_copies says otherwise
+SOLA_DEVICE void copy_async(void* shared, const void* global) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(shared)), "l"(global) : "memory");
+}
+SOLA_DEVICE void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+// until at most `pending` of the committed groups are on their way
+template <int pending>
+SOLA_DEVICE void wait_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
+}
+
+#else
+
+using simt::bits_to_float, simt::fast_exp2, simt::float_to_bits, simt::half_to_float, simt::load_matrices;
+using simt::commit_copies, simt::copy_async, simt::load_matrices_transposed, simt::pack_bf16, simt::pack_half;
+using simt::round_tf32, simt::shared_memory, simt::shuffle_from, simt::shuffle_xor, simt::sync_block, simt::sync_warp,
+    simt::wait_copies;
+
+inline void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, Bf16) { simt::mma_bf16(c, a, b0, b1); }
+inline void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, Half) { simt::mma_half(c, a, b0, b1); }
+inline void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, Tf32) { simt::mma_tf32(c, a, b0, b1); }
+
+#endif
+
+}  // namespace sola::cuda

@@ -1,0 +1,228 @@
+// products of tiles in shared memory, one warp at a time
+//
+// A warp owns 16·MT rows and 8·NT columns of the result; lane l holds, of every 16 × 8 block, rows l/4 and l/4 + 8 and
+// columns 2·(l%4) and the next: entries 0 and 1 of the first row, 2 and 3 of the second. Half types are multiplied by
+// tensor cores, 16 deep; Tf32, floats that are split into two TF32 numbers, 8 deep; float by plain multiply-adds in
+// true float32, in the same places.
+#pragma once
+
+#include <type_traits>
+
+#include "cuda/numbers.cuh"
+
+namespace sola::cuda {
+
+// f(m, n, i, row, column) for every number that this lane holds
+template <int MT, int NT, class F>
+SOLA_DEVICE void for_sums(const F& f) {
+  const int g = int(threadIdx.x) % kWarp / 4, t = int(threadIdx.x) % 4;
+#pragma unroll
+  for (int m = 0; m < MT; ++m)
+#pragma unroll
+    for (int n = 0; n < NT; ++n)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) f(m, n, i, 16 * m + g + i / 2 * 8, 8 * n + 2 * t + i % 2);
+}
+
+// how an operand lies in shared memory: with its depth (the summed index) along rows or across them
+enum class Along { depth, other };
+
+// distance of rows in a tile: 16 bytes more than the columns, so that eight rows touch all banks
+template <class Mul, int columns>
+constexpr int kRowStride = columns + kVector<Mul>;
+
+template <class Mul>
+struct Operand {
+  const Mul* data;
+  int stride;
+};
+
+template <int MT, int NT>
+using Sums = float[MT][NT][4];
+
+template <int MT, int NT>
+SOLA_DEVICE void clear(Sums<MT, NT>& sums) {
+#pragma unroll
+  for (int m = 0; m < MT; ++m)
+#pragma unroll
+    for (int n = 0; n < NT; ++n)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) sums[m][n][i] = 0.0f;
+}
+
+// a warp's sums into rows of shared memory, two neighbours at a time
+template <int MT, int NT, class T>
+SOLA_DEVICE void store_sums(const Sums<MT, NT>& sums, T* to, int stride) {
+  const int g = int(threadIdx.x) % kWarp / 4, t = int(threadIdx.x) % 4;
+#pragma unroll
+  for (int m = 0; m < MT; ++m)
+#pragma unroll
+    for (int n = 0; n < NT; ++n)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        T* at = to + (16 * m + g + 8 * half) * stride + 8 * n + 2 * t;
+        const float x = sums[m][n][2 * half], y = sums[m][n][2 * half + 1];
+        if constexpr (is_half<T>) {
+          *reinterpret_cast<uint32_t*>(at) = pack<T>(x, y);
+        } else {
+          at[0] = from_float<T>(x);
+          at[1] = from_float<T>(y);
+        }
+      }
+}
+
+SOLA_DEVICE int lane_of() { return int(threadIdx.x) % kWarp; }
+SOLA_DEVICE int warp_of() { return int(threadIdx.x) / kWarp; }
+
+// the 16 × 16 block of the left operand at depth k
+template <Along along, class Mul>
+SOLA_DEVICE void left_fragment(uint32_t (&a)[4], Operand<Mul> left, int row, int k) {
+  const int lane = lane_of();
+  if constexpr (along == Along::depth) {
+    load_matrices(a, left.data + (row + lane % 16) * left.stride + k + lane / 16 * 8);
+  } else {
+    load_matrices_transposed(a, left.data + (k + lane % 8 + lane / 16 * 8) * left.stride + row + lane / 8 % 2 * 8);
+  }
+}
+
+// two 16 × 8 blocks of the right operand at depth k: words 0, 1 and 2, 3
+template <Along along, class Mul>
+SOLA_DEVICE void right_fragments(uint32_t (&b)[4], Operand<Mul> right, int column, int k) {
+  const int lane = lane_of();
+  if constexpr (along == Along::depth) {
+    load_matrices(b, right.data + (column + lane / 16 * 8 + lane % 8) * right.stride + k + lane / 8 % 2 * 8);
+  } else {
+    load_matrices_transposed(b, right.data + (k + lane % 16) * right.stride + column + lane / 16 * 8);
+  }
+}
+
+template <Along along, class Mul>
+SOLA_DEVICE Mul element(Operand<Mul> operand, int other, int k) {
+  return along == Along::depth ? operand.data[other * operand.stride + k] : operand.data[k * operand.stride + other];
+}
+
+template <int MT, int NT, Along la, Along ra, class Mul>
+SOLA_DEVICE void multiply_half(Sums<MT, NT>& sums, Operand<Mul> left, Operand<Mul> right, int depth) {
+  static_assert(NT % 2 == 0);
+#pragma unroll(MT* NT > 8 ? 1 : 2)
+  for (int k = 0; k < depth; k += 16) {
+    uint32_t a[MT][4];
+#pragma unroll
+    for (int m = 0; m < MT; ++m) left_fragment<la>(a[m], left, 16 * m, k);
+#pragma unroll
+    for (int n = 0; n < NT; n += 2) {
+      uint32_t b[4];
+      right_fragments<ra>(b, right, 8 * n, k);
+#pragma unroll
+      for (int m = 0; m < MT; ++m) {
+        mma(sums[m][n], a[m], b[0], b[1], Mul{});
+        mma(sums[m][n + 1], a[m], b[2], b[3], Mul{});
+      }
+    }
+  }
+}
+
+// a float as the sum of two TF32 numbers, 22 bits together
+struct Split {
+  uint32_t high, low;
+};
+SOLA_DEVICE Split split(float x) {
+  const float high = round_tf32(x);
+  return {float_to_bits(high), float_to_bits(round_tf32(x - high))};
+}
+
+// three products for one: the fourth, of both low parts, is below the rounding of float
+template <int MT, int NT, Along la, Along ra>
+SOLA_DEVICE void multiply_tf32(Sums<MT, NT>& sums, Operand<Tf32> left, Operand<Tf32> right, int depth) {
+  const int g = lane_of() / 4, t = lane_of() % 4;
+#pragma unroll 1
+  for (int k = 0; k < depth; k += 8) {
+    uint32_t high[MT][4], low[MT][4];
+#pragma unroll
+    for (int m = 0; m < MT; ++m)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const Split a = split(element<la>(left, 16 * m + g + i % 2 * 8, k + t + i / 2 * 4).value);
+        high[m][i] = a.high;
+        low[m][i] = a.low;
+      }
+#pragma unroll
+    for (int n = 0; n < NT; ++n) {
+      const Split b0 = split(element<ra>(right, 8 * n + g, k + t).value);
+      const Split b1 = split(element<ra>(right, 8 * n + g, k + t + 4).value);
+#pragma unroll
+      for (int m = 0; m < MT; ++m) {
+        mma(sums[m][n], low[m], b0.high, b1.high, Tf32{});
+        mma(sums[m][n], high[m], b0.low, b1.low, Tf32{});
+        mma(sums[m][n], high[m], b0.high, b1.high, Tf32{});
+      }
+    }
+  }
+}
+
+template <int MT, int NT, Along la, Along ra>
+SOLA_DEVICE void multiply_float(Sums<MT, NT>& sums, Operand<float> left, Operand<float> right, int depth) {
+  const int g = lane_of() / 4, t = lane_of() % 4;
+#pragma unroll(MT* NT > 16 ? 1 : MT * NT > 8 ? 2 : 4)
+  for (int k = 0; k < depth; ++k) {
+    float a[MT][2];
+#pragma unroll
+    for (int m = 0; m < MT; ++m)
+#pragma unroll
+      for (int i = 0; i < 2; ++i) a[m][i] = element<la>(left, 16 * m + g + 8 * i, k);
+#pragma unroll
+    for (int n = 0; n < NT; ++n) {
+      const float b0 = element<ra>(right, 8 * n + 2 * t, k), b1 = element<ra>(right, 8 * n + 2 * t + 1, k);
+#pragma unroll
+      for (int m = 0; m < MT; ++m)
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          sums[m][n][2 * i] = fmaf(a[m][i], b0, sums[m][n][2 * i]);
+          sums[m][n][2 * i + 1] = fmaf(a[m][i], b1, sums[m][n][2 * i + 1]);
+        }
+    }
+  }
+}
+
+// sums += left · right; `la` and `ra` say along which index each operand's rows lie. Operands start at the warp's first
+// row and column; depth is a multiple of 16.
+template <Along la, Along ra, int MT, int NT, class Mul>
+SOLA_DEVICE void multiply(Sums<MT, NT>& sums, Operand<Mul> left, Operand<Mul> right, int depth) {
+  if constexpr (is_half<Mul>) {
+    multiply_half<MT, NT, la, ra>(sums, left, right, depth);
+  } else if constexpr (std::is_same_v<Mul, Tf32>) {
+    multiply_tf32<MT, NT, la, ra>(sums, left, right, depth);
+  } else {
+    multiply_float<MT, NT, la, ra>(sums, left, right, depth);
+  }
+}
+
+// sums += left · right, with the left operand (16 rows) in registers as another product left it. Half types pack it as
+// it is; float goes through `scratch`, 16 rows of the warp's own in shared memory.
+template <Along ra, int KT, int NT, class Mul>
+SOLA_DEVICE void multiply_sums(Sums<1, NT>& sums, const Sums<1, KT>& left, Operand<Mul> right, Operand<Mul> scratch) {
+  if constexpr (is_half<Mul>) {
+#pragma unroll
+    for (int k = 0; k < KT; k += 2) {
+      const float (&low)[4] = left[0][k];
+      const float (&high)[4] = left[0][k + 1];
+      const uint32_t a[4] = {pack<Mul>(low[0], low[1]), pack<Mul>(low[2], low[3]), pack<Mul>(high[0], high[1]),
+                             pack<Mul>(high[2], high[3])};
+#pragma unroll
+      for (int n = 0; n < NT; n += 2) {
+        uint32_t b[4];
+        right_fragments<ra>(b, right, 8 * n, 8 * k);
+        mma(sums[0][n], a, b[0], b[1], Mul{});
+        mma(sums[0][n + 1], a, b[2], b[3], Mul{});
+      }
+    }
+  } else {
+    Mul* rows = const_cast<Mul*>(scratch.data);
+    sync_warp();
+    store_sums(left, rows, scratch.stride);
+    sync_warp();
+    multiply<Along::depth, ra>(sums, scratch, right, 8 * KT);
+  }
+}
+
+}  // namespace sola::cuda

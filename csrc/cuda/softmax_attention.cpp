@@ -1,0 +1,53 @@
+// softmax attention on CUDA: outputs, workspaces, order of kernels
+
+#include <torch/library.h>
+
+#include "cuda/host.h"
+
+namespace sola::cuda {
+namespace softmax {
+
+constexpr const char* kOp = "softmax_attention";
+
+std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, double scale,
+                                           bool causal) {
+  const auto s = check_attention(kOp, q, k, v);
+  check_dtype(kOp, "q", q);
+  const c10::DeviceGuard guard(q.device());
+  auto out = at::empty({s.B, s.N, s.H, s.V}, q.options());
+  auto logsumexp = at::empty({s.B, s.H, s.N}, float_like(q));
+  if (out.numel() == 0) return {out, logsumexp};
+
+  const SoftmaxParams p{s,     view_of(q), view_of(k), view_of(v), view_of(out), logsumexp.data_ptr(),
+                        scale, causal,     {},         {},         {},           {}};
+  check_launch(kOp, launch_softmax_forward(p, dtype_of(q), current_stream(q.device())));
+  return {out, logsumexp};
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> backward(const at::Tensor& grad_out, const at::Tensor& q,
+                                                        const at::Tensor& k, const at::Tensor& v, const at::Tensor& out,
+                                                        const at::Tensor& logsumexp, double scale, bool causal) {
+  const auto s = check_attention(kOp, q, k, v);
+  check_dtype(kOp, "q", q);
+  const c10::DeviceGuard guard(q.device());
+  auto grad_q = at::empty(q.sizes(), q.options());
+  auto grad_k = at::empty(k.sizes(), k.options());
+  auto grad_v = at::empty(v.sizes(), v.options());
+  if (s.B * s.H == 0 || (s.N == 0 && s.M == 0)) return {grad_q, grad_k, grad_v};
+
+  const at::Tensor grad = dense_last(grad_out), lse = logsumexp.contiguous(), saved = dense_last(out);
+  const at::Tensor delta = at::empty({s.B, s.H, s.N}, float_like(q));
+  const SoftmaxBackwardParams p{{s, view_of(q), view_of(k), view_of(v), view_of(saved), lse.data_ptr(), scale, causal,
+                                 view_of(grad), view_of(grad_q), view_of(grad_k), view_of(grad_v)},
+                                floats(delta)};
+  check_launch(kOp, launch_softmax_backward(p, dtype_of(q), current_stream(q.device())));
+  return {grad_q, grad_k, grad_v};
+}
+
+TORCH_LIBRARY_IMPL(SOLA_CUDA_LIBRARY, SOLA_CUDA_KEY, m) {
+  m.impl("softmax_attention", &forward);
+  m.impl("softmax_attention_backward", &backward);
+}
+
+}  // namespace softmax
+}  // namespace sola::cuda

@@ -1,0 +1,167 @@
+// moving tiles between global and shared memory, feature maps on the way
+#pragma once
+
+#include "cuda/product.cuh"
+
+namespace sola::cuda {
+
+constexpr int kThreads = 128;  // four warps
+constexpr float kLog2e = 1.4426950408889634f;
+
+// φ(x), padding aside; comparisons are written so that NaN stays NaN. kRough: the result will be rounded to 16 bits
+template <bool kRough>
+SOLA_DEVICE float feature(FeatureMap map, float x) {
+  const auto exponential = [](float y) { return kRough ? fast_exp2(y * kLog2e) : expf(y); };
+  switch (map) {
+    case FeatureMap::elu1:
+      return x > 0.0f ? x + 1.0f : exponential(x);
+    case FeatureMap::relu:
+      return x < 0.0f ? 0.0f : x;
+    case FeatureMap::exp:
+      return exponential(x);
+    default:
+      return x;
+  }
+}
+
+// φ′(x) as a function of φ(x): ELU + 1 exceeds 1 exactly where its slope is 1
+SOLA_DEVICE float feature_slope(FeatureMap map, float phi) {
+  switch (map) {
+    case FeatureMap::elu1:
+      return phi > 1.0f ? 1.0f : phi;
+    case FeatureMap::relu:
+      return phi > 0.0f ? 1.0f : 0.0f;
+    case FeatureMap::exp:
+      return phi;
+    default:
+      return 1.0f;
+  }
+}
+
+// natural logarithm; a decay outside (0, 1] gives NaN, since nobody can look at it without waiting for the device
+SOLA_DEVICE float log_decay(const float* decay, int64_t head) {
+  if (!decay) return 0.0f;
+  return decay[head] > 0.0f && decay[head] <= 1.0f ? logf(decay[head]) : NAN;
+}
+
+// what is multiplied: float16 inputs go as split TF32 (the range of float) where sums over many tokens or quotients by
+// them become operands, so that nothing overflows at any number of tokens
+template <class In>
+struct WideRange {
+  using Mul = In;
+};
+template <>
+struct WideRange<Half> {
+  using Mul = Tf32;
+};
+
+// rows of a tile as the host describes them: `rows` and `columns` that exist, `stride` between rows
+template <class T>
+struct Rows {
+  T* data;
+  int64_t stride;
+  int rows, columns;
+};
+
+// 16 bytes of a row as they lie in memory, zeros where there is nothing; `valid` of their numbers exist
+template <class In>
+SOLA_DEVICE Vec4 load_raw(const In* from, int valid, bool vectorial) {
+  constexpr int kWide = kVector<In>, kPerWord = kWide / 4;
+  Vec4 raw{};
+  if (vectorial) {
+    if (valid > 0) raw = *reinterpret_cast<const Vec4*>(from);
+    return raw;
+  }
+#pragma unroll
+  for (int j = 0; j < kWide; ++j) {
+    if (j < valid) raw.word[j / kPerWord] |= raw_bits(from[j]) << (32 / kPerWord * (j % kPerWord));
+  }
+  return raw;
+}
+
+// `kRows` × `kColumns` of f(row, number) into shared memory, zeros where there is nothing. Several loads are on their
+// way before the first is needed.
+template <int kRows, int kColumns, int kThreads, class In, class Mul, class F>
+SOLA_DEVICE void load_tile(Rows<const In> from, Mul* to, int stride, const F& f) {
+  constexpr int kWide = kVector<In>, kAcross = kColumns / kWide, kAll = kRows * kAcross;
+  constexpr int kAhead = kAll / kThreads < 4 ? (kAll / kThreads < 1 ? 1 : kAll / kThreads) : 4;
+  static_assert(kColumns % kWide == 0);
+  const bool vectorial = is_vectorial(from.data, from.stride, from.columns);
+#pragma unroll 1
+  for (int begin = int(threadIdx.x); begin < kAll; begin += kAhead * kThreads) {
+    Vec4 raw[kAhead];
+    const auto valid = [&](int i) {
+      const int column = i % kAcross * kWide;
+      return i / kAcross < from.rows ? min(kWide, max(0, from.columns - column)) : 0;
+    };
+#pragma unroll
+    for (int n = 0; n < kAhead; ++n) {
+      const int i = begin + n * kThreads;
+      raw[n] = load_raw(from.data + i / kAcross * from.stride + i % kAcross * kWide, valid(i), vectorial);
+    }
+#pragma unroll
+    for (int n = 0; n < kAhead; ++n) {
+      const int i = begin + n * kThreads, row = i / kAcross, count = valid(i);
+      if (kAll % (kAhead * kThreads) != 0 && i >= kAll) break;
+      float x[kWide];
+      unpack<In>(raw[n], x);
+#pragma unroll
+      for (int j = 0; j < kWide; ++j) x[j] = j < count ? f(row, x[j]) : 0.0f;
+      store_vector<Mul>(x, to + row * stride + i % kAcross * kWide);
+    }
+  }
+}
+
+// the same without a function, and asynchronously where 16 bytes can be copied as they are
+template <int kRows, int kColumns, int kThreads, class In>
+SOLA_DEVICE void copy_tile(Rows<const In> from, In* to, int stride) {
+  constexpr int kWide = kVector<In>;
+  if (!is_vectorial(from.data, from.stride, from.columns)) {
+    load_tile<kRows, kColumns, kThreads>(from, to, stride, [](int, float x) { return x; });
+    return;
+  }
+#pragma unroll 4
+  for (int i = int(threadIdx.x); i < kRows * kColumns / kWide; i += kThreads) {
+    const int row = i / (kColumns / kWide), column = i % (kColumns / kWide) * kWide;
+    In* target = to + row * stride + column;
+    if (row < from.rows && column < from.columns) {
+      copy_async(target, from.data + row * from.stride + column);
+    } else {
+      *reinterpret_cast<Vec4*>(target) = Vec4{};
+    }
+  }
+}
+
+// rows from shared memory to the caller's tensor
+template <int kRows, int kColumns, int kThreads, class In>
+SOLA_DEVICE void store_tile(const In* from, int stride, Rows<In> to) {
+  constexpr int kWide = kVector<In>;
+  const bool vectorial = is_vectorial(to.data, to.stride, to.columns);
+  for (int i = int(threadIdx.x); i < kRows * kColumns / kWide; i += kThreads) {
+    const int row = i / (kColumns / kWide), column = i % (kColumns / kWide) * kWide;
+    if (row >= to.rows || column >= to.columns) continue;
+    const In* source = from + row * stride + column;
+    In* target = to.data + row * to.stride + column;
+    if (vectorial) {
+      *reinterpret_cast<Vec4*>(target) = *reinterpret_cast<const Vec4*>(source);
+    } else {
+      for (int j = 0; j < kWide && column + j < to.columns; ++j) target[j] = source[j];
+    }
+  }
+}
+
+SOLA_DEVICE float quad_sum(float x) {
+  x += shuffle_xor(x, 1);
+  return x + shuffle_xor(x, 2);
+}
+
+SOLA_DEVICE float warp_sum(float x) {
+#pragma unroll
+  for (int lanes = 16; lanes > 0; lanes /= 2) x += shuffle_xor(x, lanes);
+  return x;
+}
+
+// 1/(sum + eps), where 0 stands for an undefined quotient
+SOLA_DEVICE float reciprocal(float denominator) { return denominator == 0.0f ? 0.0f : 1.0f / denominator; }
+
+}  // namespace sola::cuda

@@ -1,0 +1,129 @@
+// bidirectional WKV on CUDA: outputs, workspaces, order of kernels
+
+#include <ATen/ops/zeros.h>
+#include <torch/library.h>
+
+#include "cuda/host.h"
+
+namespace sola::cuda {
+namespace wkv {
+
+constexpr const char* kOp = "wkv";
+
+void check(const at::Tensor& k, const at::Tensor& v, const at::Tensor& decay, const at::Tensor& bonus) {
+  check_tensor(kOp, "k", k, "(B, N, C)");
+  check_tensor(kOp, "v", v, "(B, N, C)");
+  check_like(kOp, "v", v, "k", k);
+  TORCH_CHECK_VALUE(v.sizes() == k.sizes(), kOp, ": v must have the shape of k, ", shape_text(k.sizes()), ", got ",
+                    shape_text(v.sizes()));
+  check_vector(kOp, "decay", decay, "C", k.size(2), k);
+  check_vector(kOp, "bonus", bonus, "C", k.size(2), k);
+  check_dtype(kOp, "k", k);
+}
+
+// the logarithm of the normaliser, and the output before it was rounded to half precision
+int64_t saved_planes(const at::Tensor& k) { return k.element_size() == 2 ? 2 : 1; }
+
+float* plane(const at::Tensor& saved, int64_t index) {
+  return index < saved.size(0) ? floats(saved) + index * saved.stride(0) : nullptr;
+}
+
+// states of stretches and of their groups
+struct Workspace {
+  at::Tensor states, totals;
+
+  Workspace(WkvWork& work, int64_t tokens, int64_t numbers, const at::TensorOptions& options) {
+    WkvParams& p = work.op;
+    p.stretches = (p.N + tokens - 1) / tokens;
+    work.groups = (p.stretches + kWkvGroup - 1) / kWkvGroup;
+    if (p.stretches > 1) states = at::empty({p.B, p.stretches, 2, numbers, p.C}, options);
+    if (work.groups > 1) totals = at::empty({p.B, work.groups, 2, numbers, p.C}, options);
+    work.states = floats(states);
+    work.totals = floats(totals);
+  }
+};
+
+std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& k, const at::Tensor& v, const at::Tensor& decay,
+                                           const at::Tensor& bonus, bool save) {
+  check(k, v, decay, bonus);
+  const c10::DeviceGuard guard(k.device());
+  const int64_t B = k.size(0), N = k.size(1), C = k.size(2);
+  auto out = at::empty({B, N, C}, k.options());
+  auto saved = at::empty({save ? saved_planes(k) : 0, B, N, C}, decay.options());
+  if (out.numel() == 0) return {out, saved};
+
+  const at::Tensor rates = decay.contiguous(), bonuses = bonus.contiguous();
+  WkvWork work{};
+  work.op = {B,
+             N,
+             C,
+             view_of(k),
+             view_of(v),
+             view_of(out),
+             rates.data_ptr(),
+             bonuses.data_ptr(),
+             plane(saved, 0),
+             plane(saved, 1),
+             {},
+             {},
+             {},
+             nullptr,
+             nullptr,
+             1};
+  const Workspace workspace(work, kWkvForwardTokens, kWkvForwardNumbers, decay.options());
+  check_launch(kOp, launch_wkv_forward(work, dtype_of(k), current_stream(k.device())));
+  return {out, saved};
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> backward(const at::Tensor& grad_out, const at::Tensor& k,
+                                                                    const at::Tensor& v, const at::Tensor& decay,
+                                                                    const at::Tensor& bonus, const at::Tensor& out,
+                                                                    const at::Tensor& kept) {
+  check(k, v, decay, bonus);
+  const c10::DeviceGuard guard(k.device());
+  const int64_t B = k.size(0), N = k.size(1), C = k.size(2);
+  auto grad_k = at::empty(k.sizes(), k.options());
+  auto grad_v = at::empty(v.sizes(), v.options());
+  if (k.numel() == 0) return {grad_k, grad_v, at::zeros({C}, decay.options()), at::zeros({C}, bonus.options())};
+  TORCH_CHECK_VALUE(kept.dim() == 4 && kept.size(0) == saved_planes(k), kOp,
+                    ": saved must come from a forward with save=True, got shape ", shape_text(kept.sizes()));
+
+  const at::Tensor rates = decay.contiguous(), bonuses = bonus.contiguous(), saved = kept.contiguous();
+  const at::Tensor grad = dense_last(grad_out), outputs = dense_last(out);
+  WkvWork work{};
+  work.op = {B,
+             N,
+             C,
+             view_of(k),
+             view_of(v),
+             view_of(outputs),
+             rates.data_ptr(),
+             bonuses.data_ptr(),
+             plane(saved, 0),
+             plane(saved, 1),
+             view_of(grad),
+             view_of(grad_k),
+             view_of(grad_v),
+             nullptr,
+             nullptr,
+             1};
+  const Workspace workspace(work, kWkvBackwardTokens, kWkvBackwardNumbers, decay.options());
+  const auto shares = at::empty({2, B * work.op.stretches, C}, decay.options());
+  work.op.grad_decay = floats(shares);
+  work.op.grad_bonus = floats(shares) + shares.stride(0);
+  void* stream = current_stream(k.device());
+  check_launch(kOp, launch_wkv_backward(work, dtype_of(k), stream));
+  auto grad_decay = at::empty({C}, decay.options()), grad_bonus = at::empty({C}, bonus.options());
+  const int64_t rows = B * work.op.stretches;
+  check_launch(kOp, launch_column_sum({floats(shares), floats(grad_decay), rows, C}, stream));
+  check_launch(kOp, launch_column_sum({floats(shares) + shares.stride(0), floats(grad_bonus), rows, C}, stream));
+  return {grad_k, grad_v, grad_decay, grad_bonus};
+}
+
+TORCH_LIBRARY_IMPL(SOLA_CUDA_LIBRARY, SOLA_CUDA_KEY, m) {
+  m.impl("wkv", &forward);
+  m.impl("wkv_backward", &backward);
+}
+
+}  // namespace wkv
+}  // namespace sola::cuda

@@ -1,0 +1,51 @@
+"""``sola-profile kernels --device cuda``, and the same without click: ``python -m sola_profile.commands.kernels_cuda``.
+
+A machine that is lent for minutes has torch and little else, so this needs nothing beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+COMMAND = "sola-profile kernels --device cuda"
+
+
+def run(folder: Path, plan: str | None = None) -> None:
+    """Measure every target and write ``kernels-<gpu>.md`` and ``.json``; ``plan``: name a device, measure nothing."""
+    import torch
+
+    from sola_profile.kernel_cuda import measure, unmeasured
+    from sola_profile.kernel_targets import MODEL_TARGETS, targets
+    from sola_profile.report.kernel_cuda import cuda_json, cuda_markdown
+
+    if plan is None and not torch.cuda.is_available():
+        raise SystemExit("kernels: this PyTorch sees no CUDA device; --plan NAME writes the targets without one")
+    folder.mkdir(parents=True, exist_ok=True)
+    command = COMMAND + (f" --plan '{plan}'" if plan else "")
+    reports = [unmeasured(plan, targets(), MODEL_TARGETS)] if plan else measure(targets(), MODEL_TARGETS)
+    for report in reports:
+        path = folder / f"kernels-{slug(report.device)}.md"
+        path.write_text(cuda_markdown(report, command), encoding="utf-8")
+        path.with_suffix(".json").write_text(cuda_json(report), encoding="utf-8")
+        print(f"{len(report.rows)} rows: {path}", flush=True)
+
+
+def slug(device: str) -> str:
+    """``h200`` for ``NVIDIA H200``: the last word with a digit, lower case."""
+    words = [word for word in re.split(r"[^0-9A-Za-z]+", device) if re.search(r"\d", word) and not word.endswith("GB")]
+    return (words[0] if words else device).lower()
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description="Measure the CUDA kernels beside their peers.")
+    parser.add_argument("--out", type=Path, default=Path("docs", "reports"), metavar="FOLDER")
+    parser.add_argument("--plan", metavar="DEVICE", help="write the targets for a device that isn't here")
+    options = parser.parse_args()
+    run(options.out, options.plan)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,253 @@
+"""Measures the CUDA kernels beside their peers, with torch and the standard library alone.
+
+Ceilings come first. Routes of a case take turns; before every call the L2 cache is flushed by writing a buffer several times
+its size, which also lets the host run ahead, so that launches don't count. CUDA events give the times.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import sola_vision
+from sola_profile.cost.kernels import work
+from sola_profile.kernel_case import WKV, KernelCase
+from sola_profile.kernel_targets import BEST_SDPA, COPY, FLASH, RETENTION, ModelTarget, Target
+from sola_profile.kernel_workload import Inputs, make_inputs, make_step
+from sola_profile.peers.attention import fused_softmax
+from sola_profile.peers.swap import pytorch_operators
+from sola_profile.peers.table import COMPILED, OURS, Function, compile_route, routes
+from sola_profile.workload import Step
+
+ROUNDS, WARM_UP = 21, 3
+COPY_BYTES = 2**30
+MATMUL_SIDE = 8192
+# for all cases together; a lease is short and every shape is compiled anew
+COMPILE_S = 90.0
+# beyond this SDPA beside a linear operator only takes time
+MOST_QUADRATIC_TOKENS = 16384
+NOT_MEASURED = "not measured"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One route of a case. ``missing``: why there are no samples. ``difference``: from the first route, ‖a − b‖ / ‖b‖."""
+
+    name: str
+    samples_s: tuple[float, ...] = ()
+    difference: float | None = None
+    missing: str = ""
+
+    @property
+    def median_s(self) -> float | None:
+        """None without samples."""
+        return median(self.samples_s) if self.samples_s else None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A target, and what was reached: None where it wasn't measured."""
+
+    target: Target | ModelTarget
+    timings: tuple[Timing, ...] = ()
+    reached: float | None = None
+
+    @property
+    def met(self) -> bool | None:
+        """None without a figure or without a wish."""
+        return None if self.reached is None or self.target.wanted is None else self.reached >= self.target.wanted
+
+
+@dataclass(frozen=True)
+class CudaReport:
+    """``copy_bytes_per_s``: read and written, together. ``matmul_flops_per_s``: bfloat16, 2 per multiply-accumulate."""
+
+    device: str
+    torch: str
+    cuda: str | None
+    capability: str
+    copy_bytes_per_s: float | None
+    matmul_flops_per_s: float | None
+    rows: tuple[Row, ...]
+
+
+class Clock:
+    """Times steps by CUDA events behind a flush of the L2 cache. ``compile_left_s``: what torch.compile may still take."""
+
+    compile_left_s = COMPILE_S
+
+    def __init__(self) -> None:
+        l2 = torch.cuda.get_device_properties(0).L2_cache_size
+        self._flush = torch.empty(max(4 * l2, 2**28), dtype=torch.uint8, device="cuda")
+
+    def time(self, step: Callable[[], object]) -> float:
+        """Seconds of one call."""
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        self._flush.zero_()
+        start.record()
+        step()
+        end.record()
+        end.synchronize()
+        return float(start.elapsed_time(end)) / 1e3
+
+    def best(self, step: Callable[[], object]) -> float:
+        """The shortest of several, for ceilings."""
+        for _ in range(WARM_UP):
+            step()
+        return min(self.time(step) for _ in range(ROUNDS))
+
+
+def measure_copy(clock: Clock) -> float:
+    """Read and written bytes per second of a copy far beyond the caches."""
+    source, target = (torch.rand(COPY_BYTES // 4, device="cuda") for _ in range(2))
+    return 2 * COPY_BYTES / clock.best(lambda: target.copy_(source))
+
+
+def measure_matmul(clock: Clock) -> float:
+    """FLOP/s of a large product in bfloat16."""
+    a, b = (torch.rand(MATMUL_SIDE, MATMUL_SIDE, device="cuda").bfloat16() for _ in range(2))
+    out = torch.empty_like(a)
+    return 2 * MATMUL_SIDE**3 / clock.best(lambda: torch.mm(a, b, out=out))
+
+
+def _pinned(backend: Any, q: Tensor, k: Tensor, v: Tensor, *_: Tensor) -> Tensor:
+    from torch.nn.attention import sdpa_kernel
+
+    with sdpa_kernel(backend):
+        return fused_softmax(q, k, v)
+
+
+def _retention(q: Tensor, k: Tensor, v: Tensor, *_: Tensor) -> Tensor:
+    # as many products and bytes as ours; without feature map and normaliser, which makes it lighter
+    out: Tensor = import_module("fla.ops.retention").chunk_retention(q, k, v)[0]
+    return out
+
+
+def peers(case: KernelCase) -> Mapping[str, Function]:
+    """Routes of a case by name, ours first; SDPA's backends are pinned one by one."""
+    found: dict[str, Function] = {}
+    for route in routes(case.op, compiled=True):
+        # SDPA's own choice of backend is none that can be compared
+        if route.name != "SDPA" and not route.refusal(case):
+            found[route.name] = compile_route(route) if route.name == COMPILED else route.function
+    if case.op in ("softmax_attention", "linear_attention") and case.shape.tokens <= MOST_QUADRATIC_TOKENS:
+        from torch.nn.attention import SDPBackend
+
+        backends = {
+            FLASH: SDPBackend.FLASH_ATTENTION,
+            "SDPA cuDNN": SDPBackend.CUDNN_ATTENTION,
+            "SDPA efficient": SDPBackend.EFFICIENT_ATTENTION,
+        }
+        found |= {name: partial(_pinned, backend) for name, backend in backends.items()}
+    if case.op == "causal_decay_attention":
+        found[RETENTION] = _retention
+    return found
+
+
+def race(steps: Mapping[str, Step], clock: Clock) -> dict[str, Timing]:
+    """All steps in turn; one that fails says why and drops out."""
+    samples: dict[str, list[float]] = {name: [] for name in steps}
+    missing: dict[str, str] = {}
+    for turn in range(WARM_UP + ROUNDS):
+        for name, step in steps.items():
+            if name in missing:
+                continue
+            if turn == 0 and name == COMPILED and clock.compile_left_s <= 0:
+                missing[name] = "no time was left to compile it"
+                continue
+            begin = time.perf_counter()
+            try:
+                time_s = clock.time(step)
+            except (RuntimeError, ImportError, ValueError, AssertionError) as error:
+                missing[name] = (str(error).strip() or type(error).__name__).splitlines()[0]
+                continue
+            if turn == 0 and name == COMPILED:
+                clock.compile_left_s -= time.perf_counter() - begin
+            if turn >= WARM_UP:
+                samples[name].append(time_s)
+    return {
+        name: Timing(name, () if name in missing else tuple(samples[name]), missing=missing.get(name, ""))
+        for name in steps
+    }
+
+
+def _difference(mine: Function, theirs: Function, inputs: Inputs) -> float | None:
+    """Of the outputs; None where one doesn't run."""
+    try:
+        with torch.inference_mode():
+            a, b = mine(*inputs).double(), theirs(*inputs).double()
+    except (RuntimeError, ImportError, ValueError, AssertionError):
+        return None
+    return float((a - b).norm() / b.norm()) if a.shape == b.shape else None
+
+
+def _reached(target: Target, timings: Mapping[str, Timing], copy_bytes_per_s: float) -> float | None:
+    ours = timings[OURS].median_s
+    if ours is None:
+        return None
+    if target.against == COPY:
+        return work(target.case).moved_bytes / ours / copy_bytes_per_s
+    sdpa = [timing.median_s for name, timing in timings.items() if name.startswith("SDPA")]
+    known = [time_s for time_s in sdpa if time_s is not None]
+    theirs = min(known, default=None) if target.against == BEST_SDPA else timings[target.against].median_s
+    return None if theirs is None else theirs / ours
+
+
+def measure_target(target: Target, clock: Clock, copy_bytes_per_s: float) -> Row:
+    """Every route of the target's case."""
+    case = target.case
+    inputs = make_inputs(case, "cuda")
+    functions = peers(case)
+    steps = {name: make_step(case, function, inputs) for name, function in functions.items()}
+    timings = race(steps, clock)
+    ours = functions[OURS]
+    # eager routes compute the same; of float16-sized quadratic ones there may be none
+    same = next((name for name in functions if name in ("eager", "chunked", "cumsum")), None)
+    if same is not None and (case.op != WKV or case.dtype == "float32"):
+        found = _difference(ours, functions[same], inputs)
+        timings[OURS] = Timing(OURS, timings[OURS].samples_s, found, timings[OURS].missing)
+    return Row(target, tuple(timings.values()), _reached(target, timings, copy_bytes_per_s))
+
+
+def measure_model(target: ModelTarget, clock: Clock) -> Row:
+    """One forward pass on our operators and on PyTorch's."""
+    model = sola_vision.create_model(target.model).to("cuda", torch.bfloat16).eval()
+    images = torch.randn(target.batch, 3, target.side, target.side, device="cuda").bfloat16()
+
+    def step(operators: Callable[[], Any]) -> None:
+        with torch.inference_mode(), operators():
+            model(images)
+
+    timings = race({OURS: partial(step, nullcontext), "PyTorch": partial(step, pytorch_operators)}, clock)
+    ours, theirs = (timing.median_s for timing in timings.values())
+    return Row(target, tuple(timings.values()), None if ours is None or theirs is None else theirs / ours)
+
+
+def measure(targets: tuple[Target, ...], models: tuple[ModelTarget, ...]) -> Iterator[CudaReport]:
+    """A report after every row, so that what is finished is never lost."""
+    clock = Clock()
+    copy, matmul = measure_copy(clock), measure_matmul(clock)
+    rows: list[Row] = []
+    steps: list[Callable[[], Row]] = [partial(measure_target, target, clock, copy) for target in targets]
+    steps += [partial(measure_model, model, clock) for model in models]
+    for step in steps:
+        rows.append(step())
+        torch.cuda.empty_cache()
+        major, minor = torch.cuda.get_device_capability()
+        name = torch.cuda.get_device_name()
+        yield CudaReport(name, torch.__version__, torch.version.cuda, f"{major}.{minor}", copy, matmul, tuple(rows))
+
+
+def unmeasured(device: str, targets: tuple[Target, ...], models: tuple[ModelTarget, ...]) -> CudaReport:
+    """The same report before there was a device."""
+    rows = (*map(Row, targets), *map(Row, models))
+    return CudaReport(device, NOT_MEASURED, None, NOT_MEASURED, None, None, rows)

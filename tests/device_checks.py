@@ -1,0 +1,227 @@
+"""What the CUDA kernels must do beside agreeing with the references: memory layouts, numbers at the edge, determinism.
+
+The emulator and a GPU are held to the same list: every check takes a ``Device``. Needs torch and pytest alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from cases import SMALL_CASES, Case
+from tolerances import check_close
+from torch import Tensor
+
+HALF_AND_FLOAT = (torch.float32, torch.bfloat16, torch.float16)
+_NAN, _INF = float("nan"), float("inf")
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where tensors lie, and the module whose operators run there. ``tokens``: of the checks over many of them."""
+
+    name: str
+    ops: Any
+    tokens: int
+
+    def inputs(self, case: Case, dtype: torch.dtype) -> list[Tensor]:
+        return [tensor.to(self.name) for tensor in case.inputs(dtype)]
+
+    def run(self, case: Case, inputs: list[Tensor], grad: Tensor | None = None) -> list[Tensor]:
+        """The output and all gradients."""
+        inputs = [tensor.detach().requires_grad_() for tensor in inputs]
+        out = case.call(self.ops, inputs)
+        grad = torch.ones_like(out) if grad is None else grad
+        return [out.detach(), *torch.autograd.grad(out, inputs, grad)]
+
+
+def same_bits(left: list[Tensor], right: list[Tensor]) -> None:
+    for mine, theirs in zip(left, right, strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def strided_inputs(device: Device, case: Case, dtype: torch.dtype) -> None:
+    """Every second token, and tokens that lie inside batches, give the same bits as dense copies."""
+    inputs, strided = device.inputs(case, dtype), []
+    tokens = 2 if case.op == "wkv" else 3
+    for index, tensor in enumerate(inputs):
+        if index >= tokens:
+            strided.append(torch.stack([tensor, tensor], 1)[:, 0])
+        elif index == 0:
+            strided.append(torch.stack([tensor, tensor], 2).flatten(1, 2)[:, ::2])
+        else:
+            strided.append(tensor.transpose(0, 1).contiguous().transpose(0, 1))
+    generator = torch.Generator().manual_seed(1)
+    grad = torch.randn(case.refer(inputs).shape, generator=generator).to(device.name, dtype)
+    same_bits(device.run(case, strided, grad), device.run(case, inputs, grad))
+
+
+def slices_of_one_projection(device: Device, dtype: torch.dtype, dim: int) -> None:
+    """(B, N, 3, H, D) goes in as it is; a head dim off by one puts rows at odd addresses."""
+    case = Case("linear_attention", (2, 70, 70, 2, dim, dim))
+    qkv = torch.randn(2, 70, 3, 2, dim, generator=torch.Generator().manual_seed(0)).to(device.name, dtype)
+    views = list(qkv.unbind(2))
+    for op in ("linear_attention", "softmax_attention"):
+        one = Case(op, case.sizes)
+        same_bits(device.run(one, views), device.run(one, [view.contiguous() for view in views]))
+
+
+def expanded_gradients(device: Device, case: Case) -> None:
+    """Stride 0 in any dimension: ``.sum()`` sends one number back."""
+    inputs = device.inputs(case, torch.float32)
+    shape = case.refer(inputs).shape
+    one = torch.ones((), device=device.name).expand(shape)
+    row = torch.randn(shape[-1], generator=torch.Generator().manual_seed(1)).to(device.name).expand(shape)
+    for grad in (one, row):
+        same_bits(device.run(case, inputs, grad), device.run(case, inputs, grad.contiguous()))
+
+
+def empty_inputs(device: Device, sizes: tuple[int, ...], op: str, dtype: torch.dtype) -> None:
+    """Nothing to attend to gives 0, and gradients of 0."""
+    case = Case(op, sizes)
+    inputs = device.inputs(case, dtype)
+    out, *grads = device.run(case, inputs)
+    batch, queries, keys, heads, _dim, value_dim = sizes
+    assert out.shape == (batch, queries, heads, value_dim)
+    assert keys > 0 or not out.any()
+    for grad, tensor in zip(grads, inputs, strict=True):
+        assert grad.shape == tensor.shape
+        assert queries * keys > 0 or not grad.any()
+
+
+def empty_chunks_and_scans(device: Device) -> None:
+    for batch, tokens, heads in ((0, 5, 2), (2, 0, 2), (2, 5, 0)):
+        chunked = Case("linear_attention", (batch, tokens, tokens, heads, 8, 8), decay=0.9)
+        for case in (chunked, Case("wkv", (batch, tokens, heads))):
+            inputs = device.inputs(case, torch.float32)
+            out, *grads = device.run(case, inputs)
+            assert out.numel() == 0
+            for grad, tensor in zip(grads, inputs, strict=True):
+                assert grad.shape == tensor.shape
+                assert not grad.any()
+
+
+def nan_and_inf(device: Device, case: Case, index: int, value: float) -> None:
+    """They reach the outputs that they reach in the definition."""
+    inputs = device.inputs(case, torch.float32)
+    inputs[index][0, -1, 0, 0] = value
+    got, expected = case.call(device.ops, inputs), case.refer([tensor.double() for tensor in inputs])
+    touched = ~expected.isfinite()
+    assert torch.equal(~got.isfinite(), touched)
+    torch.testing.assert_close(got[~touched].double(), expected[~touched], rtol=1e-4, atol=1e-5)
+
+
+def nan_in_wkv_stays_in_its_channel(device: Device, which: str, value: float) -> None:
+    k, v = torch.randn(2, 70, 5), torch.randn(2, 70, 5)
+    (k if which == "k" else v)[0, 40, 3] = value
+    out = device.ops.wkv(*(tensor.to(device.name) for tensor in (k, v, torch.rand(5), torch.rand(5))))
+    assert not out[0, :, 3].isfinite().any()
+    assert out[:, :, :3].isfinite().all()
+    assert out[1].isfinite().all()
+
+
+def zero_normaliser(device: Device, dtype: torch.dtype, kind: dict[str, Any], eps: float) -> None:
+    """ReLU features of negative numbers: numerator and normaliser are both 0, and so are output and gradients."""
+    q = (-torch.rand(1, 70, 2, 8) - 1).to(device.name, dtype)
+    k, v = (torch.randn(1, 70, 2, 8).to(device.name, dtype) for _ in range(2))
+    q, k, v = (tensor.requires_grad_() for tensor in (q, k, v))
+    kind = {key: torch.full((2,), it, device=device.name) if key == "decay" else it for key, it in kind.items()}
+    out = device.ops.linear_attention(q, k, v, feature_map="relu", eps=eps, **kind)
+    assert not out.any()
+    for grad in torch.autograd.grad(out.sum(), (q, k, v)):
+        assert not grad.any()
+
+
+def no_overflow_over_many_tokens(device: Device, dtype: torch.dtype, kind: dict[str, Any]) -> None:
+    """Sums of features far beyond 65,504, the largest float16: a weighted mean of ones stays one."""
+    q, k = (torch.full((1, device.tokens, 1, 8), 2.0, dtype=dtype, device=device.name) for _ in range(2))
+    v = torch.ones(1, device.tokens, 1, 4, dtype=dtype, device=device.name)
+    kind = {key: torch.full((1,), it, device=device.name) if key == "decay" else it for key, it in kind.items()}
+    inputs = [tensor.requires_grad_() for tensor in (q, k, v)]
+    out = device.ops.linear_attention(*inputs, **kind)
+    torch.testing.assert_close(out.float(), torch.ones_like(out, dtype=torch.float32), rtol=2e-3, atol=0)
+    for grad in torch.autograd.grad(out.float().mean(), inputs):
+        assert grad.isfinite().all()
+
+
+def wkv_forgets_at_the_right_rate(device: Device) -> None:
+    """A rounding of e^(−decay) would be raised to a power of thousands; sampled rows against their definition."""
+    tokens = device.tokens // 4
+    generator = torch.Generator().manual_seed(0)
+    k, v = (torch.randn(1, tokens, 4, generator=generator) for _ in range(2))
+    decay, bonus = torch.tensor([0.1, 1.0, 3.0, 30.0]), torch.zeros(4)
+    rows = torch.arange(0, tokens, 97)
+    distance = (rows[:, None] - torch.arange(tokens)).abs() - 1
+
+    def sampled(dtype: torch.dtype) -> Tensor:
+        logs = k[0].to(dtype) - distance[:, :, None].clamp(min=0) * (decay / tokens).to(dtype)
+        return (logs.softmax(1) * v[0].to(dtype)).sum(1)
+
+    got = device.ops.wkv(*(tensor.to(device.name) for tensor in (k, v, decay, bonus)))[0].cpu()[rows]
+    check_close("wkv", [got], [sampled(torch.float32)], [sampled(torch.float64)], torch.float32)
+
+
+def large_scores(device: Device, dtype: torch.dtype) -> None:
+    q, k, v = (torch.randn(1, 130, 1, 16).to(device.name, dtype) for _ in range(3))
+    out = device.ops.softmax_attention(q, k, v, scale=500.0)
+    expected = Case("softmax_attention", (), (("scale", 500.0),)).refer([q.double(), k.double(), v.double()])
+    assert out.isfinite().all()
+    # scores near 10⁴ carry roundings near 10⁻³ into the exponent
+    torch.testing.assert_close(out.double(), expected, rtol=0.05, atol=0.05)
+
+
+def same_bits_every_time(device: Device, case: Case, dtype: torch.dtype, disturb: Callable[[int], None]) -> None:
+    """``disturb(i)`` comes before run i: other work, or another order of things."""
+    inputs = device.inputs(case, dtype)
+    first = None
+    for i in range(20 if device.name != "cpu" else 3):
+        disturb(i)
+        results = device.run(case, inputs)
+        first = results if first is None else first
+        same_bits(results, first)
+
+
+def offsets_beyond_int32(device: Device, library: Any, attention: str, axis: int) -> None:
+    """Elements 2³¹ apart, in memory that is reserved and mostly untouched: offsets in 32 bits would wrap."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (2, 3, 16) if attention == "wkv" else (2, 3, 2, 16)
+    q, k, v, grad = (torch.randn(shape, generator=generator).to(device.name, torch.bfloat16) for _ in range(4))
+    strides = list(k.stride())
+    strides[axis] = 2**31 + 64
+    span = strides[axis] * (k.size(axis) - 1) + k[0].numel() + k.numel()
+    far = torch.empty(span, dtype=k.dtype, device=device.name).as_strided(k.shape, strides).copy_(k)
+    rates = [torch.rand(16, generator=generator).to(device.name) for _ in range(2)]
+
+    def both_ways(middle: Tensor) -> list[Tensor]:
+        # the schemas by hand: autograd would make a dense gradient of the huge storage
+        if attention == "softmax":
+            out, lse = library.softmax_attention(q, middle, v, 0.25, False)
+            return [out, *library.softmax_attention_backward(grad, q, middle, v, out, lse, 0.25, False)]
+        if attention == "linear":
+            out, *sums = library.linear_attention(q, middle, v, "elu1", True, 1e-6)
+            return [out, *library.linear_attention_backward(grad, q, middle, v, *sums, "elu1", True, 1e-6)]
+        if attention == "causal":
+            options = ("elu1", True, True, 1e-6, 64)
+            out, total = library.chunked_linear_attention(q, middle, v, None, *options)
+            return [out, *library.chunked_linear_attention_backward(grad, q, middle, v, None, out, total, *options)]
+        out, saved = library.wkv(middle, v, *rates, True)
+        return [out, *library.wkv_backward(grad, middle, v, *rates, out, saved)]
+
+    same_bits(both_ways(far), both_ways(k))
+
+
+# enough tokens for several ranges, chunks and stretches
+LONG_CASES = (
+    Case("softmax_attention", (1, 150, 170, 2, 40, 24)),
+    Case("linear_attention", (1, 900, 900, 1, 24, 40)),
+    Case("linear_attention", (1, 200, 200, 2, 24, 40), decay=0.98),
+    Case("linear_attention", (1, 200, 200, 2, 24, 40), (("causal", True),)),
+    Case("wkv", (2, 100, 70)),
+)
+
+EMPTY_SIZES = ((0, 5, 5, 2, 8, 4), (2, 5, 5, 0, 8, 4), (2, 0, 5, 2, 8, 4), (2, 5, 0, 2, 8, 4), (2, 0, 0, 2, 8, 4))
+KINDS = ({}, {"causal": True}, {"decay": 0.9})
+FEW_TOKENS = tuple(case for case in SMALL_CASES if case.op != "wkv" and case.sizes[1] < 64)
+VALUES = (_NAN, _INF, -_INF)

@@ -1,0 +1,78 @@
+"""The CUDA kernels on the CPU: the operators' Python face over ``torch.ops.sola_emulated``, thread by thread.
+
+Same sources as the CUDA build (``csrc/cuda``), compiled with ``tests/emulator`` in the place of the CUDA runtime. It shows
+wrong indices, missing barriers and unwritten memory; it says nothing about speed, and isn't a GPU.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from emulator.build import build
+from torch import Tensor
+
+from sola_vision.ops.linear_attention import CHUNK
+
+
+@cache
+def library() -> Any:
+    """``torch.ops.sola_emulated``, compiled on first use."""
+    torch.ops.load_library(str(build()))
+    return torch.ops.sola_emulated
+
+
+class _Op(torch.autograd.Function):
+    """An op with its backward: ``kept`` says which of its outputs the backward wants, after the inputs."""
+
+    @staticmethod
+    def forward(ctx: Any, name: str, options: tuple[Any, ...], *inputs: Tensor) -> Tensor:
+        outputs = getattr(library(), name)(*inputs, *options)
+        ctx.name, ctx.options = name, () if name == "wkv" else options
+        ctx.save_for_backward(*inputs, *(outputs[1:] if name == "linear_attention" else outputs))
+        return outputs[0]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        grads = getattr(library(), f"{ctx.name}_backward")(grad, *ctx.saved_tensors, *ctx.options)
+        return (None, None, *grads)
+
+
+def softmax_attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, causal: bool = False) -> Tensor:
+    return _Op.apply("softmax_attention", (q.size(-1) ** -0.5 if scale is None else scale, causal), q, k, v)
+
+
+def linear_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    feature_map: str = "elu1",
+    decay: Tensor | None = None,
+    causal: bool = False,
+    normalize: bool = True,
+    eps: float = 1e-6,
+) -> Tensor:
+    if decay is None and not causal:
+        return _Op.apply("linear_attention", (feature_map, normalize, eps), q, k, v)
+    return _Chunked.apply((feature_map, causal, normalize, eps, CHUNK), q, k, v, decay)
+
+
+class _Chunked(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, options: tuple[Any, ...], q: Tensor, k: Tensor, v: Tensor, decay: Tensor | None) -> Tensor:
+        out, normaliser = library().chunked_linear_attention(q, k, v, decay, *options)
+        ctx.options, ctx.decays = options, decay is not None
+        ctx.save_for_backward(q, k, v, decay, out, normaliser)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        *grads, grad_decay = library().chunked_linear_attention_backward(grad, *ctx.saved_tensors, *ctx.options)
+        return (None, *grads, grad_decay if ctx.decays else None)
+
+
+def wkv(k: Tensor, v: Tensor, decay: Tensor, bonus: Tensor, *, decay_per: str = "sequence") -> Tensor:
+    rate = decay / max(k.size(1), 1) if decay_per == "sequence" else decay
+    return _Op.apply("wkv", (True,), k, v, rate, bonus)

@@ -1,0 +1,52 @@
+"""Compiles the CUDA kernels and their host sides for the CPU, into a library of torch operators: ``sola_emulated``."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from ninja.ninja_syntax import Writer
+from torch.utils import cpp_extension
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+# sanitizers are asked for in the same way as of setup.py
+EXTRA_FLAGS, EXTRA_LIBS = os.environ.get("CXXFLAGS", ""), os.environ.get("LDFLAGS", "")
+FOLDER = ROOT / "build" / ("emulator-sanitized" if "sanitize" in EXTRA_FLAGS else "emulator")
+# - ffp - contract = off : fmaf stays one rounding, a product and a sum stay two
+FLAGS = "-std=c++20 -O2 -fPIC -ffp-contract=off -Wall -Wextra -Werror -Wno-unknown-pragmas"
+
+
+def build() -> Path:
+    """Compile what has changed; returns the library."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    target = FOLDER / "libsola_emulated.so"
+    cxx = os.environ.get("CXX") or shutil.which("g++") or "c++"
+    torch_flags = [f"-isystem{folder}" for folder in cpp_extension.include_paths()]
+    torch_flags.append(f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}")
+    libs = [f"-L{folder}" for folder in cpp_extension.library_paths()] + ["-ltorch", "-ltorch_cpu", "-lc10"]
+    with (FOLDER / "build.ninja").open("w") as file:
+        ninja = Writer(file, width=120)
+        command = f"{cxx} {FLAGS} {EXTRA_FLAGS} -I{HERE} -I{ROOT / 'csrc'} $flags -MMD -MF $out.d -c -x c++ $in -o $out"
+        ninja.rule("cxx", command, depfile="$out.d", deps="gcc", description="$in")
+        ninja.rule("link", f"{cxx} -shared $in -o $out {' '.join(libs)} {EXTRA_LIBS}", description="$out")
+        sources = dict.fromkeys(sorted(HERE.glob("*.cpp")), "")
+        sources[HERE / "library.cpp"] = " ".join(torch_flags)
+        # device.cu asks the CUDA runtime for devices, which only the real one knows
+        kernels = [path for path in sorted((ROOT / "csrc/cuda").glob("*.cu")) if path.name != "device.cu"]
+        sources |= dict.fromkeys(kernels, "")
+        objects = []
+        for source, flags in sources.items():
+            objects += ninja.build(f"{source.name}.o", "cxx", str(source), variables={"flags": flags})
+        ninja.build(str(target), "link", objects)
+    jobs = ["-j", os.environ["MAX_JOBS"]] if os.environ.get("MAX_JOBS") else []
+    subprocess.run([sys.executable, "-m", "ninja", "--quiet", "-C", str(FOLDER), *jobs], check=True)
+    return target
+
+
+if __name__ == "__main__":
+    print(build())

@@ -1,0 +1,114 @@
+// stands in for CUDA's cuda_runtime.h: kernels run on the CPU, every thread of a block as a fiber
+//
+// Warps, and the lanes of a warp, are run in a random order that a seed decides; a warp primitive or a barrier is where
+// a lane stops until the others have come. Blocks run one after the other, in a shuffled order. Shared memory is full
+// of NaN before each block, and what is copied asynchronously arrives as late as it may.
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+
+#define SOLA_EMULATOR
+#define __device__
+#define __global__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define __restrict__
+
+struct simt_uint3 {
+  unsigned x = 0, y = 0, z = 0;
+};
+struct float2 {
+  float x = 0, y = 0;
+};
+extern simt_uint3 threadIdx, blockIdx, blockDim, gridDim;
+
+using cudaError_t = int;
+using cudaStream_t = void*;
+constexpr int cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorInvalidConfiguration = 9,
+              cudaErrorLaunchFailure = 719;
+constexpr int cudaFuncAttributeMaxDynamicSharedMemorySize = 8;
+// what one block may have on compute capability 8.0, the smallest of the targets
+constexpr int kSimtMostShared = 163 << 10;
+template <class F>
+int cudaFuncSetAttribute(F, int, int bytes) {
+  return bytes <= kSimtMostShared ? cudaSuccess : cudaErrorInvalidValue;
+}
+const char* cudaGetErrorString(int error);
+
+template <class T>
+T min(T a, T b) {
+  return b < a ? b : a;
+}
+template <class T>
+T max(T a, T b) {
+  return a < b ? b : a;
+}
+
+namespace simt {
+
+int launch(const std::function<void()>& kernel, unsigned blocks, int threads, size_t shared);
+void set_seed(uint64_t seed);
+int64_t blocks_run();
+
+unsigned char* shared_memory();
+void sync_block();
+void sync_warp();
+float shuffle_xor(float x, int lanes);
+float shuffle_from(float x, int lane);
+void load_matrices(uint32_t (&r)[4], const void* row);
+void load_matrices_transposed(uint32_t (&r)[4], const void* row);
+void mma_bf16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
+void mma_half(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
+void mma_tf32(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
+void copy_async(void* shared, const void* global);
+void commit_copies();
+void wait_for_copies(int pending);
+template <int pending>
+void wait_copies() {
+  wait_for_copies(pending);
+}
+
+inline float bits_to_float(uint32_t bits) {
+  float x;
+  std::memcpy(&x, &bits, 4);
+  return x;
+}
+inline uint32_t float_to_bits(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, 4);
+  return bits;
+}
+inline float fast_exp2(float x) {
+  const float y = exp2f(x);
+  return y < 0x1p-126f ? 0.0f : y;
+}
+inline uint16_t round_bf16(float x) {
+  const uint32_t bits = float_to_bits(x);
+  if (x != x) return 0x7fff;
+  return uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+inline uint32_t pack_bf16(float low, float high) { return uint32_t(round_bf16(high)) << 16 | round_bf16(low); }
+inline uint16_t round_half(float x) {
+  const _Float16 y = static_cast<_Float16>(x);
+  uint16_t bits;
+  std::memcpy(&bits, &y, 2);
+  return bits;
+}
+inline uint32_t pack_half(float low, float high) { return uint32_t(round_half(high)) << 16 | round_half(low); }
+inline float half_to_float(uint16_t bits) {
+  _Float16 y;
+  std::memcpy(&y, &bits, 2);
+  return static_cast<float>(y);
+}
+// to nearest, ties away from zero
+inline float round_tf32(float x) {
+  const uint32_t bits = float_to_bits(x);
+  if ((bits & 0x7f800000) == 0x7f800000) return x;
+  return bits_to_float((bits + 0x1000) & 0xffffe000);
+}
+
+}  // namespace simt

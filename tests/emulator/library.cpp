@@ -1,0 +1,55 @@
+// the host sides of the CUDA ops, registered for CPU tensors as torch.ops.sola_emulated, with kernels that the emulator
+// runs
+//
+// One translation unit: torch's headers take longer to read than everything else here to compile.
+
+#define SOLA_CUDA_LIBRARY sola_emulated
+#define SOLA_CUDA_KEY CPU
+
+#include "cuda/host.h"
+#include "schemas.h"
+
+namespace sola::cuda {
+
+void* current_stream(const at::Device&) { return nullptr; }
+
+}  // namespace sola::cuda
+
+#include "cuda/chunked_attention.cpp"
+#include "cuda/linear_attention.cpp"
+#include "cuda/softmax_attention.cpp"
+#include "cuda/wkv.cpp"
+
+namespace sola::cuda {
+
+int run_product(int type, int layout, const float* a, const float* b, float* c);
+int run_mistake(int kind, float* out);
+
+}  // namespace sola::cuda
+
+namespace simt {
+
+void set_seed(uint64_t seed);
+int64_t blocks_run();
+
+}  // namespace simt
+
+TORCH_LIBRARY(sola_emulated, m) {
+  sola::define_schemas(m);
+  // beside the ops: the order in which things happen, and a count that shows that they did
+  m.def("set_seed(int seed) -> ()", [](int64_t seed) { simt::set_seed(uint64_t(seed)); });
+  m.def("blocks_run() -> int", [] { return simt::blocks_run(); });
+  // what tests/emulator/selftest.cpp does
+  m.def("product(int type, int layout, Tensor a, Tensor b) -> Tensor",
+        [](int64_t type, int64_t layout, const at::Tensor& a, const at::Tensor& b) {
+          auto c = at::empty({16, 16}, a.options());
+          sola::cuda::check_launch("product", sola::cuda::run_product(int(type), int(layout), a.data_ptr<float>(),
+                                                                      b.data_ptr<float>(), c.data_ptr<float>()));
+          return c;
+        });
+  m.def("mistake(int kind) -> Tensor", [](int64_t kind) {
+    auto out = at::empty({64}, at::kFloat);
+    sola::cuda::check_launch("mistake", sola::cuda::run_mistake(int(kind), out.data_ptr<float>()));
+    return out;
+  });
+}

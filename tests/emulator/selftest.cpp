@@ -1,0 +1,98 @@
+// kernels that test the emulator: products with known answers, and mistakes that it must notice
+
+#include <vector>
+
+#include "cuda/launch.h"
+#include "cuda/tile.cuh"
+
+namespace sola::cuda {
+namespace {
+
+struct ProductParams {
+  const float *a, *b;  // 16 × 16 and 16 × 16, row by row
+  float* c;
+};
+
+// c = a · b by one warp, with operands along or across their depth
+template <class Mul, Along la, Along ra>
+void product(ProductParams p) {
+  constexpr int stride = kRowStride<Mul, 16>;
+  Mul* a = reinterpret_cast<Mul*>(shared_memory());
+  Mul* b = a + 16 * stride;
+  for (int i = lane_of(); i < 256; i += kWarp) {
+    const int row = i / 16, column = i % 16;
+    a[la == Along::depth ? row * stride + column : column * stride + row] = from_float<Mul>(p.a[i]);
+    b[ra == Along::depth ? column * stride + row : row * stride + column] = from_float<Mul>(p.b[i]);
+  }
+  sync_warp();
+  float sums[1][2][4];
+  clear(sums);
+  multiply<la, ra>(sums, Operand<Mul>{a, stride}, Operand<Mul>{b, stride}, 16);
+  for_sums<1, 2>([&](int m, int n, int i, int row, int column) { p.c[16 * row + column] = sums[m][n][i]; });
+}
+
+struct MistakeParams {
+  int kind;
+  float* out;
+};
+
+constexpr int kReversed = 64;  // two warps
+
+void mistake(MistakeParams p) {
+  float* numbers = reinterpret_cast<float*>(shared_memory());
+  const int me = int(threadIdx.x), other = kReversed - 1 - me;
+  switch (p.kind) {
+    case 0:  // none: a block reverses its numbers
+    case 1:  // no barrier between writing and reading
+      numbers[me] = float(me);
+      if (p.kind == 0) sync_block();
+      p.out[me] = numbers[other];
+      return;
+    case 2:  // a barrier that half of the threads pass by
+      if (me < kWarp) sync_block();
+      return;
+    case 3:  // a warp primitive that one lane passes by
+      if (me != 7) p.out[me] = shuffle_xor(1.0f, 1);
+      return;
+    case 4:  // lanes of a warp at different primitives
+      if (me % 2) {
+        sync_warp();
+      } else {
+        p.out[me] = shuffle_xor(1.0f, 1);
+      }
+      return;
+    case 5: {  // nobody waits for what is copied
+      copy_async(numbers + 4 * me, p.out);
+      commit_copies();
+      sync_block();
+      p.out[me] = numbers[4 * me];
+      return;
+    }
+    default:  // shared memory that nobody wrote
+      p.out[me] = numbers[me];
+  }
+}
+
+template <class Mul>
+int start_product(const ProductParams& p, int layout) {
+  constexpr Along depth = Along::depth, other = Along::other;
+  void (*const kernels[])(ProductParams) = {product<Mul, depth, depth>, product<Mul, depth, other>,
+                                            product<Mul, other, depth>, product<Mul, other, other>};
+  return launch(kernels[layout], 1, kWarp, 2 * 16 * 20 * sizeof(float), nullptr, p);
+}
+
+}  // namespace
+
+int run_product(int type, int layout, const float* a, const float* b, float* c) {
+  const ProductParams p{a, b, c};
+  return type == 0   ? start_product<Bf16>(p, layout)
+         : type == 1 ? start_product<Half>(p, layout)
+         : type == 2 ? start_product<Tf32>(p, layout)
+                     : start_product<float>(p, layout);
+}
+
+int run_mistake(int kind, float* out) {
+  return launch(mistake, 1, kReversed, 4 * kReversed * sizeof(float), nullptr, MistakeParams{kind, out});
+}
+
+}  // namespace sola::cuda

@@ -1,0 +1,364 @@
+// the scheduler of the emulator: fibers, warps, barriers
+
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <memory>
+#include <numeric>
+#include <random>
+#include <string>
+#include <vector>
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_UNPOISON_MEMORY_REGION(address, size)
+#endif
+
+simt_uint3 threadIdx, blockIdx, blockDim, gridDim;
+
+#if defined(__x86_64__)
+extern "C" void simt_switch(void** from, void* to);
+// saves what the calling convention wants saved, changes stacks, restores
+asm(R"(
+.text
+.globl simt_switch
+simt_switch:
+  pushq %rbp
+  pushq %rbx
+  pushq %r12
+  pushq %r13
+  pushq %r14
+  pushq %r15
+  movq %rsp, (%rdi)
+  movq %rsi, %rsp
+  popq %r15
+  popq %r14
+  popq %r13
+  popq %r12
+  popq %rbx
+  popq %rbp
+  ret
+)");
+#else
+#error "the emulator switches stacks on x86-64 only"
+#endif
+
+namespace simt {
+namespace {
+
+constexpr int kLanes = 32;
+constexpr size_t kStack = 256 << 10;
+
+enum class State { ready, warp, block, done };
+enum class Kind { none, sync, shuffle, matrices, transposed, bf16, half, tf32 };
+
+struct Request {
+  Kind kind = Kind::none;
+  void* out = nullptr;
+  const void* row = nullptr;
+  const uint32_t* a = nullptr;
+  uint32_t b[2] = {};
+  float x = 0;
+  int lanes = 0;  // whose number a shuffle wants
+};
+
+struct Copy {
+  void* to;
+  const void* from;
+};
+
+struct Fiber {
+  std::unique_ptr<std::byte[]> stack;
+  void* sp = nullptr;
+  State state = State::done;
+  Request request;
+  std::vector<std::vector<Copy>> groups;
+  std::vector<Copy> open;
+};
+
+struct Machine {
+  std::vector<Fiber> fibers;
+  std::unique_ptr<unsigned char[]> shared;
+  std::mt19937_64 random{0};
+  void* scheduler = nullptr;
+  int current = 0, threads = 0;
+  int64_t blocks = 0;
+  const std::function<void()>* kernel = nullptr;
+  std::string failure;
+};
+
+Machine& machine() {
+  static Machine it;
+  return it;
+}
+
+void stop(State state) {
+  Machine& m = machine();
+  Fiber& fiber = m.fibers[m.current];
+  fiber.state = state;
+  simt_switch(&fiber.sp, m.scheduler);
+}
+
+void entry() {
+  (*machine().kernel)();
+  stop(State::done);
+  __builtin_unreachable();
+}
+
+void start(Fiber& fiber) {
+  if (!fiber.stack) fiber.stack = std::make_unique<std::byte[]>(kStack);
+  // what the last fiber on this stack never returned from
+  ASAN_UNPOISON_MEMORY_REGION(fiber.stack.get(), kStack);
+  auto top = reinterpret_cast<uintptr_t>(fiber.stack.get() + kStack) & ~uintptr_t(15);
+  // six saved registers below the address that the switch returns to; entry starts as if it had been called
+  auto* frame = reinterpret_cast<void**>(top) - 2;
+  *frame = reinterpret_cast<void*>(&entry);
+  fiber.sp = frame - 6;
+  fiber.state = State::ready;
+  fiber.groups.clear();
+  fiber.open.clear();
+}
+
+// ---- what the lanes of a warp do together
+
+Request* request_of(int warp, int lane) { return &machine().fibers[warp * kLanes + lane].request; }
+
+uint16_t read16(const void* row, int index) {
+  uint16_t bits;
+  std::memcpy(&bits, static_cast<const char*>(row) + 2 * index, 2);
+  return bits;
+}
+
+void move_matrices(int warp, bool transposed) {
+  uint32_t loaded[kLanes][4];
+  for (int lane = 0; lane < kLanes; ++lane) {
+    for (int i = 0; i < 4; ++i) {
+      const int g = lane / 4, t = lane % 4;
+      const auto at = [&](int row, int column) { return read16(request_of(warp, 8 * i + row)->row, column); };
+      const uint16_t low = transposed ? at(2 * t, g) : at(g, 2 * t);
+      const uint16_t high = transposed ? at(2 * t + 1, g) : at(g, 2 * t + 1);
+      loaded[lane][i] = uint32_t(high) << 16 | low;
+    }
+  }
+  for (int lane = 0; lane < kLanes; ++lane) std::memcpy(request_of(warp, lane)->out, loaded[lane], 16);
+}
+
+float operand(Kind kind, uint32_t word, int half) {
+  const uint16_t bits = uint16_t(word >> (16 * half));
+  if (kind == Kind::bf16) return bits_to_float(uint32_t(bits) << 16);
+  if (kind == Kind::half) return half_to_float(bits);
+  // tensor cores look at the upper 19 bits only
+  return bits_to_float(word & 0xffffe000);
+}
+
+// fragment layouts of mma.m16n8k16 (16-bit) and m16n8k8 (tf32), PTX ISA, "Matrix Fragments for mma"
+void multiply(int warp, Kind kind) {
+  const bool tf32 = kind == Kind::tf32;
+  const int depth = tf32 ? 8 : 16;
+  float a[16][16], b[16][8];
+  for (int lane = 0; lane < kLanes; ++lane) {
+    const Request& r = *request_of(warp, lane);
+    const int g = lane / 4, t = lane % 4;
+    for (int i = 0; i < 4; ++i) {
+      for (int half = 0; half < (tf32 ? 1 : 2); ++half) {
+        const int k = tf32 ? t + i / 2 * 4 : 2 * t + half + i / 2 * 8;
+        a[g + i % 2 * 8][k] = operand(kind, r.a[i], half);
+        if (i < 2) b[tf32 ? t + 4 * i : 2 * t + half + 8 * i][g] = operand(kind, r.b[i], half);
+      }
+    }
+  }
+  for (int lane = 0; lane < kLanes; ++lane) {
+    auto* c = static_cast<float*>(request_of(warp, lane)->out);
+    for (int i = 0; i < 4; ++i) {
+      const int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
+      float sum = c[i];
+      for (int k = 0; k < depth; ++k) sum += a[row][k] * b[k][column];
+      c[i] = sum;
+    }
+  }
+}
+
+void shuffle(int warp) {
+  float values[kLanes];
+  for (int lane = 0; lane < kLanes; ++lane) values[lane] = request_of(warp, request_of(warp, lane)->lanes)->x;
+  for (int lane = 0; lane < kLanes; ++lane) request_of(warp, lane)->x = values[lane];
+}
+
+void perform(int warp) {
+  const Kind kind = request_of(warp, 0)->kind;
+  for (int lane = 1; lane < kLanes; ++lane) {
+    if (request_of(warp, lane)->kind != kind) {
+      machine().failure = "the lanes of a warp are at different primitives";
+      return;
+    }
+  }
+  if (kind == Kind::shuffle) shuffle(warp);
+  if (kind == Kind::matrices || kind == Kind::transposed) move_matrices(warp, kind == Kind::transposed);
+  if (kind == Kind::bf16 || kind == Kind::half || kind == Kind::tf32) multiply(warp, kind);
+}
+
+// ---- scheduling
+
+void resume(int thread) {
+  Machine& m = machine();
+  m.current = thread;
+  threadIdx.x = unsigned(thread);
+  simt_switch(&m.scheduler, m.fibers[thread].sp);
+}
+
+// runs every lane that can run, then what they stopped for together
+void run_warp(int warp) {
+  Machine& m = machine();
+  int order[kLanes];
+  std::iota(order, order + kLanes, 0);
+  std::shuffle(order, order + kLanes, m.random);
+  for (int lane : order) {
+    if (m.fibers[warp * kLanes + lane].state == State::ready) resume(warp * kLanes + lane);
+  }
+  int waiting = 0;
+  for (int lane = 0; lane < kLanes; ++lane) waiting += m.fibers[warp * kLanes + lane].state == State::warp;
+  if (waiting == 0) return;
+  if (waiting < kLanes) {
+    m.failure = "a warp primitive was not reached by all lanes";
+    return;
+  }
+  perform(warp);
+  for (int lane = 0; lane < kLanes; ++lane) m.fibers[warp * kLanes + lane].state = State::ready;
+}
+
+bool run_block() {
+  Machine& m = machine();
+  const int warps = m.threads / kLanes;
+  for (int i = 0; i < m.threads; ++i) start(m.fibers[i]);
+  std::vector<int> runnable(warps);
+  std::iota(runnable.begin(), runnable.end(), 0);
+  while (m.failure.empty()) {
+    if (runnable.empty()) {
+      int at_barrier = 0, done = 0;
+      for (int i = 0; i < m.threads; ++i) {
+        at_barrier += m.fibers[i].state == State::block;
+        done += m.fibers[i].state == State::done;
+      }
+      if (done == m.threads) return true;
+      if (at_barrier < m.threads) {
+        m.failure = "a barrier was not reached by all threads of the block";
+        break;
+      }
+      for (int i = 0; i < m.threads; ++i) m.fibers[i].state = State::ready;
+      runnable.resize(warps);
+      std::iota(runnable.begin(), runnable.end(), 0);
+    }
+    const size_t pick = m.random() % runnable.size();
+    const int warp = runnable[pick];
+    run_warp(warp);
+    const auto* lanes = &m.fibers[warp * kLanes];
+    if (std::none_of(lanes, lanes + kLanes, [](const Fiber& f) { return f.state == State::ready; })) {
+      runnable.erase(runnable.begin() + std::ptrdiff_t(pick));
+    }
+  }
+  return false;
+}
+
+Request& ask(Kind kind) {
+  Request& request = machine().fibers[machine().current].request;
+  request.kind = kind;
+  return request;
+}
+
+void ask_for_matrices(Kind kind, uint32_t (&r)[4], const void* row) {
+  if (reinterpret_cast<uintptr_t>(row) % 16) machine().failure = "ldmatrix: a row is not aligned to 16 bytes";
+  Request& request = ask(kind);
+  request.out = r;
+  request.row = row;
+  stop(State::warp);
+}
+
+void ask_for_mma(Kind kind, float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  Request& request = ask(kind);
+  request.out = c;
+  request.a = a;
+  request.b[0] = b0;
+  request.b[1] = b1;
+  stop(State::warp);
+}
+
+}  // namespace
+
+int launch(const std::function<void()>& kernel, unsigned blocks, int threads, size_t shared) {
+  Machine& m = machine();
+  m.failure.clear();
+  m.kernel = &kernel;
+  m.threads = threads;
+  if (m.fibers.size() < size_t(threads)) m.fibers.resize(threads);
+  blockDim = {unsigned(threads), 1, 1};
+  gridDim = {blocks, 1, 1};
+  std::vector<unsigned> order(blocks);
+  std::iota(order.begin(), order.end(), 0u);
+  std::shuffle(order.begin(), order.end(), m.random);
+  for (unsigned block : order) {
+    blockIdx.x = block;
+    // of just the size asked for, so that AddressSanitizer sees what lies beyond; every number in it is a NaN
+    m.shared = std::make_unique_for_overwrite<unsigned char[]>(shared);
+    std::memset(m.shared.get(), 0xff, shared);
+    ++m.blocks;
+    if (!run_block()) return cudaErrorLaunchFailure;
+  }
+  return cudaSuccess;
+}
+
+void set_seed(uint64_t seed) { machine().random.seed(seed); }
+int64_t blocks_run() { return machine().blocks; }
+
+// operator new aligns to 16 bytes
+unsigned char* shared_memory() { return machine().shared.get(); }
+
+void sync_block() { stop(State::block); }
+void sync_warp() {
+  ask(Kind::sync);
+  stop(State::warp);
+}
+float shuffle_from(float x, int lane) {
+  Request& request = ask(Kind::shuffle);
+  request.x = x;
+  request.lanes = lane;
+  stop(State::warp);
+  return request.x;
+}
+float shuffle_xor(float x, int lanes) { return shuffle_from(x, machine().current % kLanes ^ lanes); }
+void load_matrices(uint32_t (&r)[4], const void* row) { ask_for_matrices(Kind::matrices, r, row); }
+void load_matrices_transposed(uint32_t (&r)[4], const void* row) { ask_for_matrices(Kind::transposed, r, row); }
+void mma_bf16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  ask_for_mma(Kind::bf16, c, a, b0, b1);
+}
+void mma_half(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  ask_for_mma(Kind::half, c, a, b0, b1);
+}
+void mma_tf32(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  ask_for_mma(Kind::tf32, c, a, b0, b1);
+}
+
+void copy_async(void* shared, const void* global) {
+  const auto misaligned = (reinterpret_cast<uintptr_t>(shared) | reinterpret_cast<uintptr_t>(global)) % 16;
+  if (misaligned) machine().failure = "cp.async: an address is not aligned to 16 bytes";
+  machine().fibers[machine().current].open.push_back({shared, global});
+}
+void commit_copies() {
+  Fiber& fiber = machine().fibers[machine().current];
+  fiber.groups.push_back(std::move(fiber.open));
+  fiber.open.clear();
+}
+void wait_for_copies(int pending) {
+  auto& groups = machine().fibers[machine().current].groups;
+  while (int(groups.size()) > pending) {
+    for (const Copy& copy : groups.front()) std::memcpy(copy.to, copy.from, 16);
+    groups.erase(groups.begin());
+  }
+}
+
+}  // namespace simt
+
+const char* cudaGetErrorString(int error) {
+  if (error == cudaErrorLaunchFailure) return simt::machine().failure.c_str();
+  return error == cudaErrorInvalidConfiguration ? "invalid configuration" : "invalid value";
+}

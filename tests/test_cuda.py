@@ -1,0 +1,185 @@
+"""The CUDA kernels on a GPU: the cases of the CPU against float64 on the same device, layouts, edges, streams and graphs.
+
+Needs torch and pytest alone. Skipped, with a count, where there is no device.
+"""
+
+import device_checks as checks
+import pytest
+import torch
+from against_reference import agrees
+from cases import CASES, SMALL_CASES, Case
+
+from sola_vision import ops
+
+_WHY = "needs a CUDA device and a build with nvcc"
+_READY = torch.cuda.is_available() and bool(ops.build_info()["cuda_architectures"])
+pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not _READY, reason=_WHY)]
+
+DTYPES = checks.HALF_AND_FLOAT
+DEVICE = checks.Device("cuda", ops, tokens=65536)
+dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory():
+    """What the allocator hands out next holds NaN: an output that nobody writes shows."""
+    if _READY:
+        # references in float32 are what they say
+        torch.backends.cuda.matmul.allow_tf32 = False
+        blocks = [torch.full((size,), float("nan"), device="cuda") for size in (2**8, 2**14, 2**18, 2**22)]
+        del blocks
+    yield
+    if _READY:
+        torch.cuda.synchronize()
+
+
+@dtypes
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_values_and_gradients(case: Case, dtype: torch.dtype) -> None:
+    if not agrees(case, dtype, ops, "cuda"):
+        pytest.skip("plain PyTorch overflows in this dtype")
+
+
+@dtypes
+@pytest.mark.parametrize("case", SMALL_CASES, ids=str)
+def test_strided_inputs(case: Case, dtype: torch.dtype) -> None:
+    checks.strided_inputs(DEVICE, case, dtype)
+
+
+@dtypes
+@pytest.mark.parametrize("dim", [40, 64, 33])
+def test_slices_of_one_projection(dtype: torch.dtype, dim: int) -> None:
+    checks.slices_of_one_projection(DEVICE, dtype, dim)
+
+
+@pytest.mark.parametrize("case", SMALL_CASES, ids=str)
+def test_expanded_gradients(case: Case) -> None:
+    checks.expanded_gradients(DEVICE, case)
+
+
+@dtypes
+@pytest.mark.parametrize("sizes", checks.EMPTY_SIZES, ids=str)
+@pytest.mark.parametrize("op", ["softmax_attention", "linear_attention"])
+def test_empty_attention(op: str, sizes: tuple[int, ...], dtype: torch.dtype) -> None:
+    checks.empty_inputs(DEVICE, sizes, op, dtype)
+
+
+def test_empty_chunks_and_scans() -> None:
+    checks.empty_chunks_and_scans(DEVICE)
+
+
+@pytest.mark.parametrize("value", checks.VALUES)
+@pytest.mark.parametrize("index", [0, 1, 2])
+@pytest.mark.parametrize("case", checks.FEW_TOKENS, ids=str)
+def test_nan_and_inf(case: Case, index: int, value: float) -> None:
+    checks.nan_and_inf(DEVICE, case, index, value)
+
+
+@pytest.mark.parametrize("value", checks.VALUES[:2])
+@pytest.mark.parametrize("which", ["k", "v"])
+def test_nan_in_wkv_stays_in_its_channel(which: str, value: float) -> None:
+    checks.nan_in_wkv_stays_in_its_channel(DEVICE, which, value)
+
+
+@dtypes
+@pytest.mark.parametrize("kind", checks.KINDS, ids=str)
+@pytest.mark.parametrize("eps", [0.0, 1e-6])
+def test_zero_normaliser(dtype: torch.dtype, eps: float, kind: dict) -> None:
+    checks.zero_normaliser(DEVICE, dtype, kind, eps)
+
+
+@dtypes
+@pytest.mark.parametrize("kind", checks.KINDS[:2], ids=str)
+def test_no_overflow_over_many_tokens(dtype: torch.dtype, kind: dict) -> None:
+    checks.no_overflow_over_many_tokens(DEVICE, dtype, kind)
+
+
+def test_wkv_forgets_at_the_right_rate() -> None:
+    checks.wkv_forgets_at_the_right_rate(DEVICE)
+
+
+@dtypes
+def test_large_scores(dtype: torch.dtype) -> None:
+    checks.large_scores(DEVICE, dtype)
+
+
+@pytest.mark.parametrize("axis", [0, 1], ids=["batch", "token"])
+@pytest.mark.parametrize("attention", ["softmax", "linear", "causal", "wkv"])
+def test_offsets_beyond_int32(attention: str, axis: int) -> None:
+    checks.offsets_beyond_int32(DEVICE, torch.ops.sola, attention, axis)
+    torch.cuda.empty_cache()
+
+
+@dtypes
+@pytest.mark.parametrize("case", checks.LONG_CASES, ids=str)
+def test_twenty_runs_give_the_same_bits(case: Case, dtype: torch.dtype) -> None:
+    """Also while another stream keeps the device busy."""
+    other, work = torch.cuda.Stream(), torch.rand(512, 512, device="cuda")
+
+    def disturb(i: int) -> None:
+        with torch.cuda.stream(other):
+            for _ in range(i % 4):
+                work @ work
+
+    checks.same_bits_every_time(DEVICE, case, dtype, disturb)
+
+
+@pytest.mark.parametrize("case", checks.LONG_CASES, ids=str)
+def test_graph_replay_sees_new_inputs(case: Case) -> None:
+    """Nothing in forward or backward waits for the device or allocates outside PyTorch's allocator."""
+    inputs = [tensor.requires_grad_() for tensor in DEVICE.inputs(case, torch.bfloat16)]
+
+    def step():
+        out = case.run(inputs)
+        return [out, *torch.autograd.grad(out, inputs, torch.ones_like(out))]
+
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        step()
+    stream.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    with torch.no_grad():
+        for tensor, fresh in zip(inputs, case.inputs(torch.bfloat16, seed=1), strict=True):
+            tensor.copy_(fresh)
+    graph.replay()
+    torch.cuda.synchronize()
+    checks.same_bits([tensor.detach().clone() for tensor in captured], [tensor.detach() for tensor in step()])
+
+
+@pytest.mark.parametrize("case", checks.LONG_CASES, ids=str)
+def test_two_streams_at_once(case: Case) -> None:
+    inputs = DEVICE.inputs(case, torch.float16)
+    expected = DEVICE.run(case, inputs)
+    torch.cuda.synchronize()
+    streams, results = [torch.cuda.Stream() for _ in range(2)], []
+    for _ in range(5):
+        for stream in streams:
+            with torch.cuda.stream(stream):
+                results.append(DEVICE.run(case, inputs))
+    torch.cuda.synchronize()
+    for result in results:
+        checks.same_bits(result, expected)
+
+
+@pytest.mark.parametrize("case", SMALL_CASES, ids=str)
+def test_compile_without_graph_breaks(case: Case) -> None:
+    inputs = [tensor.requires_grad_() for tensor in DEVICE.inputs(case, torch.float32)]
+
+    def function(*tensors):
+        return case.run([tensor * 1.5 for tensor in tensors[:2]] + list(tensors[2:])).sin()
+
+    torch._dynamo.reset()
+    expected, got = function(*inputs), torch.compile(function, fullgraph=True, backend="aot_eager")(*inputs)
+    torch.testing.assert_close(got, expected)
+    wanted = torch.autograd.grad(expected.sum(), inputs)
+    torch.testing.assert_close(torch.autograd.grad(got.sum(), inputs), wanted)
+
+
+def test_float64_and_mixed_devices_are_refused_by_name() -> None:
+    q = torch.randn(1, 4, 1, 8, device="cuda")
+    with pytest.raises(ValueError, match="q must be one of float32, bfloat16, float16 on cuda, got float64"):
+        ops.softmax_attention(q.double(), q.double(), q.double())
+    with pytest.raises(ValueError, match="k must be on the device of q, cuda:0, got cpu"):
+        ops.softmax_attention(q, q.cpu(), q)

@@ -1,0 +1,122 @@
+"""The CUDA kernels, run thread by thread on the CPU: every case against float64, layouts, edges; and the emulator itself."""
+
+import device_checks as checks
+import emulated
+import pytest
+import torch
+from against_reference import agrees
+from cases import CASES, SMALL_CASES, Case
+
+DTYPES = checks.HALF_AND_FLOAT
+DEVICE = checks.Device("cpu", emulated, tokens=4096)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def library():
+    torch.set_num_threads(1)
+    return emulated.library()
+
+
+# one dtype each: neighbours in the list differ in little else
+@pytest.mark.parametrize(("case", "dtype"), [(case, DTYPES[i % 3]) for i, case in enumerate(CASES)], ids=str)
+def test_values_and_gradients(case: Case, dtype: torch.dtype) -> None:
+    if not agrees(case, dtype, emulated):
+        pytest.skip("plain PyTorch overflows in this dtype")
+
+
+@pytest.mark.parametrize(("case", "dtype"), [(case, DTYPES[i % 3]) for i, case in enumerate(SMALL_CASES)], ids=str)
+def test_strided_inputs(case: Case, dtype: torch.dtype) -> None:
+    checks.strided_inputs(DEVICE, case, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dim", [40, 33])
+def test_slices_of_one_projection(dtype: torch.dtype, dim: int) -> None:
+    checks.slices_of_one_projection(DEVICE, dtype, dim)
+
+
+@pytest.mark.parametrize("case", SMALL_CASES, ids=str)
+def test_expanded_gradients(case: Case) -> None:
+    checks.expanded_gradients(DEVICE, case)
+
+
+@pytest.mark.parametrize("sizes", checks.EMPTY_SIZES, ids=str)
+@pytest.mark.parametrize("op", ["softmax_attention", "linear_attention"])
+def test_empty_attention(op: str, sizes: tuple[int, ...]) -> None:
+    checks.empty_inputs(DEVICE, sizes, op, torch.bfloat16)
+
+
+def test_empty_chunks_and_scans() -> None:
+    checks.empty_chunks_and_scans(DEVICE)
+
+
+@pytest.mark.parametrize("value", checks.VALUES)
+@pytest.mark.parametrize("index", [0, 1, 2])
+@pytest.mark.parametrize("case", checks.FEW_TOKENS, ids=str)
+def test_nan_and_inf(case: Case, index: int, value: float) -> None:
+    checks.nan_and_inf(DEVICE, case, index, value)
+
+
+@pytest.mark.parametrize("value", checks.VALUES[:2])
+@pytest.mark.parametrize("which", ["k", "v"])
+def test_nan_in_wkv_stays_in_its_channel(which: str, value: float) -> None:
+    checks.nan_in_wkv_stays_in_its_channel(DEVICE, which, value)
+
+
+@pytest.mark.parametrize("kind", checks.KINDS, ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "eps"), [(torch.float32, 0.0), (torch.bfloat16, 1e-6), (torch.float16, 0.0)], ids=str
+)
+def test_zero_normaliser(dtype: torch.dtype, eps: float, kind: dict) -> None:
+    checks.zero_normaliser(DEVICE, dtype, kind, eps)
+
+
+@pytest.mark.parametrize("kind", checks.KINDS[:2], ids=str)
+def test_no_overflow_over_many_tokens(kind: dict) -> None:
+    checks.no_overflow_over_many_tokens(DEVICE, torch.float16, kind)
+
+
+def test_wkv_forgets_at_the_right_rate() -> None:
+    checks.wkv_forgets_at_the_right_rate(DEVICE)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_large_scores(dtype: torch.dtype) -> None:
+    checks.large_scores(DEVICE, dtype)
+
+
+@pytest.mark.parametrize(
+    ("case", "dtype"), [(case, DTYPES[i % 3]) for i, case in enumerate(checks.LONG_CASES)], ids=str
+)
+def test_same_bits_in_any_order_of_threads(library, case: Case, dtype: torch.dtype) -> None:
+    """Warps, lanes and blocks in another order: a missing barrier, or a sum in order of arrival, would show."""
+    checks.same_bits_every_time(DEVICE, case, dtype, library.set_seed)
+
+
+@pytest.mark.parametrize("axis", [0, 1], ids=["batch", "token"])
+@pytest.mark.parametrize("attention", ["softmax", "linear", "causal", "wkv"])
+def test_offsets_beyond_int32(library, attention: str, axis: int) -> None:
+    checks.offsets_beyond_int32(DEVICE, library, attention, axis)
+
+
+def test_float64_is_refused_by_name() -> None:
+    q = torch.randn(1, 4, 1, 8, dtype=torch.float64)
+    with pytest.raises(ValueError, match="q must be one of float32, bfloat16, float16 on cuda, got float64"):
+        emulated.softmax_attention(q, q, q)
+
+
+def test_bad_arguments_are_named_as_on_the_cpu() -> None:
+    q, v = torch.randn(1, 4, 1, 8), torch.randn(1, 4, 1, 300)
+    with pytest.raises(ValueError, match="v must have a head dim of 1 to 256, got 300"):
+        emulated.linear_attention(q, q, v)
+    with pytest.raises(ValueError, match="decay must be"):
+        emulated.linear_attention(q, q, q, decay=torch.ones(3))
+    with pytest.raises(ValueError, match="v must have the shape of k"):
+        emulated.wkv(q[0], q[0, :2], torch.ones(8), torch.ones(8))
+
+
+# a bad decay can't be refused without waiting for the device
+@pytest.mark.parametrize("decay", [0.0, -0.5, 1.5])
+def test_a_decay_out_of_range_gives_nan(decay: float) -> None:
+    q = torch.randn(1, 70, 1, 8)
+    assert emulated.linear_attention(q, q, q, decay=torch.tensor([decay]))[0, 1:].isnan().any()
