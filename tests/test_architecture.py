@@ -10,17 +10,18 @@ ROOT = Path(__file__).parent.parent
 
 # every layer may import those before it and itself, never one behind it
 PROFILE_LAYERS = (
-    ("case", "memory"),
+    ("case", "memory", "operators"),
+    ("source",),
     ("kernel_case",),
     ("pieces", "workload", "peers"),
     ("kernel_workload",),
     ("machine", "cost", "measure"),
     ("compare",),
-    ("result", "kernel_result"),
+    ("result", "kernel_result", "formula_result"),
     ("measuring",),
     ("kernel_measuring",),
     ("kernel_crossover", "kernel_models"),
-    ("sweep", "kernel_sweep"),
+    ("sweep", "kernel_sweep", "formula_sweep", "selftest"),
     ("report",),
     ("commands",),
     ("cli",),
@@ -104,8 +105,13 @@ def test_specs_patterns_and_presets_need_no_torch():
 def test_cases_and_commands_load_without_torch():
     """The help is fast because nothing heavy is imported before a command runs."""
     heavy = {"torch", "numpy", "scipy", "sympy", "altair", "vl_convert", "fvcore", "rich", "jinja2", "psutil"}
-    light = [f"sola_profile/{name}.py" for name in ("case", "kernel_case", "memory", "cli", "report/__init__")]
-    light += [f"sola_profile/commands/{name}.py" for name in ("__init__", "output", "profile", "kernels")]
+    light = [
+        f"sola_profile/{name}.py" for name in ("case", "source", "kernel_case", "memory", "cli", "report/__init__")
+    ]
+    light += [
+        f"sola_profile/commands/{name}.py"
+        for name in ("__init__", "output", "profile", "kernels", "formula", "selftest")
+    ]
     for name in light:
         tree = ast.parse((ROOT / name).read_text(encoding="utf-8"))
         for node in tree.body:
