@@ -23,7 +23,9 @@ DEFAULT = "profile"
 # name → where its click command lives; one line per command
 COMMANDS: Mapping[str, str] = {
     DEFAULT: "sola_profile.commands.profile:profile",
+    "formula": "sola_profile.commands.formula:formula",
     "kernels": "sola_profile.commands.kernels:kernels",
+    "selftest": "sola_profile.commands.selftest:selftest",
 }
 
 INTERRUPTED = 130
@@ -74,6 +76,7 @@ EXAMPLES = """\b
 Examples:
   sola-profile --model sola_t --res 224,512,1024
   sola-profile --model sola_s --res 512x2048 --no-measure
+  sola-profile formula --model timm:pvt_v2_b0
   sola-profile kernels --quick
 """
 

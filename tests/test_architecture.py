@@ -10,18 +10,19 @@ ROOT = Path(__file__).parent.parent
 
 # every layer may import those before it and itself, never one behind it
 PROFILE_LAYERS = (
-    ("case", "memory"),
+    ("case", "memory", "operators"),
+    ("source",),
     ("kernel_case",),
     ("kernel_targets",),
     ("pieces", "workload", "peers"),
     ("kernel_workload",),
     ("machine", "cost", "measure"),
     ("compare",),
-    ("result", "kernel_result"),
+    ("result", "kernel_result", "formula_result"),
     ("measuring",),
     ("kernel_measuring",),
     ("kernel_crossover", "kernel_models", "kernel_cuda"),
-    ("sweep", "kernel_sweep"),
+    ("sweep", "kernel_sweep", "formula_sweep", "selftest"),
     ("report",),
     ("commands",),
     ("cli",),
@@ -107,10 +108,11 @@ def test_cases_and_commands_load_without_torch():
     heavy = {"torch", "numpy", "scipy", "sympy", "altair", "vl_convert", "fvcore", "rich", "jinja2", "psutil"}
     light = [
         f"sola_profile/{name}.py"
-        for name in ("case", "kernel_case", "kernel_targets", "memory", "cli", "report/__init__")
+        for name in ("case", "source", "kernel_case", "kernel_targets", "memory", "cli", "report/__init__")
     ]
     light += [
-        f"sola_profile/commands/{name}.py" for name in ("__init__", "output", "profile", "kernels", "kernels_cuda")
+        f"sola_profile/commands/{name}.py"
+        for name in ("__init__", "output", "profile", "kernels", "kernels_cuda", "formula", "selftest")
     ]
     for name in light:
         tree = ast.parse((ROOT / name).read_text(encoding="utf-8"))

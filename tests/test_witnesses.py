@@ -11,7 +11,7 @@ from sola_profile.case import Resolution, Settings
 from sola_profile.compare.witnesses import agreement
 from sola_profile.cost.closed_form import closed_form
 from sola_profile.measure import flop_counter, fvcore_counter
-from sola_profile.measure.counts import operator_kind
+from sola_profile.operators import operator_kind
 from sola_profile.workload import build
 from sola_vision import BackboneSpec, MixerSpec, get_spec, list_models
 from sola_vision.layers.mixers import MIXERS

@@ -29,7 +29,7 @@ def print_profile(profile: Profile, console: Console) -> None:
     console.print()
     for table in _tables(profile):
         console.print(rich_table(table))
-        for remark in _remarks(table):
+        for remark in remarks(table):
             console.print(Text(remark, style="yellow"))
     sentences = [*polynomial_sentences(profile), *growth_sentences(profile.model, profile)]
     for sentence in (*sentences, coverage_sentence(profile, names=False)):
@@ -48,7 +48,7 @@ def _tables(profile: Profile) -> list[Table]:
     return [*tables, memory_table(profile).without("Peak at"), kinds_table(profile), comparison_table(profile)]
 
 
-def _remarks(table: Table) -> Iterator[str]:
+def remarks(table: Table) -> Iterator[str]:
     """The remarks of a table's rows, as lines that name their row."""
     size = ""
     for row in table.rows:

@@ -1,0 +1,136 @@
+"""``sola-profile formula``: what any model costs as exact polynomials in the size of its image."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sola_profile.case import DTYPES, Resolution, nearest, parse_resolutions
+from sola_profile.commands.output import Targets, checked, written_command
+from sola_profile.source import DEFAULT_INPUT, InputShape, ModelSource, read_source
+
+if TYPE_CHECKING:
+    from sola_profile.formula_result import FormulaResult
+
+STRICT_FAILED = 2
+LIMIT_S = 60.0
+GROUPS = ("kind", "module", "operator")
+
+
+@dataclass(frozen=True)
+class Request:
+    """The command line, checked."""
+
+    source: ModelSource
+    shape: InputShape
+    resolutions: tuple[Resolution, ...]
+    dtype: str
+    limit_s: float
+    targets: Targets
+
+
+@click.command()
+@click.option(
+    "-m",
+    "--model",
+    required=True,
+    metavar="NAME",
+    help="A preset, timm:NAME, torchvision:NAME or package.module:factory.",
+)
+@click.option(
+    "--input", "shape", default=DEFAULT_INPUT, show_default=True, metavar="SHAPE", help="What the model takes."
+)
+@click.option(
+    "-r", "--res", default="224,512,1024", show_default=True, metavar="SIZES", help="Sizes to count and check."
+)
+@click.option("--pattern", metavar="PATTERN", help="Another layer pattern of a preset.")
+@click.option("--dtype", default="float32", show_default=True, metavar="DTYPE", help=f"{', '.join(DTYPES)}.")
+@click.option(
+    "--by", default="kind", show_default=True, metavar="WHAT", help=f"Break MACs down by {', '.join(GROUPS)}."
+)
+@click.option("--depth", default=2, show_default=True, metavar="N", help="Parts of a module's path, with --by module.")
+@click.option("--limit", default=LIMIT_S, show_default=True, metavar="SECONDS", help="Time to look for polynomials.")
+@click.option("--latex", "as_latex", is_flag=True, help="Print the formulas for a paper instead of tables.")
+@click.option("--json", "json_file", metavar="FILE", help="Write everything as JSON; - is standard output.")
+@click.option("--strict", is_flag=True, help="Exit with 2 when a witness contradicts or an operator is uncounted.")
+def formula(**options: Any) -> None:
+    """State what any model's forward pass costs as exact polynomials, and check them against independent counters.
+
+    MACs, FLOPs, scalar operations and bytes moved, in the number of positions N or the sides H and W, by kind of
+    product, by module or by operator. Nothing is run: shapes alone are followed.
+    """
+    request = read_request(options)
+    request.targets.check()
+    finished = run(request)
+    show(finished, request.targets, options)
+    if options["strict"] and (complaints := list(objections(finished))):
+        click.echo(f"strict: {'; '.join(complaints)}", err=True)
+        sys.exit(STRICT_FAILED)
+
+
+def read_request(options: dict[str, Any]) -> Request:
+    """Check everything that can be checked without looking at the model; bad use raises ``click.UsageError``."""
+    source = checked(lambda: read_source(options["model"], options["pattern"]))
+    shape = checked(lambda: InputShape.parse(options["shape"]), "--input")
+    resolutions = checked(lambda: parse_resolutions(options["res"]), "--res")
+    for name, known in (("dtype", DTYPES), ("by", GROUPS)):
+        if options[name] not in known:
+            hint = nearest(options[name], known)
+            message = f"expected one of {', '.join(known)}, got {options[name]!r}{hint}"
+            raise click.BadParameter(message, param_hint=f"--{name}")
+    for name in ("limit", "depth"):
+        if options[name] <= 0:
+            raise click.BadParameter(f"expected more than 0, got {options[name]:g}", param_hint=f"--{name}")
+    files = {"json": options["json_file"]} if options["json_file"] else {}
+    return Request(source, shape, resolutions, options["dtype"], options["limit"], Targets(None, files))
+
+
+def run(request: Request) -> FormulaResult:
+    """Look for the formula and check it; what was found before an interruption is kept."""
+    from sola_profile.formula_sweep import FormulaSweep
+
+    sweep = FormulaSweep(
+        request.source, request.resolutions, request.shape, request.dtype, request.limit_s, written_command()
+    )
+    try:
+        for step in sweep.run():
+            click.echo(step, err=True)
+    except KeyboardInterrupt:
+        if sweep.result() is None:
+            raise
+        click.echo("interrupted: what follows was finished", err=True)
+    result = sweep.result()
+    assert result is not None
+    return result
+
+
+def show(result: FormulaResult, targets: Targets, options: dict[str, Any]) -> None:
+    """JSON where it was asked for, formulas or tables on the terminal."""
+    from sola_profile.report.formula_json import json_text
+    from sola_profile.report.formula_tables import latex
+    from sola_profile.report.formula_terminal import print_formula
+
+    if targets.files:
+        targets.deliver({"json": json_text(result)})
+    if not options["as_latex"]:
+        print_formula(result, targets.console(), options["by"], options["depth"])
+    elif result.formula.recording is None:
+        raise click.ClickException(f"there is no formula to print: {result.formula.why}")
+    else:
+        click.echo(latex(result), nl=False, err="-" in targets.files.values())
+
+
+def objections(result: FormulaResult) -> Iterator[str]:
+    """What ``--strict`` holds against a result."""
+    for row in result.rows:
+        against = sorted({name for check in row.checks for name in check.contradicted_by})
+        if against:
+            yield f"{', '.join(against)} contradicts the formulas at {row.resolution}"
+    if result.coverage.unknown:
+        yield f"operators whose work is unknown: {', '.join(result.coverage.unknown)}"
+    for size, reason in result.failed.items():
+        yield f"the model refuses {size}: {reason}"

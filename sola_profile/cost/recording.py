@@ -1,0 +1,362 @@
+"""Every operator call of one forward pass, by shapes alone: under fake tensors, whose sides may be symbols.
+
+Fake tensors behave like those of the CPU, so what is recorded is what runs there: the same kernels are chosen, no data is
+touched. With ``H = stride·h`` and ``W = stride·w`` for symbols h and w, every shape that the model makes is a polynomial
+in h and w where its divisions by strides, patches and windows come out even; one that doesn't is ``NotPolynomial``.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import lcm
+from typing import Any
+
+import sympy
+import torch
+from sympy.polys.polyerrors import PolynomialError
+from sympy.polys.rings import PolyElement, ring
+from torch import Tensor, nn
+from torch._dispatch.python import enable_python_dispatcher
+from torch._dynamo.source import LocalSource
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.module_tracker import ModuleTracker
+
+from sola_profile.case import Resolution
+from sola_profile.cost.work import BY_KIND, Operand, Size, Work, formula_for
+from sola_profile.operators import operator_kind
+from sola_profile.source import InputShape, ModelSource
+
+# rational coefficients, so that n·(n+1)/2 is exact
+RING, ROWS, COLUMNS = ring("h,w", sympy.QQ)
+
+# an image of 7 × 8 strides: two different numbers, neither 0 nor 1, which torch would make constants
+HINT = (7, 8)
+
+
+class NotPolynomial(ValueError):  # noqa: N818  a finding about the model rather than an error
+    """The model's shapes aren't polynomials in the sides of the image; the message says which, or what stopped it.
+
+    ``divisor``: what the sides should divide by as well for this shape to come out even, 1 where that is unknown.
+    """
+
+    def __init__(self, message: str, divisor: int = 1) -> None:
+        super().__init__(message)
+        self.divisor = divisor
+
+
+@dataclass(frozen=True)
+class Call:
+    """One operator call, or ``number`` of them added up. ``module``: path of the innermost module that runs.
+
+    ``kind``: of its product (``cost.work.PRODUCT_KINDS``), else what ``operator_kind`` says; empty when nobody knows,
+    and then its work is unknown too.
+    """
+
+    operator: str
+    module: str
+    kind: str
+    work: Work
+    read_bytes: Size
+    written_bytes: Size
+    number: int = 1
+
+
+@dataclass(frozen=True)
+class Recording:
+    """All calls of one forward pass. ``patch``: rows of the image per row of the first convolution's result.
+
+    ``conditions``: what the model, or torch, asked of h and w on its way, such as ``h·w > 40`` or that a table of
+    positions has another size; other images may take another way.
+    """
+
+    calls: tuple[Call, ...]
+    parameters: int
+    patch: int
+    conditions: tuple[sympy.Basic, ...] = ()
+
+
+def record_symbolic(source: ModelSource, shape: InputShape, dtype: str, stride: int, limit_s: float) -> Recording:
+    """Calls with polynomials in h and w for sizes, where the image has stride·h × stride·w pixels.
+
+    Raises ``NotPolynomial`` where some shape is none, or when ``limit_s`` seconds are over.
+    """
+    environment = ShapeEnv(duck_shape=False)
+    with _fake(environment) as mode:
+        model = _fake_model(mode, source, None, dtype)
+        sides: Any = StatelessSymbolicContext(dynamic_sizes=[DimDynamic.DYNAMIC, DimDynamic.DYNAMIC])
+        with unset_fake_temporarily():
+            plain = torch.empty(HINT)
+        grid = mode.from_tensor(plain, source=LocalSource("grid"), symbolic_context=sides)
+        symbols = _Symbols(environment, list(grid.shape), time.monotonic() + limit_s)
+        image = torch.empty(shape.at(stride * grid.shape[0], stride * grid.shape[1]), dtype=getattr(torch, dtype))
+        return _record(model, image, symbols, stride * ROWS)
+
+
+def record_at(
+    source: ModelSource, shape: InputShape, dtype: str, resolution: Resolution, *, sized: bool = False
+) -> Recording:
+    """Calls with whole numbers for sizes, at one size of the image; ``sized`` builds the model for that size."""
+    with _fake(None) as mode:
+        model = _fake_model(mode, source, resolution if sized else None, dtype)
+        image = torch.empty(shape.at(resolution.height, resolution.width), dtype=getattr(torch, dtype))
+        return _record(model, image, None, resolution.height)
+
+
+def record_module(make: Callable[[], nn.Module], shape: Sequence[int], dtype: str = "float32") -> Recording:
+    """Calls of a module that ``make`` builds, for an input of a fixed shape."""
+    with _fake(None) as mode:
+        model = make().eval()
+        _make_fake(model, mode, getattr(torch, dtype))
+        return _record(model, torch.empty(tuple(shape), dtype=getattr(torch, dtype)), None, shape[-2])
+
+
+@contextmanager
+def _fake(environment: ShapeEnv | None) -> Iterator[FakeTensorMode]:
+    """Fake CPU tensors, with multi-head attention taken apart into its products."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    fast, level = torch.backends.mha.get_fastpath_enabled(), log.level
+    torch.backends.mha.set_fastpath_enabled(False)
+    # a shape that can't be had is a finding here, and torch would print its stack
+    log.setLevel(logging.CRITICAL)
+    try:
+        with FakeTensorMode(shape_env=environment, allow_non_fake_inputs=True) as mode:
+            yield mode
+    finally:
+        log.setLevel(level)
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def _fake_model(mode: FakeTensorMode, source: ModelSource, resolution: Resolution | None, dtype: str) -> nn.Module:
+    """The model with fake weights of a dtype; built with real ones where its constructor looks at numbers."""
+    try:
+        model = source.build(resolution)
+    except ValueError:
+        raise
+    except Exception:
+        with unset_fake_temporarily():
+            # the module may be the user's own object, which keeps its weights
+            model = copy.deepcopy(source.build(resolution))
+    _make_fake(model, mode, getattr(torch, dtype))
+    return model
+
+
+def _make_fake(model: nn.Module, mode: FakeTensorMode, dtype: torch.dtype) -> None:
+    """Replace all weights and buffers; ``Module.to`` can't, since fake tensors are held weakly elsewhere."""
+    known: dict[int, Tensor] = {}
+
+    def converted(tensor: Tensor) -> Tensor:
+        if id(tensor) not in known:
+            plain = tensor.detach()
+            fake: Tensor = plain if isinstance(plain, FakeTensor) else mode.from_tensor(plain, static_shapes=True)
+            fake = fake.to(dtype) if fake.is_floating_point() else fake
+            known[id(tensor)] = nn.Parameter(fake, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else fake
+        return known[id(tensor)]
+
+    for module in model.modules():
+        tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        for table in tables:
+            table.update({name: converted(tensor) for name, tensor in table.items() if tensor is not None})
+
+
+class _Symbols:
+    """Turns torch's symbolic sizes into polynomials in h and w."""
+
+    def __init__(self, environment: ShapeEnv, sides: list[Any], deadline: float) -> None:
+        self._environment, self._sides = environment, [side.node.expr for side in sides]
+        self._deadline = deadline
+        self._names = dict(zip(self._sides, sympy.symbols("h w"), strict=True))
+        self._known: dict[Any, PolyElement] = {}
+
+    def check(self) -> None:
+        """Raise ``NotPolynomial`` when a side has become a constant, or the time is over."""
+        if time.monotonic() > self._deadline:
+            raise NotPolynomial("its shapes took too long to work out")
+        for name, side in zip(("height", "width"), self._sides, strict=True):
+            if self._environment.replace(side) != side:
+                raise NotPolynomial(f"the model fixes the {name} of its image")
+
+    def conditions(self) -> tuple[sympy.Basic, ...]:
+        """What has been asked of h and w, each once."""
+        asked = [guard.expr.xreplace(self._names) for guard in self._environment.guards]
+        return tuple(dict.fromkeys(asked))
+
+    def named(self, text: str) -> str:
+        """A message of torch's with h and w for the names that it gave them."""
+        for side, name in self._names.items():
+            text = re.sub(rf"\b{side}\b", str(name), text)
+        return text
+
+    def size(self, value: int | torch.SymInt) -> Size:
+        if not isinstance(value, torch.SymInt):
+            return int(value)
+        expression = value.node.expr
+        if expression not in self._known:
+            named = _without_roundings(self._environment.replace(expression).xreplace(self._names))
+            try:
+                self._known[expression] = RING.from_expr(named)
+            except (ValueError, PolynomialError) as error:
+                raise NotPolynomial(f"a size of {named} is no polynomial", _divisor(named)) from error
+        return self._known[expression]
+
+
+def _without_roundings(expression: sympy.Expr) -> sympy.Expr:
+    """Work divisions and roundings out where the result is whole for every h and w, as in ``⌈32·h / 2⌉``."""
+    if not expression.args:
+        return expression
+    args = [_without_roundings(arg) for arg in expression.args]
+    name = type(expression).__name__
+    if name == "IntTrueDiv":
+        return args[0] / args[1]
+    if name in _ROUNDINGS and _whole(args[0]):
+        return args[0]
+    if name in _DIVISIONS and _whole(args[0] / args[1]):
+        return sympy.Integer(0) if name.endswith("Mod") else args[0] / args[1]
+    return expression.func(*args)
+
+
+def _whole(expression: sympy.Expr) -> bool:
+    """Whether an expression is a polynomial with whole coefficients."""
+    free = expression.free_symbols
+    if not free:
+        return bool(expression.is_Integer)
+    return bool(expression.is_polynomial()) and all(c.is_Integer for c in sympy.Poly(expression, *free).coeffs())
+
+
+_ROUNDINGS = frozenset(("CeilToInt", "FloorToInt", "TruncToInt", "RoundToInt"))
+
+
+def _divisor(expression: sympy.Expr) -> int:
+    """The least common multiple of all whole numbers that the expression divides by."""
+    parts = list(sympy.preorder_traversal(expression))
+    divisors = [int(part.args[1]) for part in parts if type(part).__name__ in _DIVISIONS and part.args[1].is_Integer]
+    return lcm(*divisors, *(int(part.q) for part in parts if part.is_Rational))
+
+
+# torch's own functions of sizes, whose second argument is the divisor
+_DIVISIONS = frozenset(("FloorDiv", "CleanDiv", "Mod", "PythonMod"))
+
+
+def _record(model: nn.Module, image: Tensor, symbols: _Symbols | None, height: Size) -> Recording:
+    recorder = _Recorder([*model.parameters(), *model.buffers()], symbols)
+    with ModuleTracker() as modules:
+        recorder.parents = lambda: modules.parents
+        try:
+            with torch.no_grad(), enable_python_dispatcher(), recorder:
+                model(image)
+        except NotPolynomial:
+            raise
+        except Exception as error:
+            if symbols is None:
+                raise
+            # what a model does with a symbol that it takes for a number is without bounds
+            symbols.check()
+            raise NotPolynomial(f"the model refuses symbolic sides: {symbols.named(_first_line(error))}") from error
+    conditions: tuple[sympy.Basic, ...] = ()
+    if symbols is not None:
+        symbols.check()
+        conditions = symbols.conditions()
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return Recording(tuple(recorder.calls), parameters, _patch(recorder.first_rows, height), conditions)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _patch(rows: Size | None, height: Size) -> int:
+    """Rows of the image per row of the first convolution's result, 1 where they aren't in a whole ratio."""
+    if rows is None:
+        return 1
+    ratio = round(float(height(*HINT) / rows(*HINT))) if isinstance(rows, PolyElement) else round(height / rows)
+    return ratio if ratio and rows * ratio == height else 1
+
+
+class _Recorder(TorchDispatchMode):
+    """Writes down every call that reaches a kernel."""
+
+    def __init__(self, constants: list[Tensor], symbols: _Symbols | None) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.calls: list[Call] = []
+        self.parents: Any = set
+        self.first_rows: Size | None = None
+        self._symbols = symbols
+        self._constants = {_storage(tensor) for tensor in constants}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if self._symbols is not None:
+            self._symbols.check()
+        kwargs = dict(kwargs or {})
+        if func is not torch.ops.prim.device.default:
+            # composite operators come whole now and then; what runs are their parts
+            with self:
+                parts = func.decompose(*args, **kwargs)
+            if parts is not NotImplemented:
+                return parts
+        out = func(*args, **kwargs)
+        self._write(func, out, args, kwargs)
+        return out
+
+    def _write(self, func: Any, out: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        operator = str(func._overloadpacket._qualified_op_name)
+        shown = tree_map(self._operand, (out, args, kwargs))
+        result, operands, options = shown
+        kind = operator_kind(operator)
+        formula = formula_for(operator) or BY_KIND.get(kind)
+        work = Work() if formula is None else formula(result, *operands, **options)
+        kind = work.kind or kind or ("" if formula is None else "other")
+        if "convolution" in kind and self.first_rows is None and len(result.shape) == 4:
+            self.first_rows = result.shape[2]
+        read, written = self._traffic(func, out, (args, kwargs))
+        module = max(self.parents(), key=len, default="").partition(".")[2]
+        self.calls.append(Call(operator, module, kind, work, read, written))
+
+    def _traffic(self, func: Any, out: Any, inputs: Any) -> tuple[Size, Size]:
+        """Bytes read and written; none where the result is a view of an operand and nothing is written into it."""
+        operands = {id(leaf): leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)}
+        results = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+        storages = {_storage(tensor) for tensor in operands.values()}
+        if not func._schema.is_mutable and all(_storage(tensor) in storages for tensor in results):
+            return 0, 0
+        written = sum((self._bytes(tensor) for tensor in results), start=0)
+        if func._overloadpacket.__name__ in _GATHERS:
+            # of the table only what is taken is read
+            indices = [tensor for tensor in operands.values() if not tensor.is_floating_point()]
+            return written + sum((self._bytes(tensor) for tensor in indices), start=0), written
+        return sum((self._bytes(tensor) for tensor in operands.values()), start=0), written
+
+    def _bytes(self, tensor: Tensor) -> Size:
+        operand = self._operand(tensor)
+        return operand.elements * operand.itemsize
+
+    def _operand(self, value: Any) -> Any:
+        if isinstance(value, torch.SymInt):
+            return self._size(value)
+        if not isinstance(value, Tensor):
+            return value
+        shape = tuple(self._size(side) for side in value.shape)
+        count: Size = 1
+        for side, step in zip(shape, value.stride(), strict=True):
+            # a step of 0 repeats the same element
+            count *= 1 if isinstance(step, int) and step == 0 else side
+        return Operand(shape, value.element_size(), count, _storage(value) in self._constants)
+
+    def _size(self, value: int | torch.SymInt) -> Size:
+        return int(value) if self._symbols is None else self._symbols.size(value)
+
+
+_GATHERS = frozenset(("index", "index_select", "gather", "embedding", "take"))
+
+
+def _storage(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
