@@ -102,17 +102,15 @@ class NinjaBuild(build_ext):
             watch = {"depfile": "$out.d", "deps": "gcc", "description": "$in $note"}
             compile_to = f"-MMD -MF $out.d -I{CSRC} $flags -c $in -o $out"
             ninja.rule("cxx", f"{cxx} {CXX_FLAGS} {os.environ.get('CXXFLAGS', '')} {compile_to}", **watch)
-            # what ptxas says of registers and spills stays beside the object, for csrc/cuda/report.py
             keep_log = "> $out.log 2>&1 || { cat $out.log; exit 1; }"
             ninja.rule("nvcc", f"{nvcc} {NVCC_FLAGS} {' '.join(codes)} {compile_to} {keep_log}", **watch)
             ninja.rule("link", f"{linker} -shared $in -o $out {' '.join(libs)}", description="$out")
             objects = []
-            folders = [CSRC, CSRC / "cpu", *([CSRC / "cuda"] if nvcc else [])]
-            for source in sorted(path for folder in folders for path in folder.glob("*.cpp")):
-                variants = INSTRUCTION_SETS if source.match("*.kernel.cpp") else {"host": " ".join(host)}
+            for unit in sorted(path for path in CSRC.rglob("*.cpp") if nvcc or path.parent.name != "cuda"):
+                variants = INSTRUCTION_SETS if unit.match("*.kernel.cpp") else {"host": " ".join(host)}
                 for name, flags in variants.items():
-                    variables = {"flags": f"-DSOLA_ISA={name} {flags}", "note": name}
-                    objects += ninja.build(f"{source.parent.name}.{source.stem}.{name}.o", "cxx", str(source), variables=variables)
+                    note = {"flags": f"-DSOLA_ISA={name} {flags}", "note": name}
+                    objects += ninja.build(f"{unit.parent.name}.{unit.stem}.{name}.o", "cxx", str(unit), variables=note)
             for source in sorted(CSRC.glob("cuda/*.cu")) if nvcc else []:
                 objects += ninja.build(f"{source.stem}.cu.o", "nvcc", str(source))
             ninja.build(str(target), "link", objects)
