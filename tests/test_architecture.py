@@ -23,6 +23,7 @@ PROFILE_LAYERS = (
     ("kernel_crossover", "kernel_models"),
     ("sweep", "kernel_sweep", "formula_sweep", "selftest"),
     ("report",),
+    ("api",),
     ("commands",),
     ("cli",),
     ("__main__",),
