@@ -124,6 +124,8 @@ class Case:
 
 def read_spec(model: str, pattern: str | None = None) -> BackboneSpec:
     """The spec of a preset, under another pattern if one is given; raises ``ValueError`` that names the mistake."""
+    if ":" in model:
+        raise ValueError(f"model: {model!r} is no preset; sola-profile formula --model {model} takes any model")
     spec = get_spec(model)
     if pattern is None:
         return spec

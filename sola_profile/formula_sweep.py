@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +13,23 @@ from sola_profile.case import Resolution
 from sola_profile.compare.formula_check import check
 from sola_profile.cost.closed_form import closed_form
 from sola_profile.cost.recording import Recording
-from sola_profile.cost.symbolic import LIMIT_S, ModelFormula, model_formula, total
-from sola_profile.formula_result import Coverage, FormulaResult, SizeRow
+from sola_profile.cost.symbolic import LIMIT_S, ModelFormula, model_formula, peak_of, total
+from sola_profile.formula_result import Coverage, Fit, FormulaResult, SizeRow
+from sola_profile.machine import available_bytes
 from sola_profile.measure import flop_counter, fvcore_counter
 from sola_profile.measure.counts import Count
+from sola_profile.measure.peak_memory import measure_peak_bytes
+from sola_profile.memory import PeakMemory
 from sola_profile.source import InputShape, ModelSource
+from sola_profile.workload import inference_step
+
+
+@dataclass(frozen=True)
+class MemoryOptions:
+    """``measure``: run the model once at every size that fits, and read the allocator. ``limit_bytes``: what may fit."""
+
+    measure: bool = False
+    limit_bytes: int | None = None
 
 
 class FormulaSweep:
@@ -30,12 +43,15 @@ class FormulaSweep:
         dtype: str = "float32",
         limit_s: float = LIMIT_S,
         command: str = "",
+        memory: MemoryOptions | None = None,
     ) -> None:
         self._source, self._resolutions, self._shape = source, tuple(resolutions), shape or InputShape()
         self._dtype, self._limit_s, self._command = dtype, limit_s, command
+        self._memory = memory or MemoryOptions()
         self._formula: ModelFormula | None = None
         self._rows: list[SizeRow] = []
         self._failed: dict[str, str] = {}
+        self._fit: Fit | None = None
 
     def run(self) -> Iterator[str]:
         """Find the formula, then check it size by size; yields what is done next."""
@@ -44,16 +60,28 @@ class FormulaSweep:
         for resolution in self._resolutions:
             yield f"counting {self._source.name} at {resolution}"
             try:
-                self._rows.append(_row(self._formula, resolution))
+                row = _row(self._formula, resolution)
             except Exception as error:
-                self._failed[str(resolution)] = (str(error).strip() or type(error).__name__).splitlines()[0]
+                self._failed[str(resolution)] = _reason(error)
+                continue
+            self._rows.append(row)
+            if self._memory.measure:
+                yield f"measuring the memory of {self._source.name} at {resolution}"
+                self._rows[-1] = replace(row, **_measured(self._formula, resolution, row.memory))
+        if self._memory.limit_bytes is not None:
+            self._fit = _fit(self._formula, self._memory.limit_bytes)
+            if self._fit and self._fit.resolution and self._fit.memory and self._memory.measure:
+                resolution, memory = self._fit.resolution, self._fit.memory
+                yield f"measuring the memory of {self._source.name} at {resolution}"
+                self._fit = replace(self._fit, **_measured(self._formula, resolution, memory))
 
     def result(self) -> FormulaResult | None:
         """Everything that is finished by now; None before the formula is."""
         if self._formula is None:
             return None
         recordings = [row.recording for row in self._rows]
-        return FormulaResult(self._command, self._formula, tuple(self._rows), self._failed, _coverage(recordings))
+        coverage = _coverage(recordings)
+        return FormulaResult(self._command, self._formula, tuple(self._rows), self._failed, coverage, self._fit)
 
 
 def _row(formula: ModelFormula, resolution: Resolution) -> SizeRow:
@@ -68,7 +96,34 @@ def _row(formula: ModelFormula, resolution: Resolution) -> SizeRow:
         formula.covers(resolution),
         check(recording, counts, closed),
         missing,
+        peak_of(recording) if recording.moments else formula.memory(resolution),
     )
+
+
+def _fit(formula: ModelFormula, limit_bytes: int) -> Fit | None:
+    """What fits in a given memory; None where memory has no formula."""
+    if formula.recording is None or not formula.recording.moments:
+        return None
+    resolution = formula.largest_square(limit_bytes)
+    return Fit(limit_bytes, resolution, formula.memory(resolution) if resolution else None)
+
+
+def _measured(formula: ModelFormula, size: Resolution, predicted: PeakMemory) -> dict[str, Any]:
+    """What PyTorch's CPU allocator hands out in a real forward pass, or why there is none."""
+    free_bytes = available_bytes(torch.device("cpu"))
+    if predicted.total_bytes > free_bytes:
+        return {"unmeasured": f"needs {predicted.total_bytes:,} bytes, {free_bytes:,} are free"}
+    dtype = getattr(torch, formula.dtype)
+    try:
+        model = formula.source.build(size if formula.sized else None).to(dtype)
+        image = torch.rand(formula.shape.at(size.height, size.width)).to(dtype)
+        step = inference_step(model, image)
+        # what a first run keeps for later ones is not the pass's own
+        step()
+        step_bytes = measure_peak_bytes(step, image.device)
+    except Exception as error:
+        return {"unmeasured": _reason(error)}
+    return {"measured_memory": PeakMemory(predicted.parameter_bytes, predicted.input_bytes, step_bytes)}
 
 
 def _counts(formula: ModelFormula, resolution: Resolution) -> tuple[list[Count], dict[str, str]]:
@@ -107,8 +162,7 @@ def _on_meta(formula: ModelFormula, resolution: Resolution) -> nn.Module:
             model = formula.source.build(size)
     except Exception:
         model = formula.source.build(size)
-    # the module may be the user's own object, which keeps its weights
-    return copy.deepcopy(model).to(device="meta", dtype=getattr(torch, formula.dtype))
+    return model.to(device="meta", dtype=getattr(torch, formula.dtype))
 
 
 def _reason(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import inspect
 import os
@@ -12,8 +13,8 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from sola_profile.case import Resolution, nearest
-from sola_vision.presets import get_spec, list_models
+from sola_profile.case import Resolution, nearest, read_spec
+from sola_vision.presets import list_models
 from sola_vision.spec import BackboneSpec
 
 if TYPE_CHECKING:
@@ -64,11 +65,15 @@ class InputShape:
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model by name. ``kind``: ``preset``, ``timm``, ``torchvision`` or ``factory``; ``spec`` that of a preset."""
+    """A model by name. ``kind``: ``preset``, ``timm``, ``torchvision`` or ``factory``; ``spec`` that of a preset.
+
+    ``made``: the module or factory itself, where it was handed over instead of named.
+    """
 
     name: str
     kind: str
     spec: BackboneSpec | None = None
+    made: Any = None
 
     @property
     def called(self) -> str:
@@ -91,9 +96,7 @@ def read_source(text: str, pattern: str | None = None) -> ModelSource:
     """
     prefix, colon, name = text.partition(":")
     if not colon:
-        spec = _preset(text)
-        if pattern is not None and (changed := spec.with_pattern(pattern)).pattern != spec.pattern:
-            spec = changed.with_pattern(pattern, name=f"{text}[{changed.pattern}]")
+        spec = _preset(text, pattern)
         return ModelSource(spec.name, PRESET, spec)
     if pattern is not None:
         raise ValueError(f"--pattern changes the layers of a preset; {text!r} is none")
@@ -107,11 +110,13 @@ def read_source(text: str, pattern: str | None = None) -> ModelSource:
     return source
 
 
-def _preset(name: str) -> BackboneSpec:
+def _preset(name: str, pattern: str | None) -> BackboneSpec:
     try:
-        return get_spec(name)
+        return read_spec(name, pattern)
     except ValueError as error:
-        # perhaps a name of timm's without its prefix; its list is only asked when timm is there already
+        if name in list_models():
+            raise
+        # perhaps a name of timm's without its prefix
         raise ValueError(f"{error}; timm:NAME, torchvision:NAME and package.module:factory work too") from error
 
 
@@ -205,8 +210,11 @@ def _factory(source: ModelSource) -> Any:
 def _build_factory(source: ModelSource, resolution: Resolution | None) -> nn.Module:
     from torch import nn
 
-    made = _factory(source)
-    if not isinstance(made, nn.Module):
+    made = _factory(source) if source.made is None else source.made
+    if isinstance(made, nn.Module):
+        # a module of the user's own keeps its mode and its weights
+        made = copy.deepcopy(made)
+    else:
         sized = {}
         if resolution is not None and "img_size" in inspect.signature(made).parameters:
             sized = {"img_size": (resolution.height, resolution.width)}

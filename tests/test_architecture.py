@@ -24,6 +24,7 @@ PROFILE_LAYERS = (
     ("kernel_crossover", "kernel_models", "kernel_cuda"),
     ("sweep", "kernel_sweep", "formula_sweep", "selftest"),
     ("report",),
+    ("api",),
     ("commands",),
     ("cli",),
     ("__main__",),

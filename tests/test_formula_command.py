@@ -9,6 +9,7 @@ import pytest
 
 from sola_profile import selftest
 from sola_profile.cli import main
+from sola_profile.commands.formula import parse_bytes
 from sola_profile.selftest import Counter, run, untrusted
 
 ROOT = Path(__file__).parent.parent
@@ -36,8 +37,7 @@ def test_tables_and_sentences(command):
     assert "MACs          = 144,576·N + 512,000" in lines
     assert any(line.startswith("Symbolic: one pass with H = 32·h and W = 32·w") for line in lines)
     rows = [line.split() for line in lines]
-    (at_100,) = [row for row in rows if row and row[0] == "100"]
-    (at_224,) = [row for row in rows if row and row[0] == "224"]
+    at_100, at_224 = (next(row for row in rows if row and row[0] == size) for size in ("100", "224"))
     assert at_224[-3:] == ["formula", "2", "agree"]
     assert at_100[-3:] == ["counted", "2", "agree"]
     assert "Coverage: 100 % of the bytes moved belong to operators whose work is known." in lines
@@ -66,7 +66,7 @@ def test_latex_is_all_that_is_printed(command):
 
 
 def test_json_has_every_polynomial_and_every_witness(command):
-    _, out, err = command(*SMALL, "--json", "-")
+    _, out, err = command(*SMALL, "--json", "-", "--memory", "1GiB")
     assert "MACs by kind" in err
     document = json.loads(out)
     schema = json.loads((ROOT / "docs/schema/formula.json").read_text(encoding="utf-8"))
@@ -75,6 +75,7 @@ def test_json_has_every_polynomial_and_every_witness(command):
         {"h": 1, "w": 1, "coefficient": "37011456"},
         {"h": 0, "w": 0, "coefficient": "512000"},
     ]
+    assert document["memory"]["fits"]["largest_square_side"] % 32 == 0
     by_size = {size["height"]: size for size in document["sizes"]}
     assert by_size[224]["macs"] == 37011456 * 49 + 512000
     assert not by_size[100]["from_formula"]
@@ -89,6 +90,7 @@ def test_json_has_every_polynomial_and_every_witness(command):
         (("--model", "sola_t", "--input", "3x224x224"), "the letters H and W once each"),
         (("--model", "sola_t", "--by", "kid"), "did you mean 'kind'?"),
         (("--model", "sola_t", "--depth", "0"), "expected more than 0, got 0"),
+        (("--model", "sola_t", "--memory", "8 elephants"), "expected a memory such as 8GiB"),
         (("--model", "sola_t", "--limit", "-1"), "expected more than 0, got -1"),
         (("--model", "sola_t", "--dtype", "float31"), "did you mean 'float32'?"),
     ],
@@ -97,6 +99,20 @@ def test_bad_use_is_explained(command, arguments, sentence):
     code, _, err = command("formula", *arguments)
     assert code == 2
     assert sentence in " ".join(err.split())
+
+
+@pytest.mark.parametrize(("text", "size"), [("8GiB", 2**33), ("1.5 kB", 1500), ("1e9", 10**9), ("2m", 2 * 10**6)])
+def test_sizes_of_memory(text, size):
+    assert parse_bytes(text) == size
+
+
+def test_memory_is_predicted_measured_and_inverted(command):
+    code, out, _ = command("formula", "-m", "sola_t", "--res", "64", "--memory", "64MiB", "--measure-memory")
+    assert code == 0
+    assert "Peak memory of the forward pass, predicted and measured" in out
+    assert "Bytes of activations at the peak = the highest of: 576·N + 18,432 (embedding.projection" in out
+    assert "In 64.00 MiB the largest square image that fits is 320, with" in out
+    assert "A real run there took" in out
 
 
 def test_strict_names_what_is_uncounted(command, tmp_path, monkeypatch):

@@ -87,10 +87,11 @@ def test_convolution_workspaces(channels, out_channels, size, stride, groups):
         return nn.Conv2d(channels, out_channels, size, stride, groups=groups)
 
     shape = (1, channels, 128, 128)
-    # PyTorch leaves some convolutions to oneDNN only when there is more than one thread
-    with cpu_threads(2):
-        seen = measured(make, shape, inference_step)
-    assert predicted(make, shape, inference_step) == pytest.approx(seen, rel=0.05)
+    # PyTorch leaves some convolutions to oneDNN only when there is more than one thread, and the prediction follows
+    for threads in (1, 2):
+        with cpu_threads(threads):
+            seen = measured(make, shape, inference_step)
+            assert predicted(make, shape, inference_step) == pytest.approx(seen, rel=0.05)
 
 
 @pytest.mark.parametrize("size", [224, 512, 1024])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ class Request:
     resolutions: tuple[Resolution, ...]
     dtype: str
     limit_s: float
+    memory_bytes: int | None
+    measure: bool
     targets: Targets
 
 
@@ -54,6 +57,8 @@ class Request:
 )
 @click.option("--depth", default=2, show_default=True, metavar="N", help="Parts of a module's path, with --by module.")
 @click.option("--limit", default=LIMIT_S, show_default=True, metavar="SECONDS", help="Time to look for polynomials.")
+@click.option("--memory", metavar="SIZE", help="Largest image that fits, for instance in 8GiB.")
+@click.option("--measure-memory", "measure", is_flag=True, help="Run every size once and read the CPU allocator.")
 @click.option("--latex", "as_latex", is_flag=True, help="Print the formulas for a paper instead of tables.")
 @click.option("--json", "json_file", metavar="FILE", help="Write everything as JSON; - is standard output.")
 @click.option("--strict", is_flag=True, help="Exit with 2 when a witness contradicts or an operator is uncounted.")
@@ -61,7 +66,8 @@ def formula(**options: Any) -> None:
     """State what any model's forward pass costs as exact polynomials, and check them against independent counters.
 
     MACs, FLOPs, scalar operations and bytes moved, in the number of positions N or the sides H and W, by kind of
-    product, by module or by operator. Nothing is run: shapes alone are followed.
+    product, by module or by operator; and peak memory. Nothing is run unless --measure-memory asks for it: shapes alone
+    are followed.
     """
     request = read_request(options)
     request.targets.check()
@@ -86,15 +92,44 @@ def read_request(options: dict[str, Any]) -> Request:
         if options[name] <= 0:
             raise click.BadParameter(f"expected more than 0, got {options[name]:g}", param_hint=f"--{name}")
     files = {"json": options["json_file"]} if options["json_file"] else {}
-    return Request(source, shape, resolutions, options["dtype"], options["limit"], Targets(None, files))
+    memory = options["memory"]
+    limit_bytes = None if memory is None else checked(lambda: parse_bytes(memory), "--memory")
+    return Request(
+        source,
+        shape,
+        resolutions,
+        options["dtype"],
+        options["limit"],
+        limit_bytes,
+        options["measure"],
+        Targets(None, files),
+    )
+
+
+def parse_bytes(text: str) -> int:
+    """Read ``8GiB``, ``500MB`` or ``1e9``; raises ``ValueError``."""
+    match = _BYTES.fullmatch(text.strip())
+    if match is None or float(match[1]) <= 0:
+        raise ValueError(f"expected a memory such as 8GiB, 500MB or a number of bytes, got {text!r}")
+    power = ("", "K", "M", "G", "T").index(match[2].upper())
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
+
+
+_BYTES = re.compile(r"([0-9.]+(?:e[0-9]+)?)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
 
 
 def run(request: Request) -> FormulaResult:
     """Look for the formula and check it; what was found before an interruption is kept."""
-    from sola_profile.formula_sweep import FormulaSweep
+    from sola_profile.formula_sweep import FormulaSweep, MemoryOptions
 
     sweep = FormulaSweep(
-        request.source, request.resolutions, request.shape, request.dtype, request.limit_s, written_command()
+        request.source,
+        request.resolutions,
+        request.shape,
+        request.dtype,
+        request.limit_s,
+        written_command(),
+        MemoryOptions(request.measure, request.memory_bytes),
     )
     try:
         for step in sweep.run():

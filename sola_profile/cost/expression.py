@@ -9,7 +9,7 @@ from fractions import Fraction
 import sympy
 from sympy.polys.rings import PolyElement
 
-from sola_profile.cost.symbolic import ModelFormula
+from sola_profile.cost.symbolic import FEWEST_STRIDES, INTERPOLATED, PROVED, ModelFormula
 from sola_profile.cost.work import Size
 
 # powers of the letters of a term
@@ -53,6 +53,7 @@ class Letters:
     def __init__(self, formula: ModelFormula, quantities: Iterable[Size]) -> None:
         assert formula.recording is not None
         self._patch, self._stride = formula.recording.patch, formula.stride
+        self._first = self._stride * (PROVED[0] if formula.route == INTERPOLATED else FEWEST_STRIDES)
         polynomials = [quantity for quantity in quantities if isinstance(quantity, PolyElement)]
         positions = all(a == b for quantity in polynomials for a, b in quantity.monoms())
         self.names: tuple[str, ...] = ("N",) if positions else ("H", "W")
@@ -60,8 +61,7 @@ class Letters:
     @property
     def definition(self) -> str:
         """What the letters mean and for which images."""
-        even = "both sides" if self._stride > 1 else "any sides"
-        where = f"exact where {even} divide by {self._stride}"
+        where = f"exact where both sides divide by {self._stride}, from {self._first} on"
         if self.names != ("N",):
             return f"H × W pixels; {where}"
         if self._patch == 1:

@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -51,13 +52,20 @@ class Liveness(TorchDispatchMode):
     """Counts the bytes of all storages that were born under it and are still alive.
 
     ``known``: tensors that live before and after; their storages are never counted. ``workspaces``: operator →
-    bytes that it allocates inside, from its result and its arguments.
+    bytes that it holds inside at its moments, from its result and its arguments. ``size``: what to make of a size of
+    torch's before it is added up.
     """
 
-    def __init__(self, known: Iterable[Tensor] = (), workspaces: Workspaces | None = None) -> None:
+    def __init__(
+        self,
+        known: Iterable[Tensor] = (),
+        workspaces: Workspaces | None = None,
+        size: Callable[[Any], Any] = lambda value: value,
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._size = size
         self._workspaces = workspaces or {}
-        self.live_bytes = 0
+        self.live_bytes: Any = 0
         self.peak_bytes = 0
         self.peak_at = ""
         self.where: Callable[[], str] = str
@@ -70,29 +78,33 @@ class Liveness(TorchDispatchMode):
     ) -> Any:
         kwargs = dict(kwargs or {})
         # inference_mode hands composite operators over whole; what runs are their parts
-        with self:
-            parts = func.decompose(*args, **kwargs)
-        if parts is not NotImplemented:
-            return parts
+        if func is not torch.ops.prim.device.default:
+            with self:
+                parts = func.decompose(*args, **kwargs)
+            if parts is not NotImplemented:
+                return parts
         out = func(*args, **kwargs)
         for leaf in tree_leaves(out):
             if isinstance(leaf, Tensor):
                 self._follow(leaf)
-        workspace_bytes = self._workspaces.get(func, _nothing)(out, *args)
-        self._mark(self.live_bytes + workspace_bytes, func)
+        for workspace_bytes in self._workspaces.get(func, _nothing)(out, *args):
+            self._mark(self.live_bytes + self._size(workspace_bytes), func)
         return out
 
-    def _mark(self, live_bytes: int, func: Any) -> None:
+    def _mark(self, live_bytes: Any, func: Any) -> None:
         if live_bytes > self.peak_bytes:
             self.peak_bytes = live_bytes
-            self.peak_at = f"{self.where()} {func._overloadpacket}".strip()
+            self.peak_at = self._place(func)
+
+    def _place(self, func: Any) -> str:
+        return f"{self.where()} {func._overloadpacket}".strip()
 
     def _follow(self, tensor: Tensor, *, born: bool = True) -> None:
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key in self._storages:
             return
-        size_bytes = storage.nbytes() if born else 0
+        size_bytes = self._size(storage.nbytes()) if born else 0
 
         def died(_: object) -> None:
             del self._storages[key]
@@ -102,5 +114,19 @@ class Liveness(TorchDispatchMode):
         self.live_bytes += size_bytes
 
 
-def _nothing(*_: object) -> int:
-    return 0
+def _nothing(*_: object) -> tuple[int, ...]:
+    return (0,)
+
+
+class SymbolicLiveness(Liveness):
+    """The same for sizes that are polynomials: which moment is the peak depends on them, so all that may be are kept.
+
+    ``size``: turns a size of torch's into a polynomial or a number. ``moments``: place → live bytes there.
+    """
+
+    def __init__(self, known: Iterable[Tensor], workspaces: Workspaces, size: Callable[[Any], Any]) -> None:
+        super().__init__(known, workspaces, size)
+        self.moments: list[tuple[str, Any]] = []
+
+    def _mark(self, live_bytes: Any, func: Any) -> None:
+        self.moments.append((self._place(func), live_bytes))

@@ -7,20 +7,16 @@ in h and w where its divisions by strides, patches and windows come out even; on
 
 from __future__ import annotations
 
-import copy
 import logging
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import lcm
 from typing import Any
 
 import sympy
 import torch
-from sympy.polys.polyerrors import PolynomialError
-from sympy.polys.rings import PolyElement, ring
+from sympy.polys.rings import PolyElement
 from torch import Tensor, nn
 from torch._dispatch.python import enable_python_dispatcher
 from torch._dynamo.source import LocalSource
@@ -31,26 +27,15 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.module_tracker import ModuleTracker
 
 from sola_profile.case import Resolution
+from sola_profile.cost.liveness import SymbolicLiveness, storage_bytes
+from sola_profile.cost.symbols import RING, ROWS, NotPolynomial, Symbols
 from sola_profile.cost.work import BY_KIND, Operand, Size, Work, formula_for
+from sola_profile.cost.workspaces import workspaces_on
 from sola_profile.operators import operator_kind
 from sola_profile.source import InputShape, ModelSource
 
-# rational coefficients, so that n·(n+1)/2 is exact
-RING, ROWS, COLUMNS = ring("h,w", sympy.QQ)
-
 # an image of 7 × 8 strides: two different numbers, neither 0 nor 1, which torch would make constants
 HINT = (7, 8)
-
-
-class NotPolynomial(ValueError):  # noqa: N818  a finding about the model rather than an error
-    """The model's shapes aren't polynomials in the sides of the image; the message says which, or what stopped it.
-
-    ``divisor``: what the sides should divide by as well for this shape to come out even, 1 where that is unknown.
-    """
-
-    def __init__(self, message: str, divisor: int = 1) -> None:
-        super().__init__(message)
-        self.divisor = divisor
 
 
 @dataclass(frozen=True)
@@ -74,6 +59,8 @@ class Call:
 class Recording:
     """All calls of one forward pass. ``patch``: rows of the image per row of the first convolution's result.
 
+    ``static_bytes``: of weights and buffers. ``input_bytes``: of the image batch. ``moments``: place → bytes that the
+    pass holds there on top of both, for every moment that may be the peak at some size.
     ``conditions``: what the model, or torch, asked of h and w on its way, such as ``h·w > 40`` or that a table of
     positions has another size; other images may take another way.
     """
@@ -81,6 +68,9 @@ class Recording:
     calls: tuple[Call, ...]
     parameters: int
     patch: int
+    static_bytes: int
+    input_bytes: Size
+    moments: tuple[tuple[str, Size], ...]
     conditions: tuple[sympy.Basic, ...] = ()
 
 
@@ -96,7 +86,7 @@ def record_symbolic(source: ModelSource, shape: InputShape, dtype: str, stride: 
         with unset_fake_temporarily():
             plain = torch.empty(HINT)
         grid = mode.from_tensor(plain, source=LocalSource("grid"), symbolic_context=sides)
-        symbols = _Symbols(environment, list(grid.shape), time.monotonic() + limit_s)
+        symbols = Symbols(environment, list(grid.shape), time.monotonic() + limit_s)
         image = torch.empty(shape.at(stride * grid.shape[0], stride * grid.shape[1]), dtype=getattr(torch, dtype))
         return _record(model, image, symbols, stride * ROWS)
 
@@ -143,8 +133,7 @@ def _fake_model(mode: FakeTensorMode, source: ModelSource, resolution: Resolutio
         raise
     except Exception:
         with unset_fake_temporarily():
-            # the module may be the user's own object, which keeps its weights
-            model = copy.deepcopy(source.build(resolution))
+            model = source.build(resolution)
     _make_fake(model, mode, getattr(torch, dtype))
     return model
 
@@ -167,90 +156,16 @@ def _make_fake(model: nn.Module, mode: FakeTensorMode, dtype: torch.dtype) -> No
             table.update({name: converted(tensor) for name, tensor in table.items() if tensor is not None})
 
 
-class _Symbols:
-    """Turns torch's symbolic sizes into polynomials in h and w."""
-
-    def __init__(self, environment: ShapeEnv, sides: list[Any], deadline: float) -> None:
-        self._environment, self._sides = environment, [side.node.expr for side in sides]
-        self._deadline = deadline
-        self._names = dict(zip(self._sides, sympy.symbols("h w"), strict=True))
-        self._known: dict[Any, PolyElement] = {}
-
-    def check(self) -> None:
-        """Raise ``NotPolynomial`` when a side has become a constant, or the time is over."""
-        if time.monotonic() > self._deadline:
-            raise NotPolynomial("its shapes took too long to work out")
-        for name, side in zip(("height", "width"), self._sides, strict=True):
-            if self._environment.replace(side) != side:
-                raise NotPolynomial(f"the model fixes the {name} of its image")
-
-    def conditions(self) -> tuple[sympy.Basic, ...]:
-        """What has been asked of h and w, each once."""
-        asked = [guard.expr.xreplace(self._names) for guard in self._environment.guards]
-        return tuple(dict.fromkeys(asked))
-
-    def named(self, text: str) -> str:
-        """A message of torch's with h and w for the names that it gave them."""
-        for side, name in self._names.items():
-            text = re.sub(rf"\b{side}\b", str(name), text)
-        return text
-
-    def size(self, value: int | torch.SymInt) -> Size:
-        if not isinstance(value, torch.SymInt):
-            return int(value)
-        expression = value.node.expr
-        if expression not in self._known:
-            named = _without_roundings(self._environment.replace(expression).xreplace(self._names))
-            try:
-                self._known[expression] = RING.from_expr(named)
-            except (ValueError, PolynomialError) as error:
-                raise NotPolynomial(f"a size of {named} is no polynomial", _divisor(named)) from error
-        return self._known[expression]
-
-
-def _without_roundings(expression: sympy.Expr) -> sympy.Expr:
-    """Work divisions and roundings out where the result is whole for every h and w, as in ``⌈32·h / 2⌉``."""
-    if not expression.args:
-        return expression
-    args = [_without_roundings(arg) for arg in expression.args]
-    name = type(expression).__name__
-    if name == "IntTrueDiv":
-        return args[0] / args[1]
-    if name in _ROUNDINGS and _whole(args[0]):
-        return args[0]
-    if name in _DIVISIONS and _whole(args[0] / args[1]):
-        return sympy.Integer(0) if name.endswith("Mod") else args[0] / args[1]
-    return expression.func(*args)
-
-
-def _whole(expression: sympy.Expr) -> bool:
-    """Whether an expression is a polynomial with whole coefficients."""
-    free = expression.free_symbols
-    if not free:
-        return bool(expression.is_Integer)
-    return bool(expression.is_polynomial()) and all(c.is_Integer for c in sympy.Poly(expression, *free).coeffs())
-
-
-_ROUNDINGS = frozenset(("CeilToInt", "FloorToInt", "TruncToInt", "RoundToInt"))
-
-
-def _divisor(expression: sympy.Expr) -> int:
-    """The least common multiple of all whole numbers that the expression divides by."""
-    parts = list(sympy.preorder_traversal(expression))
-    divisors = [int(part.args[1]) for part in parts if type(part).__name__ in _DIVISIONS and part.args[1].is_Integer]
-    return lcm(*divisors, *(int(part.q) for part in parts if part.is_Rational))
-
-
-# torch's own functions of sizes, whose second argument is the divisor
-_DIVISIONS = frozenset(("FloorDiv", "CleanDiv", "Mod", "PythonMod"))
-
-
-def _record(model: nn.Module, image: Tensor, symbols: _Symbols | None, height: Size) -> Recording:
-    recorder = _Recorder([*model.parameters(), *model.buffers()], symbols)
+def _record(model: nn.Module, image: Tensor, symbols: Symbols | None, height: Size) -> Recording:
+    static = [*model.parameters(), *model.buffers()]
+    recorder = _Recorder(static, symbols)
+    size: Callable[[Any], Size] = int if symbols is None else symbols.size
+    liveness = SymbolicLiveness([*static, image], workspaces_on("cpu"), size)
     with ModuleTracker() as modules:
         recorder.parents = lambda: modules.parents
+        liveness.where = recorder.where
         try:
-            with torch.no_grad(), enable_python_dispatcher(), recorder:
+            with torch.no_grad(), enable_python_dispatcher(), recorder, liveness:
                 model(image)
         except NotPolynomial:
             raise
@@ -265,7 +180,29 @@ def _record(model: nn.Module, image: Tensor, symbols: _Symbols | None, height: S
         symbols.check()
         conditions = symbols.conditions()
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return Recording(tuple(recorder.calls), parameters, _patch(recorder.first_rows, height), conditions)
+    input_bytes = size(image.untyped_storage().nbytes())
+    moments = tuple(highest(liveness.moments))
+    patch = _patch(recorder.first_rows, height)
+    calls = tuple(recorder.calls)
+    return Recording(calls, parameters, patch, int(storage_bytes(static)), input_bytes, moments, conditions)
+
+
+def highest(moments: Sequence[tuple[str, Size]]) -> Iterator[tuple[str, Size]]:
+    """The moments that may be the peak: those that no other exceeds in every coefficient, the first of equals."""
+    kept: list[tuple[str, Size]] = []
+    for place, size in moments:
+        if any(_exceeds(other, size) for _, other in kept):
+            continue
+        kept = [(name, other) for name, other in kept if not _exceeds(size, other)]
+        kept.append((place, size))
+    yield from kept
+
+
+def _exceeds(high: Size, low: Size) -> bool:
+    """Whether ``high ≥ low`` for every h, w ≥ 1 shows in the coefficients: each power has no less."""
+    if isinstance(high, int) and isinstance(low, int):
+        return high >= low
+    return all(coefficient >= 0 for coefficient in (RING(high) - RING(low)).coeffs())
 
 
 def _first_line(error: Exception) -> str:
@@ -281,9 +218,9 @@ def _patch(rows: Size | None, height: Size) -> int:
 
 
 class _Recorder(TorchDispatchMode):
-    """Writes down every call that reaches a kernel."""
+    """Writes down every call that reaches a kernel and has something to do there."""
 
-    def __init__(self, constants: list[Tensor], symbols: _Symbols | None) -> None:
+    def __init__(self, constants: list[Tensor], symbols: Symbols | None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.calls: list[Call] = []
         self.parents: Any = set
@@ -318,8 +255,15 @@ class _Recorder(TorchDispatchMode):
         if "convolution" in kind and self.first_rows is None and len(result.shape) == 4:
             self.first_rows = result.shape[2]
         read, written = self._traffic(func, out, (args, kwargs))
-        module = max(self.parents(), key=len, default="").partition(".")[2]
-        self.calls.append(Call(operator, module, kind, work, read, written))
+        idle = read == 0 and written == 0 and work.macs == 0 and not work.scalar_ops
+        if idle and kind:
+            # a view, or a question about a device
+            return
+        self.calls.append(Call(operator, self.where(), kind, work, read, written))
+
+    def where(self) -> str:
+        """Path of the innermost module that runs."""
+        return max(self.parents(), key=len, default="").partition(".")[2]
 
     def _traffic(self, func: Any, out: Any, inputs: Any) -> tuple[Size, Size]:
         """Bytes read and written; none where the result is a view of an operand and nothing is written into it."""

@@ -1,7 +1,8 @@
 """What a model costs as exact polynomials in the sides of its image, and how far they are proved.
 
 Three routes, best first. *symbolic*: one pass with symbolic sides (``cost.recording``) gives every call's cost as a
-polynomial; exact for every image whose sides divide by ``stride`` and meet the conditions that were asked on the way.
+polynomial; exact for every image whose sides divide by ``stride``, two strides at least, and meet the conditions that
+were asked on the way.
 *interpolated*: the model can't be run so, but its cost at three sizes fixes a quadratic in the number of positions, and
 three further sizes, not square where the model takes such, confirm it to the last unit; it is used between the smallest
 and the largest of them. *counted*: neither; every size is counted by itself.
@@ -21,18 +22,11 @@ from typing import Any
 import sympy
 from sympy.polys.rings import PolyElement
 
-from sola_profile.case import Resolution
-from sola_profile.cost.recording import (
-    COLUMNS,
-    RING,
-    ROWS,
-    Call,
-    NotPolynomial,
-    Recording,
-    record_at,
-    record_symbolic,
-)
+from sola_profile.case import MAX_SIDE, Resolution
+from sola_profile.cost.recording import Call, Recording, record_at, record_symbolic
+from sola_profile.cost.symbols import COLUMNS, RING, ROWS, NotPolynomial
 from sola_profile.cost.work import Size, Work
+from sola_profile.memory import PeakMemory
 from sola_profile.source import InputShape, ModelSource
 
 SYMBOLIC, INTERPOLATED, COUNTED = "symbolic", "interpolated", "counted"
@@ -41,6 +35,8 @@ SYMBOLIC, INTERPOLATED, COUNTED = "symbolic", "interpolated", "counted"
 STRIDE = 32
 MOST_STRIDE = 1024
 LIMIT_S = 60.0
+
+FEWEST_STRIDES = 2
 
 # sides in strides: three that fix a quadratic in the positions, three that test it
 FITTED = ((4, 4), (7, 7), (10, 10))
@@ -132,7 +128,8 @@ class ModelFormula:
         if self.route == INTERPOLATED:
             square = resolution.height == resolution.width
             return all(PROVED[0] <= side <= PROVED[1] for side in sides) and (square or not self.square)
-        return all(condition(*sides) for condition in self._conditions)
+        # torch takes a symbol for 2 or more: a side of 1 makes views of copies
+        return min(sides) >= FEWEST_STRIDES and all(condition(*sides) for condition in self._conditions)
 
     @cached_property
     def _conditions(self) -> tuple[Callable[[int, int], bool], ...]:
@@ -152,13 +149,49 @@ class ModelFormula:
         """Calls at one size: from the formula where it covers the size, else counted."""
         if self.recording is None or not self.covers(resolution):
             return record_at(self.source, self.shape, self.dtype, resolution, sized=self.sized)
-        calls = tuple(_mapped(call, lambda x: self.value(x, resolution)) for call in self.recording.calls)
-        return Recording(calls, self.recording.parameters, self.recording.patch)
+        sides = (resolution.height // self.stride, resolution.width // self.stride)
+        calls = tuple(_mapped(call, lambda x: evaluate(x, *sides)) for call in self.recording.calls)
+        moments = tuple((place, evaluate(size, *sides)) for place, size in self.recording.moments)
+        input_bytes = evaluate(self.recording.input_bytes, *sides)
+        return replace(self.recording, calls=calls, input_bytes=input_bytes, moments=moments)
+
+    def memory(self, resolution: Resolution) -> PeakMemory:
+        """Predicted peak memory of the forward pass at one size."""
+        recording = self.at(resolution)
+        if not recording.moments:
+            recording = record_at(self.source, self.shape, self.dtype, resolution, sized=self.sized)
+        return peak_of(recording)
+
+    def largest_square(self, limit_bytes: int) -> Resolution | None:
+        """The largest square image on the lattice whose predicted peak fits; None where none does.
+
+        Raises ``ValueError`` where memory has no formula.
+        """
+        if self.recording is None or not self.recording.moments:
+            raise ValueError(f"memory: {self.source.name} has no formula for its memory, only figures of single sizes")
+        recording = self.recording
+
+        def fits(strides: int) -> bool:
+            moments = [evaluate(size, strides, strides) for _, size in recording.moments]
+            input_bytes = evaluate(recording.input_bytes, strides, strides)
+            return recording.static_bytes + input_bytes + max(moments) <= limit_bytes
+
+        low, high = FEWEST_STRIDES - 1, MAX_SIDE // self.stride
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if fits(middle) else (low, middle - 1)
+        return Resolution(low * self.stride, low * self.stride) if low >= FEWEST_STRIDES else None
 
     @cached_property
     def total(self) -> Totals | None:
         """The sum over all calls, as polynomials."""
         return None if self.recording is None else total(self.recording.calls)
+
+
+def peak_of(recording: Recording) -> PeakMemory:
+    """The highest moment of a recording of one size."""
+    place, step_bytes = max(recording.moments, key=lambda moment: moment[1])
+    return PeakMemory(recording.static_bytes, recording.input_bytes, step_bytes, place)
 
 
 def _compiled(condition: sympy.Basic) -> Callable[[int, int], bool]:
@@ -315,7 +348,8 @@ def _fit(recordings: Sequence[Recording]) -> Recording | None:
         head = same[0]
         read, written = through(lambda call: call.read_bytes), through(lambda call: call.written_bytes)
         calls.append(Call(head.operator, head.module, head.kind, work, read, written, head.number))
-    return Recording(tuple(calls), first.parameters, first.patch)
+    # which moment is the peak changes with the size, so memory is not interpolated
+    return replace(first, calls=tuple(calls), input_bytes=0, moments=())
 
 
 def _lagrange(places: Sequence[int], values: Sequence[int]) -> PolyElement:

@@ -2,8 +2,8 @@
 
 oneDNN computes a CPU convolution in blocked copies that go through PyTorch's allocator. Read off the allocations of
 torch 2.13 (``tests/test_memory.py`` checks it): first the copies of input and weight and a blocked output live
-together, then the blocked and the plain output. With a single thread PyTorch keeps some small convolutions to itself
-and needs less. Convolutions on CUDA choose their workspace at run time; none is predicted there.
+together, then the blocked and the plain output. With a single thread PyTorch keeps 1 × 1 convolutions of few images to
+itself, which need nothing, and small ones of any kind, which unfold their input. Convolutions on CUDA choose their workspace at run time; none is predicted there.
 
 Left out, because they are small: thread scratch of the compiled operators (a few tiles per thread), and what oneDNN
 keeps for itself in half precision (up to about 1 MB).
@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Workspaces = Mapping[Any, Callable[..., int]]
+# moments inside an operator: bytes that it holds beside its operands and result at each of them, the largest unknown
+Workspaces = Mapping[Any, Callable[..., tuple[Any, ...]]]
 
 # oneDNN rounds channels up to its block
 _BLOCK = 16
@@ -26,29 +27,54 @@ _PLAIN_CHANNELS = 3
 
 
 def workspaces_on(device_type: str) -> Workspaces:
-    """Operator → bytes it allocates inside on a kind of device, from its result and its arguments."""
+    """Operator → bytes it holds inside at its moments on a kind of device, from its result and its arguments.
+
+    Sizes may be symbols, which is why the moments aren't compared here.
+    """
     return _CPU if device_type == "cpu" else {}
 
 
-def _nbytes(tensor: Tensor) -> int:
+def _nbytes(tensor: Tensor) -> Any:
     return tensor.numel() * tensor.element_size()
 
 
-def _blocked_bytes(tensor: Tensor) -> int:
+def _blocked_bytes(tensor: Tensor) -> Any:
     """A copy of ``(B, C, …)`` with C rounded up to the block."""
     channels = tensor.size(1)
     return _nbytes(tensor) // channels * (-(-channels // _BLOCK) * _BLOCK) if channels else 0
 
 
-def _convolution_bytes(out: Tensor, x: Tensor, weight: Tensor, *_: object) -> int:
+def _convolution_bytes(out: Tensor, x: Tensor, weight: Tensor, *rest: Any) -> tuple[Any, ...]:
+    _bias, stride, padding, dilation, transposed, _output_padding, groups = rest
+    if x.dim() == 4 and not transposed and not _goes_to_onednn(x, weight, (stride, dilation), groups):
+        pointwise = max(weight.shape[2:]) == 1 == max(stride) and not any(padding)
+        columns = out.size(0) * out.size(2) * out.size(3) * weight[0].numel() * x.element_size()
+        return (0 if pointwise else columns,)
     plain = x.dtype == torch.float32 and x.size(1) <= _PLAIN_CHANNELS
     copies = _nbytes(weight) + (0 if plain else _blocked_bytes(x))
     # the blocked output stands beside the copies, then beside the plain output, which is counted already
-    return max(copies + _blocked_bytes(out) - _nbytes(out), _blocked_bytes(out))
+    return copies + _blocked_bytes(out) - _nbytes(out), _blocked_bytes(out)
 
 
-def _convolution_backward_bytes(_out: object, grad_out: Tensor, x: Tensor, weight: Tensor, *_: object) -> int:
-    return _blocked_bytes(grad_out) + _blocked_bytes(x) + _nbytes(weight)
+def _goes_to_onednn(x: Tensor, weight: Tensor, steps: tuple[list[int], list[int]], groups: int) -> bool:
+    """The rule of PyTorch for float32 images (``use_mkldnn`` in ATen/native/Convolution.cpp of 2.13).
+
+    A symbolic image counts as large: asking would bind the whole formula to the answer, and small maps are seldom where
+    the peak is.
+    """
+    if x.dtype != torch.float32:
+        return True
+    stepped = any(step != 1 for side in steps for step in side)
+    large_kernel = min(weight.shape[2:]) > 3
+    worthwhile = stepped or x.size(0) >= 16 or max(weight.shape[2:]) != 1 or torch.get_num_threads() > 1
+    large = isinstance(x.numel(), torch.SymInt) or x.numel() > 20480
+    return worthwhile and (groups > 1 or large_kernel or x.size(0) > 1 or large)
+
+
+def _convolution_backward_bytes(
+    _out: object, grad_out: Tensor, x: Tensor, weight: Tensor, *_: object
+) -> tuple[Any, ...]:
+    return (_blocked_bytes(grad_out) + _blocked_bytes(x) + _nbytes(weight),)
 
 
 _CPU: Workspaces = {

@@ -16,6 +16,7 @@ from sola_profile.cost.recording import Call
 from sola_profile.cost.symbolic import ModelFormula, Totals
 from sola_profile.cost.work import PRODUCT_KINDS, Size
 from sola_profile.formula_result import FormulaResult, SizeRow
+from sola_profile.memory import PeakMemory
 from sola_profile.report.formula_tables import expressions, groups, latex, text
 from sola_profile.report.json_parts import Json, dump
 
@@ -43,8 +44,34 @@ def document(result: FormulaResult) -> Json:
         "sizes": [_size(row) for row in result.rows],
         "failed": dict(result.failed),
         "coverage": {"share": result.coverage.share, "unknown": list(result.coverage.unknown)},
+        "memory": _memory_formula(result),
         "product_kinds": list(PRODUCT_KINDS),
     }
+
+
+def _memory_formula(result: FormulaResult) -> Json | None:
+    recording, fit = result.formula.recording, result.fit
+    if recording is None or not recording.moments:
+        return None
+    largest = None
+    if fit is not None:
+        side = None if fit.resolution is None else fit.resolution.height
+        largest = {
+            "limit_bytes": fit.limit_bytes,
+            "largest_square_side": side,
+            "predicted_memory": _peak(fit.memory),
+            "measured_memory": _peak(fit.measured_memory),
+        }
+    return {
+        "parameter_bytes": recording.static_bytes,
+        "input_bytes": _number(recording.input_bytes),
+        "step_bytes_is_the_highest_of": [{"at": place, "bytes": _number(size)} for place, size in recording.moments],
+        "fits": largest,
+    }
+
+
+def _peak(peak: PeakMemory | None) -> Json | None:
+    return None if peak is None else {**asdict(peak), "total_bytes": peak.total_bytes}
 
 
 def _model(formula: ModelFormula) -> Json:
@@ -102,6 +129,9 @@ def _size(row: SizeRow) -> Json:
         **_totals(row.totals),
         "witnesses": [_check(check) for check in row.checks],
         "missing": dict(row.missing),
+        "predicted_memory": _peak(row.memory),
+        "measured_memory": _peak(row.measured_memory),
+        "unmeasured": row.unmeasured,
     }
 
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from sola_profile.compare.formula_check import FORMULAS
 from sola_profile.cost.expression import Expression, Letters, monomial
 from sola_profile.cost.recording import Call
-from sola_profile.cost.symbolic import COUNTED, INTERPOLATED, PROVED, ModelFormula, Totals, grouped
+from sola_profile.cost.symbolic import COUNTED, FEWEST_STRIDES, INTERPOLATED, PROVED, ModelFormula, Totals, grouped
 from sola_profile.cost.work import PRODUCT_KINDS, Size
 from sola_profile.formula_result import FormulaResult, SizeRow
-from sola_profile.report.numbers import exact, mebibytes, percent, scaled, significant, whole
+from sola_profile.report.numbers import exact, mebibytes, percent, scaled, signed_percent, significant, whole
 from sola_profile.report.tables import Table
 
 # rows of a table by module or operator; the rest is one line
@@ -177,6 +177,66 @@ def size_table(result: FormulaResult) -> Table | None:
     )
     columns = ("Size", "GMACs", "GFLOPs", "Scalar Gops", "Read", "Written", "from", "Witnesses")
     return Table("Figures of each size", columns, rows, frozenset({"from", "Witnesses"})) if rows else None
+
+
+def memory_table(result: FormulaResult) -> Table | None:
+    """What the predicted peak of every size is made of, and how much of it was measured where that was asked."""
+    asked = any(row.measured_memory or row.unmeasured for row in result.rows)
+    rows = tuple(_memory_cells(row, asked) for row in result.rows)
+    measured = ("measured", "residual") if asked else ()
+    columns = ("Size", "Parameters", "Input", "Activations", *measured, "Total", "Peak at", "")
+    title = "Peak memory of the forward pass, predicted" + (" and measured" if asked else "")
+    return Table(title, columns, rows, frozenset({"Peak at", ""})) if rows else None
+
+
+def _memory_cells(row: SizeRow, asked: bool) -> tuple[str, ...]:
+    peak, seen = row.memory, row.measured_memory
+    measured = []
+    if asked:
+        residual = "–" if seen is None else signed_percent(peak.step_bytes / max(seen.step_bytes, 1) - 1)
+        measured = ["–" if seen is None else mebibytes(seen.step_bytes), residual]
+    return (
+        str(row.resolution),
+        mebibytes(peak.parameter_bytes),
+        mebibytes(peak.input_bytes),
+        mebibytes(peak.step_bytes),
+        *measured,
+        mebibytes(peak.total_bytes),
+        peak.at,
+        f"not measured: {row.unmeasured}" if row.unmeasured else "",
+    )
+
+
+def memory_sentences(result: FormulaResult) -> Iterator[str]:
+    """The peak as the highest of a few polynomials, and the largest image that fits."""
+    recording = result.formula.recording
+    if recording is not None and recording.moments:
+        letters = Letters(result.formula, [size for _, size in recording.moments])
+        shown = [f"{text(letters.express(size))} ({place})" for place, size in recording.moments]
+        of = "the highest of: " if len(shown) > 1 else ""
+        yield f"Bytes of activations at the peak = {of}{'; '.join(shown)}."
+    fit = result.fit
+    if fit is None:
+        return
+    smallest = FEWEST_STRIDES * result.formula.stride
+    if fit.resolution is None or fit.memory is None:
+        yield f"In {_large(fit.limit_bytes)} not even {smallest} × {smallest} pixels fit."
+        return
+    yield (
+        f"In {_large(fit.limit_bytes)} the largest square image that fits is {fit.resolution}, with "
+        f"{_large(fit.memory.total_bytes)} at the peak ({fit.memory.at})."
+    )
+    if fit.measured_memory is not None:
+        fits = "fits" if fit.measured_memory.total_bytes <= fit.limit_bytes else "does not fit"
+        yield f"A real run there took {_large(fit.measured_memory.total_bytes)}: it {fits}."
+    elif fit.unmeasured:
+        yield f"It was not tried: {fit.unmeasured}."
+
+
+def _large(size_bytes: int) -> str:
+    """Memory with enough digits to tell sizes from limits."""
+    whole_gibibytes = size_bytes >= 2**30
+    return f"{significant(size_bytes / 2 ** (30 if whole_gibibytes else 20), 4)} {'GiB' if whole_gibibytes else 'MiB'}"
 
 
 def verdict(row: SizeRow) -> str:

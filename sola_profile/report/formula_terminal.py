@@ -11,11 +11,14 @@ from sola_profile.report.formula_tables import (
     formula_sentences,
     group_table,
     headline,
+    memory_sentences,
+    memory_table,
     missing_sentences,
     route_sentence,
     size_table,
     witness_table,
 )
+from sola_profile.report.tables import Table
 from sola_profile.report.terminal import remarks, rich_table
 
 
@@ -29,14 +32,21 @@ def print_formula(result: FormulaResult, console: Console, by: str = "kind", dep
         console.print(Text(sentence), soft_wrap=True)
     if sentences:
         console.print()
-    for table in (group_table(result, by, depth), size_table(result)):
-        if table is not None:
-            console.print(rich_table(table))
-    found = witness_table(result)
-    if found is not None and not all(row.exact for row in result.rows):
-        console.print(rich_table(found))
-        for remark in remarks(found):
-            console.print(Text(remark, style="yellow"))
+    for table in (group_table(result, by, depth), size_table(result), memory_table(result)):
+        _print_table(table, console)
+    for sentence in memory_sentences(result):
+        console.print(Text(sentence), soft_wrap=True)
+    if not all(row.exact for row in result.rows):
+        _print_table(witness_table(result), console)
     for sentence in missing_sentences(result):
         console.print(Text(sentence, style="yellow"))
     console.print(Text(coverage_sentence(result)))
+
+
+def _print_table(table: Table | None, console: Console) -> None:
+    """A table with its remarks below it; nothing for one that has nothing to show."""
+    if table is None:
+        return
+    console.print(rich_table(table))
+    for remark in remarks(table):
+        console.print(Text(remark, style="yellow"))
