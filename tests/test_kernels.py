@@ -98,12 +98,14 @@ def test_a_shape_alone_chooses_the_operators_that_take_it(run):
     assert err.count("timing") == 1
 
 
-def test_everything_is_measured_and_written(run, tmp_path):
+def test_everything_is_measured_and_written(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("SOLA_BF16", "float")
     code, out, err = run(*TINY, "--shape", "1x6x3", "--json", "all.json", "--out", "here")
     assert code == 0
     document = json.loads(Path("all.json").read_text())
     assert document == json.loads(Path("here/kernels-cpu.json").read_text())
     assert document["schema_version"] == 1
+    assert document["command"].startswith("SOLA_BF16=float sola-profile kernels --")
     assert {(row["op"], row["mode"]) for row in document["rows"]} == {
         (op, mode) for op in KERNELS for mode in ("forward", "forward+backward")
     }

@@ -24,14 +24,18 @@ CHECKPOINT_EVERY_S = 10.0
 # what is not a terminal has no width of its own; remarks and sentences wrap here
 PIPE_WIDTH = 120
 
+# they force an instruction set and a GEMM backend, and a report must say so
+CHOOSING_VARIABLES = ("SOLA_ISA", "SOLA_BF16")
+
 # key of the typed arguments in click's context
 ARGUMENTS = "sola_profile.arguments"
 
 
 def written_command() -> str:
-    """The command as it was typed, for the report."""
+    """The command as it was typed, for the report, with the variables that choose what runs."""
     arguments = click.get_current_context().find_root().meta[ARGUMENTS]
-    return " ".join(["sola-profile", *map(shlex.quote, arguments)])
+    chosen = [f"{name}={shlex.quote(os.environ[name])}" for name in CHOOSING_VARIABLES if os.environ.get(name)]
+    return " ".join([*chosen, "sola-profile", *map(shlex.quote, arguments)])
 
 
 def checked(read: Callable[[], T], option: str | None = None) -> T:
