@@ -66,9 +66,14 @@ format: setup
 	$(BIN)/ruff format
 	$(BIN)/clang-format -i $(CXX_FILES)
 
-# every figure of the docs, measured anew on this machine
+# every figure of the docs, measured anew on this machine, which must be quiet: half an hour
+SOME := 1x6x1024x64,1x6x4096x64,1x16384x96
 docs: setup
 	$(BIN)/sola-profile --model sola_t --res 224,512,1024 --out docs/reports/sola_t
+	$(BIN)/sola-profile kernels --no-compile --budget 600
+	$(BIN)/sola-profile kernels --op linear_attention,causal_decay_attention,wkv --shape $(SOME) --mode forward \
+		--threads all --budget 60 --out docs/reports/compiled
+	SOLA_ISA=avx2 $(BIN)/sola-profile kernels --no-compile --shape $(SOME) --threads 1 --budget 120 --out docs/reports/avx2
 
 clean:
 	rm -rf build dist *.egg-info sola_vision/_C*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

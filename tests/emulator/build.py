@@ -17,7 +17,7 @@ ROOT = HERE.parent.parent
 # sanitizers are asked for in the same way as of setup.py
 EXTRA_FLAGS, EXTRA_LIBS = os.environ.get("CXXFLAGS", ""), os.environ.get("LDFLAGS", "")
 FOLDER = ROOT / "build" / ("emulator-sanitized" if "sanitize" in EXTRA_FLAGS else "emulator")
-# - ffp - contract = off : fmaf stays one rounding, a product and a sum stay two
+# -ffp-contract=off: fmaf stays one rounding, a product and a sum stay two
 FLAGS = "-std=c++20 -O2 -fPIC -ffp-contract=off -Wall -Wextra -Werror -Wno-unknown-pragmas"
 
 
