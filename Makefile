@@ -66,13 +66,18 @@ format: setup
 	$(BIN)/ruff format
 	$(BIN)/clang-format -i $(CXX_FILES)
 
-# every figure of the docs, measured anew on this machine, which must be quiet: half an hour
+# every figure of the docs, measured anew on this machine, which must be quiet: half an hour, with pauses in which the load
+# of the run before dies down
+PAUSE := sleep 80
 SOME := 1x6x1024x64,1x6x4096x64,1x16384x96
 docs: setup
 	$(BIN)/sola-profile --model sola_t --res 224,512,1024 --out docs/reports/sola_t
+	$(PAUSE)
 	$(BIN)/sola-profile kernels --no-compile --budget 600
+	$(PAUSE)
 	$(BIN)/sola-profile kernels --op linear_attention,causal_decay_attention,wkv --shape $(SOME) --mode forward \
 		--threads all --budget 60 --out docs/reports/compiled
+	$(PAUSE)
 	SOLA_ISA=avx2 $(BIN)/sola-profile kernels --no-compile --shape $(SOME) --threads 1 --budget 120 --out docs/reports/avx2
 
 clean:

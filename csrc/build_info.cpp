@@ -61,13 +61,13 @@ std::vector<std::tuple<std::string, std::string, bool, std::string>> backends() 
   };
   list("instruction set", "SOLA_ISA", instruction_sets());
   list("GEMM in bfloat16", "SOLA_BF16", bf16_backends());
-  for (const CudaBackend& choice : kSoftmaxOnCuda) {
+  const char* unavailable = "this build has no CUDA kernels";
 #ifdef SOLA_CUDA
-    const bool chosen = *choice.reason == '\0';
-    found.emplace_back("softmax attention on CUDA", choice.name, chosen, choice.reason);
-#else
-    found.emplace_back("softmax attention on CUDA", choice.name, false, "this build has no CUDA kernels");
+  unavailable = sola_cuda_devices(nullptr, 0) > 0 ? "" : "no CUDA device here";
 #endif
+  for (const CudaBackend& choice : kSoftmaxOnCuda) {
+    const std::string why = *unavailable ? unavailable : choice.reason;
+    found.emplace_back("softmax attention on CUDA", choice.name, why.empty(), why);
   }
   return found;
 }
