@@ -76,6 +76,8 @@ class NinjaBuild(build_ext):
 
     def build_extension(self, extension: Extension) -> None:
         target, folder = Path(self.get_ext_fullpath(extension.name)).resolve(), Path(self.build_temp).resolve()
+        if self.editable_mode:  # where `build_ext --inplace` will look for the objects
+            folder = ROOT / "build" / f"temp.{self.plat_name}-{sys.implementation.cache_tag}"
         for path in (folder, target.parent):
             path.mkdir(parents=True, exist_ok=True)
         self.write_ninja(folder / "build.ninja", target, *find_torch(), find_compiler(), find_nvcc())
