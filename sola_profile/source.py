@@ -28,6 +28,10 @@ DEFAULT_INPUT = "1x3xHxW"
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 
+class BuildError(ValueError):
+    """A model that can't be built: its factory failed, or gave something else than a module."""
+
+
 @dataclass(frozen=True)
 class InputShape:
     """Shape of the tensor that a model takes, with the letters H and W where the image's sides go.
@@ -84,7 +88,7 @@ class ModelSource:
         """The model with fresh weights in evaluation mode.
 
         ``resolution``: for models of timm whose position tables or windows are fixed when they are built; None gives
-        one that takes any size, where timm has a way to. Raises ``ValueError`` when the factory doesn't give a module.
+        one that takes any size, where timm has a way to. Raises ``BuildError`` when the factory doesn't give a module.
         """
         return _BUILDERS[self.kind](self, resolution).eval()
 
@@ -220,7 +224,7 @@ def _build_factory(source: ModelSource, resolution: Resolution | None) -> nn.Mod
             sized = {"img_size": (resolution.height, resolution.width)}
         made = made(**sized)
     if not isinstance(made, nn.Module):
-        raise ValueError(f"model: {source.name} gave {type(made).__name__}, not a torch.nn.Module")
+        raise BuildError(f"model: {source.name} gave {type(made).__name__}, not a torch.nn.Module")
     return made
 
 

@@ -51,6 +51,21 @@ def test_blindness_is_said_aloud_and_does_not_fail_strict(command):
     assert "aten::_scaled_dot_product_flash_attention_for_cpu" in out
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--model", "json:loads"), "model: json:loads can't be built: TypeError: loads() missing 1 required"),
+        (("--model", "sola_t", "--input", "3xHxW", "--res", "224"), "sola_t takes none of these sizes of 3xHxW"),
+    ],
+    ids=["raises", "refuses all sizes"],
+)
+def test_a_model_that_cannot_be_had_is_bad_use(command, arguments, message):
+    code, _, err = command("formula", *arguments)
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in err
+
+
 def test_by_module_and_depth(command):
     _, out, _ = command(*SMALL, "--by", "module", "--depth", "1")
     modules = {line.split()[0] for line in out.splitlines() if line.strip()}

@@ -12,7 +12,7 @@ import click
 
 from sola_profile.case import DTYPES, Resolution, nearest, parse_resolutions
 from sola_profile.commands.output import Targets, checked, written_command
-from sola_profile.source import DEFAULT_INPUT, InputShape, ModelSource, read_source
+from sola_profile.source import DEFAULT_INPUT, BuildError, InputShape, ModelSource, read_source
 
 if TYPE_CHECKING:
     from sola_profile.formula_result import FormulaResult
@@ -73,6 +73,8 @@ def formula(**options: Any) -> None:
     request.targets.check()
     finished = run(request)
     show(finished, request.targets, options)
+    if finished.failed and not finished.rows:
+        raise click.UsageError(f"{finished.formula.source.name} takes none of these sizes of {finished.formula.shape}")
     if options["strict"] and (complaints := list(objections(finished))):
         click.echo(f"strict: {'; '.join(complaints)}", err=True)
         sys.exit(STRICT_FAILED)
@@ -134,6 +136,8 @@ def run(request: Request) -> FormulaResult:
     try:
         for step in sweep.run():
             click.echo(step, err=True)
+    except BuildError as error:
+        raise click.UsageError(str(error)) from error
     except KeyboardInterrupt:
         if sweep.result() is None:
             raise

@@ -32,7 +32,7 @@ from sola_profile.cost.symbols import RING, ROWS, NotPolynomial, Symbols
 from sola_profile.cost.work import BY_KIND, Operand, Size, Work, formula_for
 from sola_profile.cost.workspaces import workspaces_on
 from sola_profile.operators import operator_kind
-from sola_profile.source import InputShape, ModelSource
+from sola_profile.source import BuildError, InputShape, ModelSource
 
 # an image of 7 × 8 strides: two different numbers, neither 0 nor 1, which torch would make constants
 HINT = (7, 8)
@@ -132,8 +132,11 @@ def _fake_model(mode: FakeTensorMode, source: ModelSource, resolution: Resolutio
     except ValueError:
         raise
     except Exception:
-        with unset_fake_temporarily():
-            model = source.build(resolution)
+        try:
+            with unset_fake_temporarily():
+                model = source.build(resolution)
+        except Exception as error:
+            raise BuildError(f"model: {source.name} can't be built: {type(error).__name__}: {error}") from error
     _make_fake(model, mode, getattr(torch, dtype))
     return model
 
