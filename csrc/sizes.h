@@ -100,6 +100,18 @@ inline void check_vector(const char* op, const char* name, const at::Tensor& ten
                     " like the tokens, got ", tensor.device());
 }
 
+// k, v (B, N, C), decay and bonus (C)
+inline void check_scan(const char* op, const at::Tensor& k, const at::Tensor& v, const at::Tensor& decay,
+                       const at::Tensor& bonus) {
+  check_tensor(op, "k", k, "(B, N, C)");
+  check_tensor(op, "v", v, "(B, N, C)");
+  check_like(op, "v", v, "k", k);
+  TORCH_CHECK_VALUE(v.sizes() == k.sizes(), op, ": v must have the shape of k, ", shape_text(k.sizes()), ", got ",
+                    shape_text(v.sizes()));
+  check_vector(op, "decay", decay, "C", k.size(2), k);
+  check_vector(op, "bonus", bonus, "C", k.size(2), k);
+}
+
 // (batch, token, head, channel)
 inline View view_of(const at::Tensor& tensor) {
   return {tensor.data_ptr(), tensor.stride(0), tensor.stride(1), tensor.dim() == 4 ? tensor.stride(2) : 0};

@@ -39,15 +39,8 @@ def few_runs(monkeypatch):
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["sola-profile", *arguments])
-        with pytest.raises(SystemExit) as left:
-            main()
-        captured = capsys.readouterr()
-        return left.value.code or 0, captured.out, captured.err
-
-    return call
+def run(sola_profile):
+    return sola_profile
 
 
 def process(*arguments, **options):

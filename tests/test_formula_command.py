@@ -8,7 +8,6 @@ import jsonschema
 import pytest
 
 from sola_profile import selftest
-from sola_profile.cli import main
 from sola_profile.commands.formula import parse_bytes
 from sola_profile.selftest import Counter, run, untrusted
 
@@ -17,15 +16,8 @@ SMALL = ("formula", "--model", "timm:resnet18", "--res", "224,100")
 
 
 @pytest.fixture
-def command(monkeypatch, capsys):
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["sola-profile", *arguments])
-        with pytest.raises(SystemExit) as left:
-            main()
-        captured = capsys.readouterr()
-        return left.value.code or 0, captured.out, captured.err
-
-    return call
+def command(sola_profile):
+    return sola_profile
 
 
 def test_tables_and_sentences(command):

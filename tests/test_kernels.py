@@ -1,14 +1,13 @@
 """``sola-profile kernels``: what it refuses, what it measures, what it keeps; ratios and crossovers on made-up times."""
 
 import json
-import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from sola_profile import cli, kernel_models
-from sola_profile.cli import main
 from sola_profile.commands import kernels as command
 from sola_profile.compare.crossover import MOST_TOKENS, crossing, next_tokens
 from sola_profile.compare.ratios import Ratio, ratio
@@ -41,15 +40,8 @@ def small_and_few(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["sola-profile", "kernels", *arguments])
-        with pytest.raises(SystemExit) as left:
-            main()
-        captured = capsys.readouterr()
-        return left.value.code or 0, captured.out, captured.err
-
-    return call
+def run(sola_profile):
+    return partial(sola_profile, "kernels")
 
 
 @pytest.mark.parametrize(

@@ -16,16 +16,6 @@ constexpr size_t kScratchBytes = 3 << 20;
 // what one token of one channel costs, in scalar operations
 constexpr double kForwardOps = 40, kBackwardOps = 120;
 
-void check(const at::Tensor& k, const at::Tensor& v, const at::Tensor& decay, const at::Tensor& bonus) {
-  check_tensor(kOp, "k", k, "(B, N, C)");
-  check_tensor(kOp, "v", v, "(B, N, C)");
-  check_like(kOp, "v", v, "k", k);
-  TORCH_CHECK_VALUE(v.sizes() == k.sizes(), kOp, ": v must have the shape of k, ", shape_text(k.sizes()), ", got ",
-                    shape_text(v.sizes()));
-  check_vector(kOp, "decay", decay, "C", k.size(2), k);
-  check_vector(kOp, "bonus", bonus, "C", k.size(2), k);
-}
-
 // what the backward needs beside the output: the logarithm of the normaliser, and the output itself before it was
 // rounded to half precision, since the gradient of the decay adds up its small differences over all tokens
 int64_t saved_planes(const at::Tensor& k) { return k.element_size() == 2 ? 2 : 1; }
@@ -98,7 +88,7 @@ class Stretches {
 
 std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& k, const at::Tensor& v, const at::Tensor& decay,
                                            const at::Tensor& bonus, bool save) {
-  check(k, v, decay, bonus);
+  check_scan(kOp, k, v, decay, bonus);
   const int64_t B = k.size(0), N = k.size(1), C = k.size(2);
   auto out = at::empty({B, N, C}, k.options());
   auto saved = at::empty({save ? saved_planes(k) : 0, B, N, C}, decay.options());
@@ -148,7 +138,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> backward(const at::Te
                                                                     const at::Tensor& v, const at::Tensor& decay,
                                                                     const at::Tensor& bonus, const at::Tensor& out,
                                                                     const at::Tensor& kept) {
-  check(k, v, decay, bonus);
+  check_scan(kOp, k, v, decay, bonus);
   const int64_t B = k.size(0), N = k.size(1), C = k.size(2);
   auto grad_k = at::empty(k.sizes(), k.options());
   auto grad_v = at::empty(v.sizes(), v.options());

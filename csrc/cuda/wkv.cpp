@@ -11,13 +11,7 @@ namespace wkv {
 constexpr const char* kOp = "wkv";
 
 void check(const at::Tensor& k, const at::Tensor& v, const at::Tensor& decay, const at::Tensor& bonus) {
-  check_tensor(kOp, "k", k, "(B, N, C)");
-  check_tensor(kOp, "v", v, "(B, N, C)");
-  check_like(kOp, "v", v, "k", k);
-  TORCH_CHECK_VALUE(v.sizes() == k.sizes(), kOp, ": v must have the shape of k, ", shape_text(k.sizes()), ", got ",
-                    shape_text(v.sizes()));
-  check_vector(kOp, "decay", decay, "C", k.size(2), k);
-  check_vector(kOp, "bonus", bonus, "C", k.size(2), k);
+  check_scan(kOp, k, v, decay, bonus);
   check_dtype(kOp, "k", k);
 }
 

@@ -1,0 +1,21 @@
+"""What tests of more than one file use. Nothing is imported here that a machine with torch and pytest alone lacks."""
+
+import sys
+
+import pytest
+
+
+@pytest.fixture
+def sola_profile(monkeypatch, capsys):
+    """``sola-profile`` as it is typed: exit code, standard output and standard error of its arguments."""
+
+    def call(*arguments):
+        from sola_profile.cli import main
+
+        monkeypatch.setattr(sys, "argv", ["sola-profile", *arguments])
+        with pytest.raises(SystemExit) as left:
+            main()
+        captured = capsys.readouterr()
+        return left.value.code or 0, captured.out, captured.err
+
+    return call
