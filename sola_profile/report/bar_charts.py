@@ -34,7 +34,8 @@ MEMORY_COLORS: Mapping[str, str] = {
 }
 
 
-_TOOLTIP = (("bar", "image"), ("part", "part"), ("value", "is"))
+# vega-tooltip takes what is called "image" for the address of one
+_TOOLTIP = (("bar", "image size"), ("part", "part"), ("value", "is"))
 
 
 def shares_chart(profile: Profile) -> Spec:

@@ -208,7 +208,7 @@ def _points(frame: _Frame, style: Style, points: Sequence[Point]) -> list[Spec]:
     dots = _layer(frame, dot, [(point.tokens, point.value) for point in points])
     for value, point in zip(dots["data"]["values"], points, strict=True):
         value.update({"size": point.size, "text": point.text})
-    shown = (("series", "model"), ("size", "image"), ("tokens", "N"), ("text", frame.quantity))
+    shown = (("series", "model"), ("size", "image size"), ("tokens", "N"), ("text", frame.quantity))
     dots["encoding"] = {**frame.encoding, "tooltip": [{"field": field, "title": title} for field, title in shown]}
     if not spread:
         return [dots]
