@@ -25,6 +25,7 @@ COMMANDS: Mapping[str, str] = {
     DEFAULT: "sola_profile.commands.profile:profile",
     "formula": "sola_profile.commands.formula:formula",
     "kernels": "sola_profile.commands.kernels:kernels",
+    "audit": "sola_profile.commands.audit:audit",
     "selftest": "sola_profile.commands.selftest:selftest",
 }
 

@@ -23,7 +23,7 @@ PROFILE_LAYERS = (
     ("measuring",),
     ("kernel_measuring",),
     ("kernel_crossover", "kernel_models", "kernel_cuda"),
-    ("sweep", "kernel_sweep", "formula_sweep", "selftest"),
+    ("sweep", "kernel_sweep", "formula_sweep", "selftest", "audit"),
     ("report",),
     ("api",),
     ("commands",),
@@ -114,7 +114,7 @@ def test_cases_and_commands_load_without_torch():
     ]
     light += [
         f"sola_profile/commands/{name}.py"
-        for name in ("__init__", "output", "profile", "kernels", "kernels_cuda", "formula", "selftest")
+        for name in ("__init__", "output", "profile", "kernels", "kernels_cuda", "formula", "selftest", "audit")
     ]
     for name in light:
         tree = ast.parse((ROOT / name).read_text(encoding="utf-8"))
