@@ -46,7 +46,7 @@ CLASSES: Mapping[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class Growth:
+class GrowthClass:
     """Which classes of growth the measured sizes leave open, the likeliest first.
 
     ``weights``: Akaike weight by class, adding up to 1. ``open``: the fewest classes that have 95 % of the weight; one
@@ -81,20 +81,20 @@ class _Curve:
     at: Callable[[Floats], Floats]
 
 
-def growth(
+def growth_class(
     tokens: Sequence[int],
     medians_s: Sequence[float],
     resampled_s: Sequence[Floats],
     side_of: Callable[[float], int],
     tokens_of: Callable[[int], int],
-) -> Growth:
+) -> GrowthClass:
     """Compare all classes on medians at several sizes; ``resampled_s`` holds bootstrap medians per size.
 
     ``side_of``: pixels a side, a multiple of the stride, of the square image with about so many tokens; ``tokens_of``:
     its tokens. They serve to name a size that would help.
     """
     if len(set(tokens)) < FEWEST_SIZES:
-        return Growth({}, (), LEAST_NOISE, None)
+        return GrowthClass({}, (), LEAST_NOISE, None)
     medians = np.asarray(medians_s)
     sampling = np.array([np.std(draws) for draws in resampled_s]) / medians
     data = _Data(np.asarray(tokens, dtype=np.float64), medians, np.maximum(sampling, LEAST_NOISE))
@@ -103,7 +103,7 @@ def growth(
     weights = _weights(curves)
     left = _confidence_set(weights)
     side = None if len(left) == 1 else _separating_side({name: curves[name] for name in left}, data, side_of, tokens_of)
-    return Growth(weights, left, float(np.median(data.noise)), side)
+    return GrowthClass(weights, left, float(np.median(data.noise)), side)
 
 
 def _dispersed(data: _Data) -> _Data:
