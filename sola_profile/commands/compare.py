@@ -1,0 +1,154 @@
+"""``sola-profile compare``: did a change make a model cost more? From two result files, or by running two versions."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sola_profile.case import Settings, parse_resolutions
+from sola_profile.commands.output import Targets, checked, checked_budget
+from sola_profile.exit_codes import ExitCode
+from sola_profile.source import read_source
+
+if TYPE_CHECKING:
+    from sola_profile.comparison import Comparison, Gates, Mismatch
+    from sola_profile.result import Profile
+
+FILES = 2
+BUDGET_S = 60.0
+LAUNCHES = 5
+
+_SHARE = re.compile(r"([0-9.]+(?:e-?[0-9]+)?)\s*(%?)")
+
+
+@click.command()
+@click.argument("files", nargs=-1, metavar="[OLD.json NEW.json]")
+@click.option("--tolerance", default="0 %", show_default=True, metavar="SHARE", help="Increase of counted figures to let through.")
+@click.option("--max-regression", metavar="SHARE", help="Gate measured time too: the increase to let through.")
+@click.option("--allow-mismatch", is_flag=True, help="Compare though the runs' environments or settings differ.")
+@click.option("--against-env", metavar="PYTHON", help="Run now: the old side is the sola_vision of this interpreter.")
+@click.option("-m", "--model", metavar="NAME", help="What to run with --against-env, as for profile.")
+@click.option("-r", "--res", default="224,512", show_default=True, metavar="SIZES", help="Sizes, with --against-env.")
+@click.option("--threads", type=int, metavar="N", help="Threads of PyTorch's CPU operators, with --against-env.")
+@click.option("--budget", default=BUDGET_S, show_default=True, metavar="SECONDS", help="Time for the turns, with --against-env.")
+@click.option("--launches", default=LAUNCHES, show_default=True, metavar="N", help="New processes of each side, with --against-env.")
+@click.option("--json", "json_file", metavar="FILE", help="Write the comparison as JSON; - is standard output.")
+@click.option("--markdown", "markdown_file", metavar="FILE", help="Write it as Markdown; - is standard output.")
+def compare(**options: Any) -> None:
+    """Compare two results of sola-profile --json, or two installed versions; exit with 3 when a figure is worse.
+
+    MACs, scalar operations, parameters and predicted peak memory must not grow at all, unless --tolerance lets them.
+    Measured time decides only with --max-regression. Two files come from separate runs; --against-env runs both
+    versions in turns, each in new processes of its own interpreter, which is the way to ask whether a change made a
+    model slower.
+    """
+    gates = read_gates(options)
+    targets = Targets(None, {name: options[f"{name}_file"] for name in ("json", "markdown") if options[f"{name}_file"]})
+    if options["against_env"]:
+        if options["files"]:
+            raise click.UsageError("--against-env runs both sides itself and takes no files")
+        targets.check()
+        found = run_both(options, gates)
+    else:
+        targets.check()
+        found = read_both(options["files"], gates, allow_mismatch=options["allow_mismatch"])
+    show(found, targets)
+    sys.exit(found.exit_code)
+
+
+def read_gates(options: dict[str, Any]) -> Gates:
+    """``--tolerance`` and ``--max-regression``."""
+    from sola_profile.comparison import Gates
+
+    limit = options["max_regression"]
+    return Gates(
+        checked(lambda: parse_share(options["tolerance"]), "--tolerance"),
+        None if limit is None else checked(lambda: parse_share(limit), "--max-regression"),
+    )
+
+
+def parse_share(text: str) -> float:
+    """Read ``5%``, ``5 %`` or ``0.05``; raises ``ValueError``."""
+    match = _SHARE.fullmatch(text.strip())
+    try:
+        value = float(match[1]) if match else float("nan")
+    except ValueError:
+        value = float("nan")
+    if match is None or value != value:
+        raise ValueError(f"expected a share such as 5% or 0.05, got {text!r}")
+    return value / 100 if match[2] else value
+
+
+def load_side(path: str) -> Profile:
+    """A result file; what is wrong with it is bad use."""
+    from sola_profile.report.read_json import read_profile
+
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise click.UsageError(f"can't read {path}: {reason}") from error
+    return checked(lambda: read_profile(text, path))
+
+
+def read_both(files: Sequence[str], gates: Gates, *, allow_mismatch: bool) -> Comparison:
+    """Compare two files."""
+    from sola_profile.comparison import compare as compare_profiles
+
+    if len(files) != FILES:
+        raise click.UsageError(f"expected two results, OLD.json NEW.json, got {len(files)}; or --against-env PYTHON")
+    old, new = ((path, load_side(path)) for path in files)
+    found = checked(lambda: compare_profiles(old, new, gates))
+    refuse_mismatches(found.mismatches, allow_mismatch=allow_mismatch)
+    if gates.limit is not None and not any(time.ratio for time in found.times):
+        raise click.UsageError("--max-regression compares times, and no size has one on both sides")
+    return found
+
+
+def refuse_mismatches(found: Sequence[Mismatch], *, allow_mismatch: bool) -> None:
+    """Runs that differ are bad use, unless that is wanted."""
+    if found and not allow_mismatch:
+        differences = "\n  ".join(map(str, found))
+        raise click.UsageError(f"the runs differ in what their figures depend on:\n  {differences}\n--allow-mismatch compares them all the same")
+
+
+def run_both(options: dict[str, Any], gates: Gates) -> Comparison:
+    """Count and time the installed version and that of another interpreter."""
+    from sola_profile.commands.progress import follow
+    from sola_profile.versions import VersionError, Versions
+
+    if not options["model"]:
+        raise click.UsageError("--against-env needs --model")
+    checked(lambda: read_source(options["model"]))
+    if options["launches"] < 1:
+        raise click.BadParameter(f"expected at least 1, got {options['launches']}", param_hint="--launches")
+    versions = Versions(
+        options["model"],
+        checked(lambda: parse_resolutions(options["res"]), "--res"),
+        checked(lambda: Settings(threads=options["threads"])),
+        options["against_env"],
+        launches=options["launches"],
+        budget_s=checked_budget(options["budget"]),
+    )
+    try:
+        for _ in follow(versions.run()):
+            pass
+        found = versions.comparison(gates)
+    except VersionError as error:
+        raise click.UsageError(str(error)) from error
+    refuse_mismatches(found.mismatches, allow_mismatch=options["allow_mismatch"])
+    return found
+
+
+def show(found: Comparison, targets: Targets) -> None:
+    """Files first, the terminal last."""
+    from sola_profile.report.comparison import comparison_json, markdown_text, print_comparison
+
+    writers = {"json": comparison_json, "markdown": markdown_text}
+    targets.deliver({name: writers[name](found) for name in targets.files})
+    print_comparison(found, targets.console())
