@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sola_profile.case import Case, Resolution, Settings
+from sola_profile.compare.growth_class import GrowthClass
+from sola_profile.compare.overtaking import Crossover
 from sola_profile.compare.scaling import Fit, Slope
 from sola_profile.compare.witnesses import Agreement
 from sola_profile.cost.breakdown import Breakdown
@@ -88,13 +90,15 @@ class Row:
 class Scaling:
     """How one model grows with N: exactly in matrix products, by fit in measured time.
 
-    ``complexity``: None where the matrix products are no quadratic in N.
+    ``complexity``: None where the matrix products are no quadratic in N. ``latency_class``: what the measured sizes leave
+    open, None below two of them.
     """
 
     complexity: Complexity | None
     macs_slopes: tuple[Slope, ...]
     latency_fit: Fit | None
     latency_slopes: tuple[Slope, ...]
+    latency_class: GrowthClass | None = None
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,7 @@ class Profile:
     ``contenders``: the model first, then its twins with every layer linear and with every layer softmax, then others
     that were named. ``shape``: of what the model takes.
     ``helpful_sizes``: further square sizes that would give the latency fit freedom. ``interrupted``: stopped by hand.
+    ``crossovers``: of the model and each of its twins, the one that costs more in the long run first.
     """
 
     command: str
@@ -147,6 +152,7 @@ class Profile:
     contenders: tuple[Contender, ...]
     helpful_sizes: tuple[int, ...]
     interrupted: bool
+    crossovers: tuple[Crossover, ...] = ()
 
     @property
     def model(self) -> Contender:

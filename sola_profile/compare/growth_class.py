@@ -10,11 +10,12 @@ classes that together have 95 % of them, 2.5 for the overdispersion.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from sola_profile.compare.scaling import Timings
 from sola_profile.measure.latency import NARROW
 from sola_profile.measure.statistics import CONFIDENCE, Floats
 
@@ -28,6 +29,7 @@ LEAST_NOISE = NARROW
 FEWEST_SIZES = 5
 # a size to propose is at most this many times the largest that was measured, a side
 FARTHEST = 8.0
+# between sizes to try, in tokens
 STEP = 2**0.5
 
 _TERMS: Mapping[str, Callable[[Floats], Floats]] = {
@@ -51,7 +53,7 @@ class GrowthClass:
 
     ``weights``: Akaike weight by class, adding up to 1. ``open``: the fewest classes that have 95 % of the weight; one
     of them is a verdict, and an empty tuple says that there are too few sizes for any. ``noise``: relative standard
-    error that a size was taken to have, its median. ``separating_side``: the smallest further square size, in pixels, after
+    error that a size was taken to have, its median. ``separating_side``: the smallest further square size, in pixels and not below those measured, after
     which one class would be expected to be left whichever of them is true; None where none is needed or none was found.
     """
 
@@ -82,22 +84,18 @@ class _Curve:
 
 
 def growth_class(
-    tokens: Sequence[int],
-    medians_s: Sequence[float],
-    resampled_s: Sequence[Floats],
-    side_of: Callable[[float], int],
-    tokens_of: Callable[[int], int],
+    timings: Timings, side_of: Callable[[float], int], tokens_of: Callable[[int], int]
 ) -> GrowthClass:
-    """Compare all classes on medians at several sizes; ``resampled_s`` holds bootstrap medians per size.
+    """Compare all classes on medians at several sizes.
 
     ``side_of``: pixels a side, a multiple of the stride, of the square image with about so many tokens; ``tokens_of``:
     its tokens. They serve to name a size that would help.
     """
-    if len(set(tokens)) < FEWEST_SIZES:
+    if len(set(timings.tokens)) < FEWEST_SIZES:
         return GrowthClass({}, (), LEAST_NOISE, None)
-    medians = np.asarray(medians_s)
-    sampling = np.array([np.std(draws) for draws in resampled_s]) / medians
-    data = _Data(np.asarray(tokens, dtype=np.float64), medians, np.maximum(sampling, LEAST_NOISE))
+    medians = np.asarray(timings.medians_s)
+    sampling = np.array([np.std(draws) for draws in timings.resampled_s]) / medians
+    data = _Data(np.asarray(timings.tokens, dtype=np.float64), medians, np.maximum(sampling, LEAST_NOISE))
     data = _dispersed(data)
     curves = {name: _fit(name, data) for name in CLASSES}
     weights = _weights(curves)
@@ -159,7 +157,8 @@ def _separating_side(
 ) -> int | None:
     """The smallest new side after which one class would be left, whichever of ``left`` is true."""
     known = set(data.tokens)
-    low, high = float(min(known)) / STEP**4, float(max(known)) * FARTHEST**2
+    # smaller ones than the smallest would tell more about the cost of a launch than about growth
+    low, high = float(min(known)), float(max(known)) * FARTHEST**2
     steps = int(np.log(high / low) / np.log(STEP))
     for side in sorted({side_of(low * STEP**step) for step in range(steps + 1)}):
         tokens = tokens_of(side)

@@ -1,31 +1,20 @@
-"""From how many tokens one backbone costs more than another: exactly in multiply-accumulates, by fit in measured time."""
+"""From how many tokens one model costs more than another: exactly in multiply-accumulates, by fit in measured time."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from sola_profile.compare.scaling import Estimate, crossing_estimate, fit_quadratic, refitted
+from sola_profile.compare.scaling import Estimate, Timings, crossing_estimate, fit_quadratic, refitted
 from sola_profile.cost.polynomial import Polynomial
-from sola_profile.measure.statistics import Floats
-
-
-@dataclass(frozen=True)
-class Timings:
-    """Medians of one backbone by the number of tokens, and bootstrap medians of each."""
-
-    tokens: Sequence[int]
-    medians_s: Sequence[float]
-    resampled_s: Sequence[Floats]
 
 
 @dataclass(frozen=True)
 class Crossover:
-    """``dearer`` costs more than ``cheaper`` from so many tokens on; both are roles of backbones.
+    """``dearer`` costs more than ``cheaper`` from so many tokens on; both are roles of models.
 
-    ``macs_at``: exact, of one image; None where it never does, or does at every size. ``time_at``: where the two fitted
+    ``macs_at``: exact, of one image; None where it does at every size. ``time_at``: where the two fitted
     curves of latency cross, None where they don't or where one couldn't be fitted. ``beyond``: whether that is outside
     the sizes that were measured of both, so that the forms of the curves decide and no measurement does.
     """
@@ -38,10 +27,10 @@ class Crossover:
 
 
 def crossover(
-    names: tuple[str, str], macs: tuple[Polynomial, Polynomial] | None, times: tuple[Timings, Timings]
+    names: tuple[str, str], macs: tuple[Polynomial, Polynomial], times: tuple[Timings, Timings]
 ) -> Crossover:
-    """Where the first of two backbones overtakes the second. ``macs``: None where they have no polynomials."""
-    exact = None if macs is None else (macs[0] - macs[1]).overtakes_at
+    """Where the first of two models, by their roles, overtakes the second for good."""
+    exact = (macs[0] - macs[1]).overtakes_at
     measured = _crossing(*times)
     beyond = False
     if measured is not None:

@@ -27,6 +27,15 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class Timings:
+    """Medians of one model by the number of tokens, and bootstrap medians of each."""
+
+    tokens: Sequence[int]
+    medians_s: Sequence[float]
+    resampled_s: Sequence[Floats]
+
+
+@dataclass(frozen=True)
 class Fit:
     """``time = a·N² + b·N + c`` with a, b, c ≥ 0, in seconds; N tokens of stage 1.
 
