@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from sola_profile.case import Settings
 from sola_profile.compare.gate import Figure, Time, Verdict, judge, judge_time
@@ -150,6 +150,7 @@ def compare(
     if not common:
         raise ValueError(f"no size is in both: {', '.join(sizes[0])} in {old[0]}, {', '.join(sizes[1])} in {new[0]}")
     pairs = [(size, sizes[0][size], sizes[1][size]) for size in common]
+    sides = [replace(found, timed=found.timed or turns is not None) for found in map(Conditions.of, (old[1], new[1]))]
     figures = [judge("", "parameters", "numbers", _parameters(then, now), gates.tolerance)]
     figures += [found for pair in pairs for found in _figures(*pair, gates.tolerance)]
     times = [_time(size, before, after, gates, turns) for size, before, after in pairs]
@@ -158,7 +159,7 @@ def compare(
         old=side(*old),
         new=side(*new),
         gates=gates,
-        mismatches=mismatches(Conditions.of(old[1]), Conditions.of(new[1])),
+        mismatches=mismatches(*sides),
         figures=tuple(found for found in figures if found is not None),
         times=tuple(found for found in times if found is not None),
         interleaved=turns is not None,

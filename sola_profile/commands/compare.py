@@ -53,12 +53,13 @@ def compare(**options: Any) -> None:
         if options["files"]:
             raise click.UsageError("--against-env runs both sides itself and takes no files")
         targets.check()
-        found = run_both(options, gates)
+        found, cut_short = run_both(options, gates)
     else:
         targets.check()
+        cut_short = None
         found = read_both(options["files"], gates, allow_mismatch=options["allow_mismatch"])
     show(found, targets)
-    sys.exit(found.exit_code)
+    sys.exit(found.exit_code if cut_short is None else cut_short)
 
 
 def read_gates(options: dict[str, Any]) -> Gates:
@@ -117,8 +118,8 @@ def refuse_mismatches(found: Sequence[Mismatch], *, allow_mismatch: bool) -> Non
         raise click.UsageError(f"the runs differ in what their figures depend on:\n  {differences}\n--allow-mismatch compares them all the same")
 
 
-def run_both(options: dict[str, Any], gates: Gates) -> Comparison:
-    """Count and time the installed version and that of another interpreter."""
+def run_both(options: dict[str, Any], gates: Gates) -> tuple[Comparison, ExitCode | None]:
+    """Count and time the installed version and that of another interpreter; the code of a run that was cut short."""
     from sola_profile.commands.progress import follow
     from sola_profile.versions import VersionError, Versions
 
@@ -135,14 +136,25 @@ def run_both(options: dict[str, Any], gates: Gates) -> Comparison:
         launches=options["launches"],
         budget_s=checked_budget(options["budget"]),
     )
+    cut_short = None
     try:
-        for _ in follow(versions.run()):
+        for _ in follow(versions.count()):
             pass
-        found = versions.comparison(gates)
+        refuse_mismatches(versions.mismatches, allow_mismatch=options["allow_mismatch"])
+        for _ in follow(versions.race()):
+            pass
     except VersionError as error:
-        raise click.UsageError(str(error)) from error
-    refuse_mismatches(found.mismatches, allow_mismatch=options["allow_mismatch"])
-    return found
+        if not versions.samples:
+            raise click.UsageError(str(error)) from error
+        # launches that were finished before it are worth a look
+        click.echo(f"stopped early: {error}", err=True)
+        cut_short = ExitCode.INTERNAL
+    except KeyboardInterrupt:
+        if not versions.samples:
+            raise
+        click.echo("interrupted: what follows was finished", err=True)
+        cut_short = ExitCode.INTERRUPTED
+    return checked(lambda: versions.comparison(gates)), cut_short
 
 
 def show(found: Comparison, targets: Targets) -> None:
