@@ -29,6 +29,7 @@ COMMANDS: Mapping[str, str] = {
     "selftest": "sola_profile.commands.selftest:selftest",
 }
 
+
 class LazyGroup(click.Group):
     """Loads a command when it is asked for, and takes options without a command as those of the default one."""
 

@@ -91,7 +91,8 @@ class Comparison:
     @property
     def regressions(self) -> tuple[Figure | Time, ...]:
         """What closes a gate."""
-        return tuple(found for found in (*self.figures, *self.times) if found.verdict.regression)
+        found: tuple[Figure | Time, ...] = (*self.figures, *self.times)
+        return tuple(one for one in found if one.verdict.regression)
 
     @property
     def undecided(self) -> tuple[Time, ...]:
@@ -188,9 +189,8 @@ def _figures(size: str, old: Row, new: Row, tolerance: float) -> Iterator[Figure
     yield sides("peak memory, predicted", "bytes", *(row.predicted_memory.total_bytes for row in (old, new)))
 
 
-def _time(
-    size: str, old: Row, new: Row, gates: Gates, turns: dict[str, tuple[Latency, Latency]] | None
-) -> Time | None:
+def _time(size: str, old: Row, new: Row, gates: Gates, turns: dict[str, tuple[Latency, Latency]] | None) -> Time | None:
     if turns is None:
         return judge_time(size, old.latency, new.latency, gates.limit, interleaved=False)
-    return judge_time(size, *turns.get(size, (None, None)), gates.limit, interleaved=True)
+    then, now = turns.get(size, (None, None))
+    return judge_time(size, then, now, gates.limit, interleaved=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from sola_profile.compare.growth_class import growth_class
-from sola_profile.compare.overtaking import Crossover, Timings, crossover
-from sola_profile.compare.scaling import fit_quadratic, local_slopes
+from sola_profile.compare.overtaking import Crossover, crossover
+from sola_profile.compare.scaling import Timings, fit_quadratic, local_slopes
 from sola_profile.cost.polynomial import Complexity, Polynomial
 from sola_profile.measure.statistics import bootstrap_medians
 from sola_profile.result import Contender, Row, Scaling
@@ -28,7 +28,7 @@ def scaling(found: Complexity | None, rows: Sequence[Row], patch: int, stride: i
     timed = timings(rows)
 
     def side_of(tokens: float) -> int:
-        return max(1, round(patch * tokens**0.5 / stride)) * stride
+        return max(1, round(patch * float(tokens**0.5) / stride)) * stride
 
     return Scaling(
         complexity=found,

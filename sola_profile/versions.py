@@ -84,9 +84,7 @@ class Worker:
         program = PRELUDE + Path(__file__).with_name("versions_worker.py").read_text(encoding="utf-8").replace(
             "from __future__ import annotations\n", "", 1
         )
-        self._process = interpreter.start(
-            program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors
-        )
+        self._process = interpreter.start(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors)
         self.loaded = str(self._ask({"model": model, "threads": threads})["loaded"])
 
     def prepare(self, size: str, *, sized: bool, shape: str) -> float:
@@ -200,8 +198,9 @@ class Versions:
         turns: dict[str, tuple[Latency, Latency]] = {
             size: (latencies[OLD, size], latencies[NEW, size]) for size in sizes
         }
-        old, new = self.interpreters
-        return compare((old.python, self.profiles[OLD]), (new.python, self.profiles[NEW]), gates, turns)
+        return compare(
+            (self.python, self.profiles[OLD]), ("the interpreter of this command", self.profiles[NEW]), gates, turns
+        )
 
     def _turns(self, workers: dict[str, Worker], launch: int) -> Iterator[Progress]:
         timer, limit_s = RemoteTimer(), self.budget_s / self.launches
@@ -236,7 +235,9 @@ class Versions:
 
 def _check_different(workers: dict[str, Worker]) -> None:
     if workers[OLD].loaded == workers[NEW].loaded:
-        raise VersionError(f"both interpreters load the same sola_vision, {workers[NEW].loaded}: there is nothing to compare")
+        raise VersionError(
+            f"both interpreters load the same sola_vision, {workers[NEW].loaded}: there is nothing to compare"
+        )
 
 
 def _last_lines(text: str) -> str:

@@ -2,41 +2,44 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from sola_profile.case import Settings, parse_resolutions
+from sola_profile.commands.gates import gate_options, load_side, read_gates, refuse_mismatches
 from sola_profile.commands.output import Targets, checked, checked_budget
 from sola_profile.exit_codes import ExitCode
 from sola_profile.source import read_source
 
 if TYPE_CHECKING:
-    from sola_profile.comparison import Comparison, Gates, Mismatch
-    from sola_profile.result import Profile
+    from sola_profile.comparison import Comparison, Gates
 
 FILES = 2
 BUDGET_S = 60.0
 LAUNCHES = 5
-
-_SHARE = re.compile(r"([0-9.]+(?:e-?[0-9]+)?)\s*(%?)")
+FEWEST_LAUNCHES = 3
 
 
 @click.command()
 @click.argument("files", nargs=-1, metavar="[OLD.json NEW.json]")
-@click.option("--tolerance", default="0 %", show_default=True, metavar="SHARE", help="Increase of counted figures to let through.")
-@click.option("--max-regression", metavar="SHARE", help="Gate measured time too: the increase to let through.")
-@click.option("--allow-mismatch", is_flag=True, help="Compare though the runs' environments or settings differ.")
+@gate_options
 @click.option("--against-env", metavar="PYTHON", help="Run now: the old side is the sola_vision of this interpreter.")
 @click.option("-m", "--model", metavar="NAME", help="What to run with --against-env, as for profile.")
 @click.option("-r", "--res", default="224,512", show_default=True, metavar="SIZES", help="Sizes, with --against-env.")
 @click.option("--threads", type=int, metavar="N", help="Threads of PyTorch's CPU operators, with --against-env.")
-@click.option("--budget", default=BUDGET_S, show_default=True, metavar="SECONDS", help="Time for the turns, with --against-env.")
-@click.option("--launches", default=LAUNCHES, show_default=True, metavar="N", help="New processes of each side, with --against-env.")
+@click.option(
+    "--budget", default=BUDGET_S, show_default=True, metavar="SECONDS", help="Time for the turns, with --against-env."
+)
+@click.option(
+    "--launches",
+    default=LAUNCHES,
+    show_default=True,
+    metavar="N",
+    help="New processes of each side, with --against-env.",
+)
 @click.option("--json", "json_file", metavar="FILE", help="Write the comparison as JSON; - is standard output.")
 @click.option("--markdown", "markdown_file", metavar="FILE", help="Write it as Markdown; - is standard output.")
 def compare(**options: Any) -> None:
@@ -62,41 +65,6 @@ def compare(**options: Any) -> None:
     sys.exit(found.exit_code if cut_short is None else cut_short)
 
 
-def read_gates(options: dict[str, Any]) -> Gates:
-    """``--tolerance`` and ``--max-regression``."""
-    from sola_profile.comparison import Gates
-
-    limit = options["max_regression"]
-    return Gates(
-        checked(lambda: parse_share(options["tolerance"]), "--tolerance"),
-        None if limit is None else checked(lambda: parse_share(limit), "--max-regression"),
-    )
-
-
-def parse_share(text: str) -> float:
-    """Read ``5%``, ``5 %`` or ``0.05``; raises ``ValueError``."""
-    match = _SHARE.fullmatch(text.strip())
-    try:
-        value = float(match[1]) if match else float("nan")
-    except ValueError:
-        value = float("nan")
-    if match is None or value != value:
-        raise ValueError(f"expected a share such as 5% or 0.05, got {text!r}")
-    return value / 100 if match[2] else value
-
-
-def load_side(path: str) -> Profile:
-    """A result file; what is wrong with it is bad use."""
-    from sola_profile.report.read_json import read_profile
-
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise click.UsageError(f"can't read {path}: {reason}") from error
-    return checked(lambda: read_profile(text, path))
-
-
 def read_both(files: Sequence[str], gates: Gates, *, allow_mismatch: bool) -> Comparison:
     """Compare two files."""
     from sola_profile.comparison import compare as compare_profiles
@@ -105,17 +73,10 @@ def read_both(files: Sequence[str], gates: Gates, *, allow_mismatch: bool) -> Co
         raise click.UsageError(f"expected two results, OLD.json NEW.json, got {len(files)}; or --against-env PYTHON")
     old, new = ((path, load_side(path)) for path in files)
     found = checked(lambda: compare_profiles(old, new, gates))
-    refuse_mismatches(found.mismatches, allow_mismatch=allow_mismatch)
+    refuse_mismatches(found.mismatches, allow=allow_mismatch)
     if gates.limit is not None and not any(time.ratio for time in found.times):
         raise click.UsageError("--max-regression compares times, and no size has one on both sides")
     return found
-
-
-def refuse_mismatches(found: Sequence[Mismatch], *, allow_mismatch: bool) -> None:
-    """Runs that differ are bad use, unless that is wanted."""
-    if found and not allow_mismatch:
-        differences = "\n  ".join(map(str, found))
-        raise click.UsageError(f"the runs differ in what their figures depend on:\n  {differences}\n--allow-mismatch compares them all the same")
 
 
 def run_both(options: dict[str, Any], gates: Gates) -> tuple[Comparison, ExitCode | None]:
@@ -126,8 +87,10 @@ def run_both(options: dict[str, Any], gates: Gates) -> tuple[Comparison, ExitCod
     if not options["model"]:
         raise click.UsageError("--against-env needs --model")
     checked(lambda: read_source(options["model"]))
-    if options["launches"] < 1:
-        raise click.BadParameter(f"expected at least 1, got {options['launches']}", param_hint="--launches")
+    if options["launches"] < FEWEST_LAUNCHES:
+        # an interval over launches takes some
+        message = f"expected at least {FEWEST_LAUNCHES}, got {options['launches']}"
+        raise click.BadParameter(message, param_hint="--launches")
     versions = Versions(
         options["model"],
         checked(lambda: parse_resolutions(options["res"]), "--res"),
@@ -140,7 +103,7 @@ def run_both(options: dict[str, Any], gates: Gates) -> tuple[Comparison, ExitCod
     try:
         for _ in follow(versions.count()):
             pass
-        refuse_mismatches(versions.mismatches, allow_mismatch=options["allow_mismatch"])
+        refuse_mismatches(versions.mismatches, allow=options["allow_mismatch"])
         for _ in follow(versions.race()):
             pass
     except VersionError as error:

@@ -137,9 +137,7 @@ def _paired(old: Latency, new: Latency) -> Estimate | None:
 
 def _unpaired(old: Latency, new: Latency) -> Estimate:
     """The ratio of medians of separate runs; the interval holds their own scatter, not what differed between the runs."""
-    draws = [
-        bootstrap_medians(side.samples_s, side.rounds, seed=seed) for seed, side in enumerate((old, new))
-    ]
+    draws = [bootstrap_medians(side.samples_s, side.rounds, seed=seed) for seed, side in enumerate((old, new))]
     return Estimate(new.median_s / old.median_s, percentile_interval(np.divide(draws[1], draws[0])))
 
 

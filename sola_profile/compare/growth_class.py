@@ -79,13 +79,19 @@ class _Data:
 
 @dataclass(frozen=True)
 class _Curve:
+    """A fit of one class: the time of each of its terms at the largest size."""
+
+    name: str
+    largest: float
+    parts_s: Floats
     chi2: float
-    at: Callable[[Floats], Floats]
+
+    def at(self, tokens: Floats) -> Floats:
+        times_s: Floats = _columns(self.name, tokens, self.largest) @ self.parts_s
+        return times_s
 
 
-def growth_class(
-    timings: Timings, side_of: Callable[[float], int], tokens_of: Callable[[int], int]
-) -> GrowthClass:
+def growth_class(timings: Timings, side_of: Callable[[float], int], tokens_of: Callable[[int], int]) -> GrowthClass:
     """Compare all classes on medians at several sizes.
 
     ``side_of``: pixels a side, a multiple of the stride, of the square image with about so many tokens; ``tokens_of``:
@@ -119,19 +125,21 @@ def _fit(name: str, data: _Data) -> _Curve:
     # a third of a second to import, and only a measured sweep has something to fit
     from scipy.optimize import lsq_linear
 
-    last = np.argmax(data.tokens)
-    largest, scale_s = data.tokens[last : last + 1], data.times_s[last]
-    terms = [_TERMS[term] for term in CLASSES[name]]
-
-    # in units of the time at the largest size every coefficient is the share of its term there
-    def columns(tokens: Floats) -> Floats:
-        shape = [np.ones_like(tokens), *(term(tokens) / term(largest) for term in terms)]
-        return scale_s * np.stack(shape, axis=1)
-
+    largest = data.tokens.max()
     sigma = data.noise * data.times_s
-    lowest = [0.0, *(LEAST_SHARE for _ in terms)]
-    found = lsq_linear(columns(data.tokens) / sigma[:, None], data.times_s / sigma, (lowest, np.inf))
-    return _Curve(2 * float(found.cost), lambda tokens: columns(tokens) @ found.x)
+    scaled = _columns(name, data.tokens, largest) / sigma[:, None]
+    # in units of the time at the largest size, of order 1
+    unit_s = data.times_s[data.tokens.argmax()]
+    lowest = [0.0, *(LEAST_SHARE for _ in CLASSES[name])]
+    found = lsq_linear(scaled * unit_s, data.times_s / sigma, (lowest, np.inf))
+    return _Curve(name, largest, found.x * unit_s, 2 * float(found.cost))
+
+
+def _columns(name: str, tokens: Floats, largest: float) -> Floats:
+    """A constant and the terms of a class, each 1 at the largest size."""
+    terms = [_TERMS[term] for term in CLASSES[name]]
+    top = np.array([largest])
+    return np.stack([np.ones_like(tokens), *(term(tokens) / term(top) for term in terms)], axis=1)
 
 
 def _weights(curves: Mapping[str, _Curve]) -> dict[str, float]:

@@ -26,9 +26,7 @@ class Crossover:
     beyond: bool
 
 
-def crossover(
-    names: tuple[str, str], macs: tuple[Polynomial, Polynomial], times: tuple[Timings, Timings]
-) -> Crossover:
+def crossover(names: tuple[str, str], macs: tuple[Polynomial, Polynomial], times: tuple[Timings, Timings]) -> Crossover:
     """Where the first of two models, by their roles, overtakes the second for good."""
     exact = (macs[0] - macs[1]).overtakes_at
     measured = _crossing(*times)

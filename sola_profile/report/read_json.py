@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from fractions import Fraction
 from math import inf
+from pathlib import Path
 from typing import Any, TypeVar
 
 from sola_profile.case import Case, Resolution, Settings
@@ -36,6 +37,15 @@ from sola_profile.source import InputShape, ModelSource
 from sola_vision.spec import BackboneSpec, MixerSpec
 
 T = TypeVar("T")
+
+
+def load_profile(path: str | Path) -> Profile:
+    """The profile in a file; ``OSError`` when it can't be read, ``ValueError`` as from ``read_profile``."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: expected a profile as JSON, but it is no text") from error
+    return read_profile(text, str(path))
 
 
 def read_profile(text: str, name: str) -> Profile:
