@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -51,7 +52,20 @@ class LeftOut:
     reason: str
 
 
-Missing = OverBudget | OutOfMemory | NotReached | LeftOut
+@dataclass(frozen=True)
+class Killed:
+    """Not measured: its process ended with this exit code, or by this signal where it is below 0."""
+
+    exit_code: int
+
+
+Missing = OverBudget | OutOfMemory | NotReached | LeftOut | Killed
+
+
+def ran_out_of_memory(missing: Missing | None) -> bool:
+    """Whether memory is why there is no measurement; a process that is killed by force has nearly always had too much."""
+    killed = isinstance(missing, Killed) and missing.exit_code == -signal.SIGKILL
+    return killed or isinstance(missing, OutOfMemory)
 
 
 @dataclass(frozen=True)
@@ -127,6 +141,11 @@ class Contender:
     def spec(self) -> BackboneSpec | None:
         """Of a backbone of ``sola_vision``."""
         return self.source.spec
+
+    @property
+    def nothing_fitted(self) -> bool:
+        """Whether sizes were to be measured and memory was too little for every one of them."""
+        return all(row.latency is None and ran_out_of_memory(row.missing) for row in self.rows)
 
     def row_at(self, resolution: Resolution) -> Row | None:
         """The row of a size, if it is there."""

@@ -18,6 +18,7 @@ from sola_profile.cost.formula_cost import Growth, formula_complexity, growth
 from sola_profile.cost.polynomial import Complexity
 from sola_profile.cost.symbolic import LIMIT_S, ModelFormula, model_formula
 from sola_profile.growing import crossovers, scaling
+from sola_profile.isolated import Isolated
 from sola_profile.machine import environment
 from sola_profile.measuring import Measuring, Progress
 from sola_profile.result import MODEL, Contender, Profile, Row
@@ -32,7 +33,7 @@ class Plan:
 
     ``shape``: of what the model takes, with one image; None for the usual. ``others``: models to set beside it.
     ``with_twins``: whether a backbone's all-linear and all-softmax twins run too. ``limit_s``: to look for the formula
-    of a model that has no spec.
+    of a model that has no spec. ``isolate``: whether every size is measured in a process of its own.
     """
 
     source: ModelSource
@@ -44,6 +45,7 @@ class Plan:
     others: tuple[ModelSource, ...] = ()
     with_twins: bool = True
     limit_s: float = LIMIT_S
+    isolate: bool = False
 
 
 @dataclass
@@ -80,7 +82,7 @@ class Sweep:
             for role, source in contenders(plan).items()
         ]
         self._rows: dict[Case, Row] = {}
-        self._measuring: Measuring | None = None
+        self._measuring: Measuring | Isolated | None = None
         self._started = datetime.now(timezone.utc).isoformat(timespec="seconds")
         with cpu_threads(plan.settings.threads):
             self._environment = environment()
@@ -90,7 +92,8 @@ class Sweep:
         with cpu_threads(self.plan.settings.threads):
             yield from self._analyse()
             if self.plan.budget_s is not None and self._rows:
-                self._measuring = Measuring(list(self._rows.values()), self.plan.settings, self.plan.budget_s)
+                measure = Isolated if self.plan.isolate else Measuring
+                self._measuring = measure(list(self._rows.values()), self.plan.settings, self.plan.budget_s)
                 yield from self._measuring.run()
 
     @property

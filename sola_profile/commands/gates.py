@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from sola_profile.case import Resolution
 from sola_profile.commands.output import checked
+from sola_profile.exit_codes import ExitCode
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from sola_profile.comparison import Gates, Mismatch
     from sola_profile.result import Profile
 
@@ -79,3 +84,47 @@ def refuse_mismatches(found: Sequence[Mismatch], *, allow: bool) -> None:
             f"the runs differ in what their figures depend on:\n  {differences}\n"
             "--allow-mismatch compares them all the same"
         )
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """An earlier result that a run is to be compared with, by the name of its file."""
+
+    name: str
+    profile: Profile
+    gates: Gates
+    allow_mismatch: bool
+
+    def check(self, model: str, sizes: Sequence[Resolution], planned: Profile) -> None:
+        """Refuse a run that can't be compared, before it costs time. ``planned``: the profile before its first row."""
+        there = [str(row.resolution) for row in self.profile.model.rows]
+        if not {str(size) for size in sizes} & set(there):
+            raise click.UsageError(f"none of these sizes is in {self.name}, which has {', '.join(there)}")
+        from sola_profile.comparison import Conditions, mismatches
+
+        timed = planned.budget_s is not None
+        new = Conditions(model, str(planned.shape), planned.settings, planned.environment, timed)
+        old = Conditions.of(self.profile)
+        if self.gates.limit is not None and not old.timed:
+            raise click.UsageError(f"--max-regression compares times, and {self.name} has none")
+        refuse_mismatches(mismatches(old, new), allow=self.allow_mismatch)
+
+    def compare(self, finished: Profile, console: Console) -> ExitCode:
+        """Print the comparison; the code that its gates give."""
+        from sola_profile.comparison import compare
+        from sola_profile.report.comparison import print_comparison
+
+        found = checked(lambda: compare((self.name, self.profile), ("this run", finished), self.gates))
+        console.print()
+        print_comparison(found, console)
+        return found.exit_code
+
+
+def read_baseline(options: Mapping[str, Any]) -> Baseline | None:
+    """``--baseline`` with its gates; the file is read before anything runs."""
+    path = options["baseline"]
+    if path is None:
+        if options["max_regression"] is not None:
+            raise click.UsageError("--max-regression needs --baseline to compare with")
+        return None
+    return Baseline(path, load_side(path), read_gates(options), options["allow_mismatch"])

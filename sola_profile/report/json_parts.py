@@ -11,7 +11,7 @@ from typing import Any
 
 from sola_profile.measure.latency import Latency
 from sola_profile.measure.statistics import Interval
-from sola_profile.result import LeftOut, Missing, NotReached, OutOfMemory, OverBudget
+from sola_profile.result import Killed, LeftOut, Missing, NotReached, OutOfMemory, OverBudget
 
 _NUMBERS = re.compile(r"\[[-+0-9.eE,\s]+\]")
 
@@ -21,6 +21,7 @@ _REASONS: Mapping[type[Missing], str] = {
     OverBudget: "over budget",
     OutOfMemory: "out of memory",
     NotReached: "not reached",
+    Killed: "killed",
 }
 
 
