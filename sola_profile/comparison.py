@@ -183,10 +183,19 @@ def _figures(size: str, old: Row, new: Row, tolerance: float) -> Iterator[Figure
         return judge(size, name, unit, (then, now), tolerance)
 
     yield sides("forward pass", "MACs", old.cost.macs, new.cost.macs)
+    yield sides("forward pass, counted", "MACs", _counted(old), _counted(new))
     yield sides("training step", "MACs", old.step_macs, new.step_macs)
     operations = [sum(row.cost.scalar_ops.values()) for row in (old, new)]
     yield sides("scalar operations", "operations", *operations)
     yield sides("peak memory, predicted", "bytes", *(row.predicted_memory.total_bytes for row in (old, new)))
+
+
+def _counted(row: Row) -> int | None:
+    """What the counters saw of the module itself, where ``cost`` may be arithmetic on its spec; the most of them."""
+    found = row.agreement
+    if found is None:
+        return None
+    return max((macs for name, macs in found.macs.items() if name not in {found.reference, *found.blind}), default=None)
 
 
 def _time(size: str, old: Row, new: Row, gates: Gates, turns: dict[str, tuple[Latency, Latency]] | None) -> Time | None:
