@@ -19,7 +19,7 @@ from sola_profile.measure.latency import Sample, WarmUp, summarize
 from sola_profile.report import render
 
 ROOT = Path(__file__).resolve().parents[1]
-ONE = ("--model", "zoo:plain", "--res", "64", "--threads", "1", "--no-report")
+ONE = ("--model", "gates_zoo:plain", "--res", "64", "--threads", "1", "--no-report")
 
 ZOO = """
 import os, signal, torch
@@ -43,11 +43,10 @@ def deadly():
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
-    """Files go to the current folder, which has models; warm-up and sampling end by number."""
-    (tmp_path / "zoo.py").write_text(ZOO)
+    """Files go to the current folder, which has models, the same for every test; warm-up and sampling end by number."""
+    (tmp_path / "gates_zoo.py").write_text(ZOO)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "zoo", raising=False)
     monkeypatch.setattr(latency, "MOST_WARMUP_RUNS", 2)
     monkeypatch.setattr(latency, "FEWEST_SAMPLES", 2)
     monkeypatch.setattr(latency, "MOST_SAMPLES", 3)
@@ -233,6 +232,7 @@ def test_runs_that_differ_are_refused_by_name(sola_profile):
         (("a.json", "untimed.json", "--max-regression", "5%"), "no size has one on both sides"),
         (("a.json", "a.json", "--against-env", "python"), "takes no files"),
         (("--against-env", "python"), "needs --model"),
+        (("a.json", "a.json", "--model", "sola_t"), "--model is for --against-env PYTHON"),
         (("--against-env", "python", "--model", "sola_x"), "did you mean 'sola_t'?"),
         (("--against-env", "python", "--model", "sola_t", "--launches", "1"), "expected at least 3, got 1"),
         (("--against-env", "no/such/python", "--model", "sola_t"), "can't run no/such/python"),
@@ -345,7 +345,7 @@ def test_unstable_timing_and_too_little_memory_have_codes_of_their_own(sola_prof
     monkeypatch.setattr(measuring, "available_bytes", lambda device: 1)
     code, _, err = sola_profile(*ONE, "--budget", "1000", "--require-stable", "--json", "all.json")
     assert code == ExitCode.NOTHING_FITTED
-    assert "no size of zoo:plain fitted in memory" in err
+    assert "no size of gates_zoo:plain fitted in memory" in err
     assert json.loads(Path("all.json").read_text())["models"][0]["rows"][0]["missing"]["free_bytes"] == 1
     for option in ("--require-stable", "--isolate"):
         assert sola_profile(*ONE, "--no-measure", option)[0] == ExitCode.USAGE
@@ -410,7 +410,7 @@ def test_sides_are_a_geometric_row_of_multiples():
 def test_the_command_says_what_it_chose(sola_profile, monkeypatch):
     monkeypatch.setattr(auto_sizes, "available_bytes", lambda device: 60 * 2**20)
     arguments = ("--res", "auto", "--no-report", "--no-measure", "--json", "-")
-    code, out, err = sola_profile("--model", "zoo:plain", *arguments)
+    code, out, err = sola_profile("--model", "gates_zoo:plain", *arguments)
     assert code == 0
     sizes = [row["height"] for row in json.loads(out)["models"][0]["rows"]]
     assert f"sizes: {','.join(map(str, sizes))}; " in err
@@ -420,7 +420,7 @@ def test_the_command_says_what_it_chose(sola_profile, monkeypatch):
 
 def test_a_killed_process_costs_only_its_size(sola_profile):
     options = ("--res", "64,96", "--budget", "2", "--no-report", "--isolate", "--json", "all.json")
-    code, out, _ = sola_profile("--model", "zoo:deadly", *options)
+    code, out, _ = sola_profile("--model", "gates_zoo:deadly", *options)
     assert code == 0
     small, large = json.loads(Path("all.json").read_text())["models"][0]["rows"]
     assert small["latency"]["samples_s"]

@@ -57,6 +57,8 @@ def compare(**options: Any) -> None:
             raise click.UsageError("--against-env runs both sides itself and takes no files")
         targets.check()
         found, cut_short = run_both(options, gates)
+    elif options["model"]:
+        raise click.UsageError("--model is for --against-env PYTHON; two files name their model themselves")
     else:
         targets.check()
         cut_short = None
