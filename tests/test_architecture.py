@@ -24,7 +24,7 @@ PROFILE_LAYERS = (
     ("isolated", "auto_sizes"),
     ("kernel_measuring",),
     ("kernel_crossover", "kernel_models", "kernel_cuda"),
-    ("sweep", "kernel_sweep", "formula_sweep", "selftest"),
+    ("sweep", "kernel_sweep", "formula_sweep", "selftest", "audit"),
     ("report",),
     ("versions_worker",),
     ("versions",),
@@ -134,6 +134,7 @@ def test_cases_and_commands_load_without_torch():
             "kernels_cuda",
             "formula",
             "selftest",
+            "audit",
             "compare",
             "gates",
         )
