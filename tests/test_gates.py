@@ -116,8 +116,7 @@ def times(factor, spread=0.01, rounds=10):
 )
 @pytest.mark.parametrize("interleaved", [False, True])
 def test_times_are_judged_by_their_intervals(factor, limit, verdict, interleaved):
-    spread = 0.01 if not interleaved else 0.02
-    old, new = times(1.0, spread), times(factor, spread)
+    old, new = (times(middle, 0.02 if interleaved else 0.01) for middle in (1.0, factor))
     if interleaved:
         # what slows both in a round must not matter; a little of its own noise is left to each
         drift = [1 + 0.3 * number for number in range(20)]
