@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING
 from sola_vision.version import __version__
 
 if TYPE_CHECKING:
-    from sola_profile.api import formula
+    from sola_profile.api import formula, load, profile
 
-__all__ = ["__version__", "formula"]
+__all__ = ["__version__", "formula", "load", "profile"]
 
 
 def __getattr__(name: str) -> object:
     # torch loads with the first call, so that the command's help needs none
-    if name == "formula":
+    if name in __all__:
         from sola_profile import api
 
-        return api.formula
+        return getattr(api, name)
     raise AttributeError(f"module 'sola_profile' has no attribute {name!r}")
