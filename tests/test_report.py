@@ -207,7 +207,7 @@ def test_a_renderer_that_fails_costs_only_the_charts(tmp_path, monkeypatch):
 def test_charts_are_svg_on_white_and_repeat_to_the_byte():
     profile = sample_profile()
     charts = draw(profile)
-    assert set(charts) == {"latency.svg", "flops.svg", "shares.svg", "memory.svg"}
+    assert set(charts) == {"latency.svg", "flops.svg", "shares.svg", "memory.svg", "timeline.svg"}
     assert draw(profile) == charts
     for name, text in charts.items():
         root = ElementTree.fromstring(text)

@@ -189,7 +189,7 @@ def _sections(profile: Profile, charts: Sequence[str]) -> Iterator[Section]:
     yield Section("comparison", "Beside others", (), (), _shown(comparison_table(profile)))
     shares = tuple(name for name in ("shares.svg",) if name in charts)
     yield Section("kinds", "Where the work is", (scalar_sentence(profile),), shares, _shown(kinds_table(profile)))
-    memory = tuple(name for name in ("memory.svg",) if name in charts)
+    memory = tuple(name for name in ("memory.svg", "timeline.svg") if name in charts)
     yield Section("memory", "Memory", (), memory, _shown(memory_table(profile)))
     remarks = (*witness_sentences(profile), *refusal_sentences(profile), coverage_sentence(profile, names=True))
     yield Section(

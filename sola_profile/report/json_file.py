@@ -118,6 +118,7 @@ def _row(row: Row) -> Json:
         "latency": None if row.latency is None else latency_json(row.latency),
         "kind_times_s": None if row.kind_times is None else [dict(run) for run in row.kind_times.runs],
         "missing": None if row.missing is None else missing_json(row.missing),
+        "memory_timeline": [asdict(moment) for moment in row.memory_timeline],
     }
 
 

@@ -29,7 +29,7 @@ from sola_profile.measure.counts import Uncounted
 from sola_profile.measure.kind_times import KindTimes
 from sola_profile.measure.latency import Doubt, Latency, WarmUp
 from sola_profile.measure.statistics import Interval
-from sola_profile.memory import PeakMemory
+from sola_profile.memory import Moment, PeakMemory
 from sola_profile.report.json_file import SCHEMA_VERSION
 from sola_profile.report.json_parts import Json, read_missing
 from sola_profile.result import Contender, Profile, Row, Scaling
@@ -143,6 +143,7 @@ def _row(found: Json, source: ModelSource, shape: InputShape, settings: Settings
         latency=_optional(read_latency, found["latency"]),
         kind_times=None if runs is None else KindTimes(tuple(runs)),
         missing=_optional(read_missing, found["missing"]),
+        memory_timeline=tuple(_plain(Moment, moment) for moment in found["memory_timeline"]),
     )
 
 
