@@ -59,12 +59,17 @@ _VARIANTS: Mapping[str, Callable[[tuple[int, ...]], str]] = {
 }
 
 
+def neighbours(depths: tuple[int, ...]) -> dict[str, str]:
+    """Where other families put their softmax layers, for so many layers per stage: suffix of a preset → pattern."""
+    return {suffix: pattern(depths) for suffix, pattern in _VARIANTS.items()}
+
+
 def _table() -> dict[str, BackboneSpec]:
     table = dict(_SIZES)
     for base in _SIZES.values():
-        for suffix, pattern in _VARIANTS.items():
+        for suffix, pattern in neighbours(base.depths).items():
             name = f"{base.name}_{suffix}"
-            table[name] = base.with_pattern(pattern(base.depths), name=name)
+            table[name] = base.with_pattern(pattern, name=name)
     return table
 
 

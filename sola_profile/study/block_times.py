@@ -1,0 +1,156 @@
+"""What one layer of each kind takes on this machine, timed alone and in turns."""
+
+# B batch, N tokens, C channels
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from math import sqrt
+
+import torch
+from torch import nn
+
+from sola_profile.case import Resolution, Settings
+from sola_profile.measure.contest import Contestant, prepare
+from sola_profile.measure.latency import Latency, interleave, timer_for
+from sola_profile.measure.statistics import Interval
+from sola_profile.study.space import Costs, Space
+from sola_profile.workload import SEED, Step
+from sola_vision.backbone import Stage, bridge_name
+from sola_vision.factory import create_model
+from sola_vision.layers.block import Block
+from sola_vision.layers.bridge import HiddenStateBridge
+from sola_vision.spec import Bridge, LayerId
+
+NANOSECONDS = 1e9
+WARMUP_SHARE = 0.15
+
+# a piece of a backbone: a layer by stage and letter, a bridge, or what all patterns share by name
+Part = tuple[int, str] | Bridge | str
+
+
+@dataclass(frozen=True)
+class PartTimes:
+    """Measured time per step of every part that a pattern may have."""
+
+    by_part: Mapping[Part, Latency]
+
+    def costs(self) -> Costs:
+        """Medians in whole nanoseconds."""
+        whole = {part: round(NANOSECONDS * latency.median_s) for part, latency in self.by_part.items()}
+        return Costs(
+            sum(time for part, time in whole.items() if isinstance(part, str)),
+            {part: time for part, time in whole.items() if isinstance(part, tuple)},
+            {part: time for part, time in whole.items() if isinstance(part, Bridge)},
+        )
+
+    def interval(self, space: Space, letters: str) -> Interval:
+        """Around the sum of a pattern: layers of one kind are wrong together, different kinds independently.
+
+        ``± √(Σ_kind (number · half width)²)`` of the kinds' 95 % intervals. It knows the scatter of the timings; that a
+        layer inside a model may take longer than alone it does not know.
+        """
+        counts: dict[Part, int] = {part: 1 for part in self.by_part if isinstance(part, str)}
+        for place, letter in zip(space.places, letters, strict=True):
+            counts[place.stage, letter] = counts.get((place.stage, letter), 0) + 1
+        counts.update({bridge: 1 for bridge in space.spec.bridges if space.fits(bridge, letters)})
+        intervals = {part: self.by_part[part].interval_s for part in counts}
+        half_s = sqrt(sum((n * (intervals[p].high - intervals[p].low) / 2) ** 2 for p, n in counts.items()))
+        middle_s = self.costs().of(space, letters) / NANOSECONDS
+        return Interval(max(0.0, middle_s - half_s), middle_s + half_s)
+
+
+class PartRace:
+    """Times all parts in turns; ``times`` holds what is finished."""
+
+    def __init__(self, space: Space, resolution: Resolution, settings: Settings, budget_s: float) -> None:
+        self._timer = timer_for(torch.device(settings.device))
+        self._budget_s = budget_s
+        self._steps = dict(_steps(space, resolution, settings))
+        self._contestants: dict[Part, Contestant] = {}
+
+    def run(self) -> Iterator[str]:
+        """Warm up and sample; yields what is done next."""
+        start = self._timer.now()
+        limit_s = WARMUP_SHARE * self._budget_s / len(self._steps)
+        for part, step in self._steps.items():
+            yield f"warming up {part_name(part)}"
+            self._contestants[part] = prepare(step, self._timer, limit_s)
+        yield "timing all parts in turns"
+        contestants = self._contestants
+        # every part is sampled once, whatever the budget; the first round is the race's own
+        deadline = max(start + self._budget_s, self._timer.now() + 2 * sum(_turn_s(c) for c in contestants.values()))
+        steps = {part: contestant.step for part, contestant in contestants.items()}
+        warm = {part: contestant.warm for part, contestant in contestants.items()}
+        for sample in interleave(steps, warm, self._timer, deadline, lambda *_: False):
+            contestants[sample.key].samples.append(replace(sample, key=part_name(sample.key)))
+
+    def times(self) -> PartTimes:
+        """What every part takes; raises ``RuntimeError`` while one has no sample."""
+        found = {part: contestant.latency() for part, contestant in self._contestants.items()}
+        if len(found) < len(self._steps) or None in found.values():
+            raise RuntimeError("not every part of the backbone has been timed")
+        return PartTimes({part: latency for part, latency in found.items() if latency is not None})
+
+
+def _turn_s(contestant: Contestant) -> float:
+    return max(contestant.warm.times_s)
+
+
+def part_name(part: Part) -> str:
+    """``stage 3 S``, ``1.2->3.3``, ``embedding``."""
+    return f"stage {part[0]} {part[1]}" if isinstance(part, tuple) else str(part)
+
+
+def _steps(space: Space, resolution: Resolution, settings: Settings) -> Iterator[tuple[Part, Step]]:
+    """Every part as a step of its own, on random input of the size that it gets in the model."""
+    device, dtype = torch.device(settings.device), getattr(torch, settings.dtype)
+    grids = space.spec.token_grids(resolution.height, resolution.width)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        model = create_model(replace(space.spec, bridges=space.spec.bridges)).to(device, dtype).eval()
+        image = torch.randn(settings.batch, space.spec.in_channels, resolution.height, resolution.width)
+        tensors = [torch.randn(settings.batch, rows * columns, dim) for (rows, columns), dim in zip(grids, space.spec.dims, strict=True)]
+        blocks = {
+            (stage, letter): _block(space, stage, letter).to(device, dtype).eval()
+            for stage, letter in dict.fromkeys((place.stage, letter) for place in space.places for letter in space.choices(place))
+        }
+    image, tensors = image.to(device, dtype), [tensor.to(device, dtype) for tensor in tensors]
+    yield "embedding", _quiet(model.embedding, image)
+    for number, stage in enumerate(model.stages):
+        assert isinstance(stage, Stage)
+        if stage.merging is not None:
+            yield f"merging {number + 1}", _quiet(stage.merging, tensors[number - 1], grids[number - 1])
+    assert model.head is not None
+    yield "head", _quiet(model.head, tensors[-1])
+    for (stage, letter), block in blocks.items():
+        yield (stage, letter), _quiet(block, tensors[stage - 1], grids[stage - 1])
+    for bridge in space.spec.bridges:
+        module = model.bridges[bridge_name(bridge)]
+        assert isinstance(module, HiddenStateBridge)
+        source, target = bridge.source.stage - 1, bridge.target.stage - 1
+        yield bridge, _bridge_step(module, tensors[source], grids[source], tensors[target])
+
+
+def _block(space: Space, stage: int, letter: str) -> Block:
+    place = LayerId(stage, 1)
+    uniform = "|".join(letter * depth for depth in space.spec.depths)
+    layer = replace(space.spec, pattern=uniform, bridges=()).layer(place)
+    return Block(layer, space.spec, drop_path=0.0, keep_state=False)
+
+
+def _quiet(module: nn.Module, *arguments: object) -> Step:
+    def step() -> None:
+        with torch.inference_mode():
+            module(*arguments)
+
+    return step
+
+
+def _bridge_step(bridge: HiddenStateBridge, state: torch.Tensor, grid: tuple[int, int], x: torch.Tensor) -> Step:
+    def step() -> None:
+        with torch.inference_mode():
+            bridge(x, bridge.sample(state, grid))
+
+    return step
