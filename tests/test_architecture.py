@@ -21,6 +21,7 @@ PROFILE_LAYERS = (
     ("result", "kernel_result", "formula_result"),
     ("analysis", "growing", "comparison"),
     ("measuring",),
+    ("study",),
     ("isolated", "auto_sizes"),
     ("kernel_measuring",),
     ("kernel_crossover", "kernel_models", "kernel_cuda"),

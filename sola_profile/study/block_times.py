@@ -13,8 +13,9 @@ from torch import nn
 
 from sola_profile.case import Resolution, Settings
 from sola_profile.measure.contest import Contestant, prepare
-from sola_profile.measure.latency import Latency, interleave, timer_for
+from sola_profile.measure.latency import Latency, Sample, interleave, timer_for
 from sola_profile.measure.statistics import Interval
+from sola_profile.measuring import is_out_of_memory
 from sola_profile.study.space import Costs, Space
 from sola_profile.workload import SEED, Step
 from sola_vision.backbone import Stage, bridge_name
@@ -25,6 +26,8 @@ from sola_vision.spec import Bridge, LayerId
 
 NANOSECONDS = 1e9
 WARMUP_SHARE = 0.15
+# a layer of which one run takes more of the time for all is left out
+LONGEST_SHARE = 0.1
 
 # a piece of a backbone: a layer by stage and letter, a bridge, or what all patterns share by name
 Part = tuple[int, str] | Bridge | str
@@ -45,6 +48,10 @@ class PartTimes:
             {part: time for part, time in whole.items() if isinstance(part, Bridge)},
         )
 
+    def knows(self, space: Space, letters: str) -> bool:
+        """Whether every layer of a pattern has been timed."""
+        return all((place.stage, letter) in self.by_part for place, letter in zip(space.places, letters, strict=True))
+
     def interval(self, space: Space, letters: str) -> Interval:
         """Around the sum of a pattern: layers of one kind are wrong together, different kinds independently.
 
@@ -62,9 +69,11 @@ class PartTimes:
 
 
 class PartRace:
-    """Times all parts in turns; ``times`` holds what is finished."""
+    """Times all parts in turns. ``left_out``: layers without a time, and why."""
 
-    def __init__(self, space: Space, resolution: Resolution, settings: Settings, budget_s: float) -> None:
+    def __init__(self, space: Space, resolution: Resolution, settings: Settings, macs: Costs, budget_s: float) -> None:
+        self.left_out: dict[tuple[int, str], str] = {}
+        self._macs = macs
         self._timer = timer_for(torch.device(settings.device))
         self._budget_s = budget_s
         self._steps = dict(_steps(space, resolution, settings))
@@ -74,28 +83,57 @@ class PartRace:
         """Warm up and sample; yields what is done next."""
         start = self._timer.now()
         limit_s = WARMUP_SHARE * self._budget_s / len(self._steps)
-        for part, step in self._steps.items():
+        for part in sorted(self._steps, key=self._order):
             yield f"warming up {part_name(part)}"
-            self._contestants[part] = prepare(step, self._timer, limit_s)
+            self._prepare(part, limit_s)
         yield "timing all parts in turns"
         contestants = self._contestants
-        # every part is sampled once, whatever the budget; the first round is the race's own
-        deadline = max(start + self._budget_s, self._timer.now() + 2 * sum(_turn_s(c) for c in contestants.values()))
+        # the first round is run in full, whatever the budget
+        round_s = sum(max(contestant.warm.times_s) for contestant in contestants.values())
+        deadline = max(start + self._budget_s, self._timer.now() + 2 * round_s)
         steps = {part: contestant.step for part, contestant in contestants.items()}
         warm = {part: contestant.warm for part, contestant in contestants.items()}
-        for sample in interleave(steps, warm, self._timer, deadline, lambda *_: False):
-            contestants[sample.key].samples.append(replace(sample, key=part_name(sample.key)))
+        for sample in interleave(steps, warm, self._timer, deadline, self._ran_out_of_memory):
+            contestants[sample.key].samples.append(Sample(part_name(sample.key), sample.round, sample.time_s))
 
-    def times(self) -> PartTimes:
-        """What every part takes; raises ``RuntimeError`` while one has no sample."""
+    def _order(self, part: Part) -> tuple[int, int]:
+        """What every pattern needs first, then layers from cheap to dear."""
+        return (1, self._macs.layers[part]) if isinstance(part, tuple) else (0, 0)
+
+    def _prepare(self, part: Part, limit_s: float) -> None:
+        if isinstance(part, tuple):
+            estimated_s = self._estimate_s(part)
+            if estimated_s > LONGEST_SHARE * self._budget_s:
+                self.left_out[part] = f"a run would take about {estimated_s:.2g} s"
+                return
+        try:
+            self._contestants[part] = prepare(self._steps[part], self._timer, limit_s)
+        except Exception as error:
+            if not self._ran_out_of_memory(part, error):
+                raise
+
+    def _estimate_s(self, part: tuple[int, str]) -> float:
+        """By the matrix products of the dearest layer so far."""
+        known = [other for other in self._contestants if isinstance(other, tuple)]
+        if not known:
+            return 0.0
+        dearest = max(known, key=self._macs.layers.__getitem__)
+        return self._contestants[dearest].call_s * self._macs.layers[part] / self._macs.layers[dearest]
+
+    def _ran_out_of_memory(self, part: Part, error: BaseException) -> bool:
+        """Whether that is what happened to a layer; it is left out then."""
+        if not isinstance(part, tuple) or not is_out_of_memory(error):
+            return False
+        self.left_out[part] = "out of memory"
+        self._contestants.pop(part, None)
+        error.__traceback__ = None
+        return True
+
+    def times(self) -> PartTimes | None:
+        """What every part takes that isn't left out; None while one has no sample."""
         found = {part: contestant.latency() for part, contestant in self._contestants.items()}
-        if len(found) < len(self._steps) or None in found.values():
-            raise RuntimeError("not every part of the backbone has been timed")
-        return PartTimes({part: latency for part, latency in found.items() if latency is not None})
-
-
-def _turn_s(contestant: Contestant) -> float:
-    return max(contestant.warm.times_s)
+        known = {part: latency for part, latency in found.items() if latency is not None}
+        return PartTimes(known) if len(known) + len(self.left_out) == len(self._steps) else None
 
 
 def part_name(part: Part) -> str:
@@ -109,7 +147,7 @@ def _steps(space: Space, resolution: Resolution, settings: Settings) -> Iterator
     grids = space.spec.token_grids(resolution.height, resolution.width)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        model = create_model(replace(space.spec, bridges=space.spec.bridges)).to(device, dtype).eval()
+        model = create_model(space.spec).to(device, dtype).eval()
         image = torch.randn(settings.batch, space.spec.in_channels, resolution.height, resolution.width)
         tensors = [torch.randn(settings.batch, rows * columns, dim) for (rows, columns), dim in zip(grids, space.spec.dims, strict=True)]
         blocks = {

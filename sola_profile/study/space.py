@@ -72,6 +72,19 @@ class Space:
         """The letters of a pattern, one per layer; raises ``PatternError`` when it doesn't fit the backbone."""
         return "".join(parse_pattern(pattern, depths=self.spec.depths, letters=self.spec.mixers))
 
+    def holds(self, letters: str) -> bool:
+        """Whether every layer of a pattern has one of its choices."""
+        return all(letter in self.choices(place) for place, letter in zip(self.places, letters, strict=True))
+
+    def single(self, place: LayerId, letter: str) -> Iterator[str]:
+        """Patterns with a letter at one place and, as far as they may, one and the same letter at all others."""
+        for filler in self.letters:
+            rest = (self.choices(other) for other in self.places)
+            filled = (filler if filler in choices else choices[0] for choices in rest)
+            yield self.pattern(
+                [letter if other == place else fill for other, fill in zip(self.places, filled, strict=True)]
+            )
+
     def swapped(self, letters: str, swap: str) -> str:
         """The letters after a change such as ``3.4=S``; raises ``ValueError``."""
         place, equals, letter = swap.replace(" ", "").partition("=")
