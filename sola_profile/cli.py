@@ -25,6 +25,7 @@ COMMANDS: Mapping[str, str] = {
     DEFAULT: "sola_profile.commands.profile:profile",
     "compare": "sola_profile.commands.compare:compare",
     "formula": "sola_profile.commands.formula:formula",
+    "place": "sola_profile.commands.place:place",
     "kernels": "sola_profile.commands.kernels:kernels",
     "audit": "sola_profile.commands.audit:audit",
     "selftest": "sola_profile.commands.selftest:selftest",
@@ -77,6 +78,7 @@ Examples:
   sola-profile --model sola_t --res 224,512,1024
   sola-profile --model sola_s --res 512x2048 --no-measure
   sola-profile formula --model timm:pvt_v2_b0
+  sola-profile place --model sola_t --res 512 --softmax 3
   sola-profile kernels --quick
   sola-profile compare old.json new.json
 """

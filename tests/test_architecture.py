@@ -138,6 +138,7 @@ def test_cases_and_commands_load_without_torch():
             "audit",
             "compare",
             "gates",
+            "place",
         )
     ]
     for name in light:

@@ -7,13 +7,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import sqrt
+from typing import cast
 
 import torch
 from torch import nn
 
 from sola_profile.case import Resolution, Settings
-from sola_profile.measure.contest import Contestant, prepare
-from sola_profile.measure.latency import Latency, Sample, interleave, timer_for
+from sola_profile.measure.latency import Latency, Sample, WarmUp, summarize, timer_for
 from sola_profile.measure.statistics import Interval
 from sola_profile.measuring import is_out_of_memory
 from sola_profile.study.space import Costs, Space
@@ -25,7 +25,7 @@ from sola_vision.layers.bridge import HiddenStateBridge
 from sola_vision.spec import Bridge, LayerId
 
 NANOSECONDS = 1e9
-WARMUP_SHARE = 0.15
+FEWEST_ROUNDS, MOST_ROUNDS = 3, 100
 # a layer of which one run takes more of the time for all is left out
 LONGEST_SHARE = 0.1
 
@@ -77,63 +77,77 @@ class PartRace:
         self._timer = timer_for(torch.device(settings.device))
         self._budget_s = budget_s
         self._steps = dict(_steps(space, resolution, settings))
-        self._contestants: dict[Part, Contestant] = {}
+        self._warm: dict[Part, WarmUp] = {}
+        self._samples: dict[Part, list[Sample[str]]] = {}
 
     def run(self) -> Iterator[str]:
-        """Warm up and sample; yields what is done next."""
+        """Run every part twice, then go through all of them again and again, as through the layers of a model.
+
+        Between two runs of a part all others have their turn, so that it finds the caches as it would in a model. One that
+        has had its share of the time sits out. Yields what is done next.
+        """
         start = self._timer.now()
-        limit_s = WARMUP_SHARE * self._budget_s / len(self._steps)
         for part in sorted(self._steps, key=self._order):
             yield f"warming up {part_name(part)}"
-            self._prepare(part, limit_s)
-        yield "timing all parts in turns"
-        contestants = self._contestants
-        # the first round is run in full, whatever the budget
-        round_s = sum(max(contestant.warm.times_s) for contestant in contestants.values())
-        deadline = max(start + self._budget_s, self._timer.now() + 2 * round_s)
-        steps = {part: contestant.step for part, contestant in contestants.items()}
-        warm = {part: contestant.warm for part, contestant in contestants.items()}
-        for sample in interleave(steps, warm, self._timer, deadline, self._ran_out_of_memory):
-            contestants[sample.key].samples.append(Sample(part_name(sample.key), sample.round, sample.time_s))
+            self._prepare(part)
+        share_s = self._budget_s / max(1, len(self._warm))
+        for number in range(MOST_ROUNDS):
+            yield f"timing all parts in turns, round {number + 1}"
+            waiting = [part for part in self._steps if part in self._warm and self._wants_more(part, share_s)]
+            if number >= FEWEST_ROUNDS and self._timer.now() > start + self._budget_s:
+                break
+            for part in waiting:
+                self._sample(part, number)
+
+    def _wants_more(self, part: Part, share_s: float) -> bool:
+        taken = self._samples[part]
+        return len(taken) < FEWEST_ROUNDS or sum(sample.time_s for sample in taken) < share_s
+
+    def _sample(self, part: Part, number: int) -> None:
+        try:
+            self._samples[part].append(Sample(part_name(part), number, self._timer.time(self._steps[part])))
+        except Exception as error:
+            if not self._ran_out_of_memory(part, error):
+                raise
 
     def _order(self, part: Part) -> tuple[int, int]:
         """What every pattern needs first, then layers from cheap to dear."""
         return (1, self._macs.layers[part]) if isinstance(part, tuple) else (0, 0)
 
-    def _prepare(self, part: Part, limit_s: float) -> None:
+    def _prepare(self, part: Part) -> None:
         if isinstance(part, tuple):
             estimated_s = self._estimate_s(part)
             if estimated_s > LONGEST_SHARE * self._budget_s:
                 self.left_out[part] = f"a run would take about {estimated_s:.2g} s"
                 return
         try:
-            self._contestants[part] = prepare(self._steps[part], self._timer, limit_s)
+            self._warm[part] = WarmUp(tuple(self._timer.time(self._steps[part]) for _ in range(2)), settled=False)
+            self._samples[part] = []
         except Exception as error:
             if not self._ran_out_of_memory(part, error):
                 raise
 
     def _estimate_s(self, part: tuple[int, str]) -> float:
         """By the matrix products of the dearest layer so far."""
-        known = [other for other in self._contestants if isinstance(other, tuple)]
+        known = [other for other in self._warm if isinstance(other, tuple)]
         if not known:
             return 0.0
         dearest = max(known, key=self._macs.layers.__getitem__)
-        return self._contestants[dearest].call_s * self._macs.layers[part] / self._macs.layers[dearest]
+        return min(self._warm[dearest].times_s) * self._macs.layers[part] / self._macs.layers[dearest]
 
     def _ran_out_of_memory(self, part: Part, error: BaseException) -> bool:
         """Whether that is what happened to a layer; it is left out then."""
         if not isinstance(part, tuple) or not is_out_of_memory(error):
             return False
         self.left_out[part] = "out of memory"
-        self._contestants.pop(part, None)
+        self._warm.pop(part, None)
         error.__traceback__ = None
         return True
 
     def times(self) -> PartTimes | None:
         """What every part takes that isn't left out; None while one has no sample."""
-        found = {part: contestant.latency() for part, contestant in self._contestants.items()}
-        known = {part: latency for part, latency in found.items() if latency is not None}
-        return PartTimes(known) if len(known) + len(self.left_out) == len(self._steps) else None
+        found = {part: summarize(self._samples[part], warm) for part, warm in self._warm.items() if self._samples[part]}
+        return PartTimes(found) if len(found) + len(self.left_out) == len(self._steps) else None
 
 
 def part_name(part: Part) -> str:
@@ -149,26 +163,30 @@ def _steps(space: Space, resolution: Resolution, settings: Settings) -> Iterator
         torch.manual_seed(SEED)
         model = create_model(space.spec).to(device, dtype).eval()
         image = torch.randn(settings.batch, space.spec.in_channels, resolution.height, resolution.width)
-        tensors = [torch.randn(settings.batch, rows * columns, dim) for (rows, columns), dim in zip(grids, space.spec.dims, strict=True)]
+        tensors = [
+            torch.randn(settings.batch, rows * columns, dim)
+            for (rows, columns), dim in zip(grids, space.spec.dims, strict=True)
+        ]
         blocks = {
             (stage, letter): _block(space, stage, letter).to(device, dtype).eval()
-            for stage, letter in dict.fromkeys((place.stage, letter) for place in space.places for letter in space.choices(place))
+            for stage, letter in dict.fromkeys(
+                (place.stage, letter) for place in space.places for letter in space.choices(place)
+            )
         }
     image, tensors = image.to(device, dtype), [tensor.to(device, dtype) for tensor in tensors]
     yield "embedding", _quiet(model.embedding, image)
-    for number, stage in enumerate(model.stages):
-        assert isinstance(stage, Stage)
+    for number, module in enumerate(model.stages):
+        stage = cast(Stage, module)
         if stage.merging is not None:
             yield f"merging {number + 1}", _quiet(stage.merging, tensors[number - 1], grids[number - 1])
     assert model.head is not None
     yield "head", _quiet(model.head, tensors[-1])
-    for (stage, letter), block in blocks.items():
-        yield (stage, letter), _quiet(block, tensors[stage - 1], grids[stage - 1])
+    for part, block in blocks.items():
+        yield part, _quiet(block, tensors[part[0] - 1], grids[part[0] - 1])
     for bridge in space.spec.bridges:
-        module = model.bridges[bridge_name(bridge)]
-        assert isinstance(module, HiddenStateBridge)
+        wire = cast(HiddenStateBridge, model.bridges[bridge_name(bridge)])
         source, target = bridge.source.stage - 1, bridge.target.stage - 1
-        yield bridge, _bridge_step(module, tensors[source], grids[source], tensors[target])
+        yield bridge, _bridge_step(wire, tensors[source], grids[source], tensors[target])
 
 
 def _block(space: Space, stage: int, letter: str) -> Block:

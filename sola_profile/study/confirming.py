@@ -10,10 +10,12 @@ from sola_profile.case import Resolution, Settings
 from sola_profile.measure.contest import Contestant, prepare
 from sola_profile.measure.latency import Sample, interleave, timer_for
 from sola_profile.measuring import is_out_of_memory
-from sola_profile.study.block_times import WARMUP_SHARE
 from sola_profile.study.placement import Confirmation, Option
 from sola_profile.workload import build
 from sola_vision.spec import BackboneSpec
+
+# share of the time for running each model until it is steady
+WARMUP_SHARE = 0.15
 
 
 class Confirming:

@@ -41,7 +41,11 @@ def window_share(weight: Tensor, held: float) -> float:
     ring = torch.maximum(rows[:, None], columns[None]).flatten()
     steps = int(ring.max()) + 1
     mass = torch.zeros(steps, dtype=torch.float64).index_add_(0, ring, weight.flatten().double()).cumsum(0)
-    area = torch.zeros(steps, dtype=torch.float64).index_add_(0, ring, torch.ones(ring.numel(), dtype=torch.float64)).cumsum(0)
+    area = (
+        torch.zeros(steps, dtype=torch.float64)
+        .index_add_(0, ring, torch.ones(ring.numel(), dtype=torch.float64))
+        .cumsum(0)
+    )
     first = int(torch.searchsorted(mass, held * mass[-1]))
     return float(area[min(first, steps - 1)] / area[-1])
 

@@ -25,8 +25,7 @@ class Judge:
         _check(question)
         self.question = question
         self.kind = SCORES[question.score]
-        self.space = Space(question.spec, question.stages)
-        self.own = self.space.read(question.spec.pattern)
+        self.space = Space(question.spec, question.stages, own=question.pattern or question.spec.pattern)
         self.macs = macs(self.space, question.resolution, question.settings.batch)
         self.times: PartTimes | None = None
         self.listed: dict[str, float] = {}
@@ -46,7 +45,7 @@ class Judge:
     @property
     def cost(self) -> str:
         """What the front is drawn against."""
-        return self.question.cost or (LATENCY if self.times is not None else MACS)
+        return MACS if self.times is None else self.question.cost or LATENCY
 
     def option(self, letters: str, *names: str) -> Option:
         """One pattern, judged."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,8 @@ class Budgets:
 class Question:
     """What to place, where, and how it is judged.
 
-    ``spec``: the backbone, whose own pattern is marked in the answer. ``score``: one of ``SCORES``. ``stages``: whose layers
+    ``spec``: the backbone, with the bridges to keep where they fit. ``pattern``: that everything is compared with; the
+    spec's unless given. ``score``: one of ``SCORES``. ``stages``: whose layers
     are free. ``swaps``: changes of one layer such as ``3.4=S`` to show. ``table``: of accuracies, for the score of that
     name; the paper's unless given. ``decay_per``: of WKV layers, for the horizon; the spec's unless given. ``budget_s``: for
     all measuring; None measures nothing, and MACs are the cost. ``cost``: what the front is drawn against; latency where it
@@ -76,9 +77,10 @@ class Question:
 
     spec: BackboneSpec
     resolution: Resolution
-    settings: Settings = Settings()
+    settings: Settings = field(default_factory=Settings)
+    pattern: str | None = None
     score: str = RUN
-    budgets: Budgets = Budgets()
+    budgets: Budgets = field(default_factory=Budgets)
     stages: tuple[int, ...] = (1, 2, 3, 4)
     swaps: tuple[str, ...] = ()
     table: Path | None = None

@@ -25,15 +25,18 @@ class Space:
     """Every pattern of a backbone's depths; ``stages``: those whose layers are free, the others keep their letters.
 
     ``spec``: gives widths, depths, mixers and the bridges to keep where they fit. ``letters``: that a free layer may
-    have; all of the spec's unless given. ``bans``: (stage, letter) that no layer may have.
+    have; all of the spec's unless given. ``bans``: (stage, letter) that no layer may have. ``own``: the letters of all
+    layers before anything is changed; the spec's pattern unless given.
     """
 
     spec: BackboneSpec
     stages: tuple[int, ...] = (1, 2, 3, 4)
     letters: tuple[str, ...] = ()
     bans: frozenset[tuple[int, str]] = frozenset()
+    own: str = ""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "own", self.read(self.own or self.spec.pattern))
         if not self.letters:
             object.__setattr__(self, "letters", tuple(self.spec.mixers))
         for letter in self.letters:
@@ -50,8 +53,7 @@ class Space:
 
     def choices(self, place: LayerId) -> tuple[str, ...]:
         """The letters that a layer may have."""
-        own = self.spec.layer(place).letter
-        letters = self.letters if place.stage in self.stages else (own,)
+        letters = self.letters if place.stage in self.stages else (self.own[self.places.index(place)],)
         return tuple(letter for letter in letters if (place.stage, letter) not in self.bans)
 
     @property
