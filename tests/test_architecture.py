@@ -30,6 +30,7 @@ PROFILE_LAYERS = (
     ("versions_worker",),
     ("versions",),
     ("api",),
+    ("api_place",),
     ("commands",),
     ("cli",),
     ("__main__",),

@@ -71,7 +71,7 @@ def _frame(placement: Placement, values: Sequence[Spec]) -> Spec:
     # room for names on the right; wide ranges are drawn in ratios
     low, high = min(costs) / 1.03, max(costs) * 1.03
     scale: Spec = {"domain": [low, high], "nice": False, "zero": False}
-    if high / low > 4:
+    if high / low > 2:
         scale["type"] = "log"
     unit = "latency predicted from layers (ms)" if placement.cost == LATENCY else "GMACs"
     score = placement.score.title if placement.score.name in (RUN, ACCURACY) else f"{placement.score.title} (%)"

@@ -17,12 +17,12 @@ def known_patterns(space: Space) -> dict[str, tuple[str, ...]]:
     the given pattern are known.
     """
     found: dict[str, tuple[str, ...]] = {space.read(space.spec.pattern): (space.spec.name,)}
-    found[space.own] = found.get(space.own, (GIVEN,))
+    found[space.own_letters] = found.get(space.own_letters, (GIVEN,))
     letters = {space.is_softmax(letter): letter for letter in reversed(list(space.spec.mixers))}
     if len(letters) == 2:
         named = {name: _translated(pattern, letters) for name, pattern in neighbours(space.spec.depths).items()}
         for step in EVERY:
-            marks = (index % step == step - 1 for index in range(len(space.own)))
+            marks = (index % step == step - 1 for index in range(len(space.own_letters)))
             named[f"every {step}."] = "".join(letters[mark] for mark in marks)
         for name, pattern in named.items():
             found[pattern] = (*found.get(pattern, ()), name)

@@ -38,7 +38,7 @@ class Placing:
         self.question = question
         self.judge = Judge(question)
         self.interrupted = False
-        self._swapped = {swap: self.judge.space.swapped(self.judge.space.own, swap) for swap in question.swaps}
+        self._swapped = {swap: self.judge.space.swapped(self.judge.space.own_letters, swap) for swap in question.swaps}
         self._known = known_patterns(self.judge.space)
         self._parts: PartRace | None = None
         self._memory: dict[str, PeakMemory] = {}
@@ -100,7 +100,7 @@ class Placing:
                 yield f"predicting the memory of {option.pattern}"
                 self._peak(option.pattern)
             found = self._fitting([self._detailed(option) for option in found])
-        self._limit = None if self.question.budgets.any else judge.option(judge.space.own).cost(judge.cost)
+        self._limit = None if self.question.budgets.any else judge.option(judge.space.own_letters).cost(judge.cost)
         yield "predicting memory"
         chosen = self._choose(found)
         shown = {option.pattern for option in (*thinned(found, MOST_SHOWN), *filter(None, [chosen]))}
@@ -158,7 +158,7 @@ class Placing:
         yield from self._confirming.run()
 
     def _own(self) -> Option:
-        return self._detailed(self.judge.option(self.judge.space.own))
+        return self._detailed(self.judge.option(self.judge.space.own_letters))
 
     def finish(self) -> None:
         """Search with the costs that are known when measuring was interrupted; MACs if need be."""

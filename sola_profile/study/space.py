@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 
-from sola_profile.case import Resolution, nearest
+from sola_profile.case import Resolution
 from sola_vision.backbone_terms import Piece, spec_terms
 from sola_vision.layers.mixers import mixer_class
 from sola_vision.pattern import format_pattern, parse_pattern
@@ -25,8 +25,8 @@ class Space:
     """Every pattern of a backbone's depths; ``stages``: those whose layers are free, the others keep their letters.
 
     ``spec``: gives widths, depths, mixers and the bridges to keep where they fit. ``letters``: that a free layer may
-    have; all of the spec's unless given. ``bans``: (stage, letter) that no layer may have. ``own``: the letters of all
-    layers before anything is changed; the spec's pattern unless given.
+    have; all of the spec's unless given. ``bans``: (stage, letter) that no layer may have. ``own``: the pattern before
+    anything is changed, as letters in ``own_letters``; the spec's unless given.
     """
 
     spec: BackboneSpec
@@ -34,9 +34,10 @@ class Space:
     letters: tuple[str, ...] = ()
     bans: frozenset[tuple[int, str]] = frozenset()
     own: str = ""
+    own_letters: str = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "own", self.read(self.own or self.spec.pattern))
+        object.__setattr__(self, "own_letters", self.read(self.own or self.spec.pattern))
         if not self.letters:
             object.__setattr__(self, "letters", tuple(self.spec.mixers))
         for letter in self.letters:
@@ -53,7 +54,7 @@ class Space:
 
     def choices(self, place: LayerId) -> tuple[str, ...]:
         """The letters that a layer may have."""
-        letters = self.letters if place.stage in self.stages else (self.own[self.places.index(place)],)
+        letters = self.letters if place.stage in self.stages else (self.own_letters[self.places.index(place)],)
         return tuple(letter for letter in letters if (place.stage, letter) not in self.bans)
 
     @property
@@ -93,8 +94,7 @@ class Space:
         if not equals:
             raise ValueError(f"swap: expected stage.layer=letter such as 3.4=S, got {swap!r}")
         if letter not in self.spec.mixers:
-            hint = nearest(letter.upper(), list(self.spec.mixers))
-            raise ValueError(f"swap: {letter!r} names no mixer; expected one of {', '.join(self.spec.mixers)}{hint}")
+            raise ValueError(f"swap: {letter!r} names no mixer; expected one of {', '.join(self.spec.mixers)}")
         index = self.places.index(self.spec.layer(place).id)
         return letters[:index] + letter + letters[index + 1 :]
 

@@ -1,0 +1,94 @@
+"""For notebooks: where softmax layers go, as an object that shows itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from rich.console import Console
+
+from sola_profile.api import Shown
+from sola_profile.case import Resolution, Settings, read_spec
+from sola_profile.report.placement import print_placement
+from sola_profile.report.placement_json import placement_json
+from sola_profile.study.placement import Budgets, Placement, Question
+from sola_profile.study.placing import Placing
+from sola_profile.study.reach import RUN
+from sola_vision.presets import get_spec
+from sola_vision.spec import BackboneSpec
+
+
+class ShownPlacement(Shown, Placement):
+    """A ``Placement`` that shows itself."""
+
+    def print_to(self, console: Console) -> None:
+        """Print its tables and sentences."""
+        print_placement(self, console)
+
+    def json_text(self) -> str:
+        """What ``--json`` writes."""
+        return placement_json(self)
+
+
+def place(
+    model: str | BackboneSpec,
+    resolution: str | int | Resolution = 224,
+    *,
+    score: str = RUN,
+    budgets: Budgets | None = None,
+    settings: Settings | None = None,
+    stages: Iterable[int] = (1, 2, 3, 4),
+    swaps: Iterable[str] = (),
+    table: str | Path | None = None,
+    decay_per: str | None = None,
+    cost: str | None = None,
+    budget_s: float | None = 40.0,
+) -> ShownPlacement:
+    """Which layers of a backbone should be softmax: the exact front of cost and reach over all its patterns.
+
+    Args:
+        model: a preset such as ``sola_t``, with a pattern to compare with as in ``sola_t[LL|LL|LLSLLS|LL]``, or a
+            ``BackboneSpec`` with any mixers.
+        resolution: of the image in pixels.
+        score: of reach: ``run``, ``horizon``, ``accuracy`` or ``erf``.
+        budgets: the most softmax layers, seconds, multiply-accumulates and bytes.
+        settings: batch, dtype, device and threads.
+        stages: whose layers are free; the others keep their letters.
+        swaps: changes of one layer to show, such as ``3.4=S``.
+        table: CSV file with the columns pattern and accuracy, for the score ``accuracy``; the paper's unless given.
+        decay_per: of WKV layers, for the score ``horizon``: ``sequence`` or ``token``; the model's own unless given.
+        cost: ``latency_ns`` or ``macs``; latency where it is measured, unless given.
+        budget_s: seconds for all measuring; None measures nothing, and MACs are the cost.
+
+    Returns:
+        The answer: ``front``, ``chosen``, ``references``, ``swaps``, ``confirmations``; each option with its ``pattern``,
+        ``macs``, ``latency_s``, ``score`` and, where it is shown, ``memory``. Ctrl-C returns what was known by then, with
+        ``interrupted`` set.
+
+    Raises:
+        ValueError: names the argument, what came and what is allowed.
+
+    """
+    asked = read_spec(model) if isinstance(model, str) else model
+    size = resolution if isinstance(resolution, Resolution) else Resolution.parse(str(resolution))
+    question = Question(
+        spec=get_spec(asked.name.partition("[")[0]) if isinstance(model, str) else asked,
+        resolution=size,
+        settings=settings or Settings(),
+        pattern=asked.pattern,
+        score=score,
+        budgets=budgets or Budgets(),
+        stages=tuple(stages),
+        swaps=tuple(swaps),
+        table=None if table is None else Path(table),
+        decay_per=decay_per,
+        budget_s=budget_s,
+        cost=cost,
+    )
+    placing = Placing(question)
+    try:
+        for _ in placing.run():
+            pass
+    except KeyboardInterrupt:
+        placing.finish()
+    return ShownPlacement(**vars(placing.result()))
