@@ -153,6 +153,7 @@ def _agreement(agreement: Agreement) -> Json:
         },
         "blind": {witness: list(operators) for witness, operators in agreement.blind.items()},
         "absent": dict(agreement.absent),
+        "macs_by_kind": {kind: dict(macs) for kind, macs in agreement.by_kind.items()},
     }
 
 

@@ -163,6 +163,7 @@ def _agreement(found: Json) -> Agreement:
         uncounted,
         {witness: tuple(operators) for witness, operators in found["blind"].items()},
         found["absent"],
+        found["macs_by_kind"],
     )
 
 
