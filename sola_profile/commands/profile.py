@@ -14,7 +14,7 @@ import click
 
 from sola_profile.case import DTYPES, MODES, OPTIMIZERS, Resolution, Settings, parse_resolutions
 from sola_profile.commands.gates import Baseline, gate_options, read_baseline
-from sola_profile.commands.output import Targets, checked, checked_budget, report_folder, written_command
+from sola_profile.commands.output import Targets, check_device, checked, checked_budget, report_folder, written_command
 from sola_profile.exit_codes import ExitCode
 from sola_profile.report import FORMATS, render
 from sola_profile.report.svg import Renderer
@@ -218,7 +218,7 @@ def read_request(options: dict[str, Any]) -> Request:
     resolutions = None if auto else checked(lambda: parse_resolutions(options["res"]), "--res")
     fields = ("batch", "dtype", "device", "mode", "threads", "optimizer", "checkpointing")
     settings = checked(lambda: Settings(**{name: options[name] for name in fields}, compile=options["compiled"]))
-    checked(lambda: _check_device(settings.device), "--device")
+    checked(lambda: check_device(settings.device), "--device")
     budget_s = checked_budget(options["budget"])
     folder = report_folder(options, Path("docs", "reports", _folder_name(source)))
     files = {name: options[f"{name}_file"] for name in ("json", "csv") if options[f"{name}_file"]}
@@ -250,14 +250,6 @@ def _read_shape(text: str | None, batch: int) -> InputShape | None:
     if shape.batch not in (1, batch):
         raise ValueError(f"expected 1 or --batch {batch} first, got {text!r}; --batch sets the images per step")
     return shape
-
-
-def _check_device(name: str) -> None:
-    if name == "cpu":
-        return
-    from sola_profile.machine import check_device
-
-    check_device(name)
 
 
 def _folder_name(source: ModelSource) -> str:
