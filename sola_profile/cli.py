@@ -26,6 +26,7 @@ COMMANDS: Mapping[str, str] = {
     "compare": "sola_profile.commands.compare:compare",
     "formula": "sola_profile.commands.formula:formula",
     "kernels": "sola_profile.commands.kernels:kernels",
+    "fit": "sola_profile.commands.fit:fit",
     "trace": "sola_profile.commands.trace:trace",
     "audit": "sola_profile.commands.audit:audit",
     "selftest": "sola_profile.commands.selftest:selftest",
