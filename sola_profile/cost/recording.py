@@ -27,6 +27,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.module_tracker import ModuleTracker
 
 from sola_profile.case import Resolution
+from sola_profile.cost.families import Place, place_of
 from sola_profile.cost.liveness import SymbolicLiveness, storage_bytes
 from sola_profile.cost.symbols import RING, ROWS, NotPolynomial, Symbols
 from sola_profile.cost.work import BY_KIND, Operand, Size, Work, formula_for
@@ -43,7 +44,8 @@ class Call:
     """One operator call, or ``number`` of them added up. ``module``: path of the innermost module that runs.
 
     ``kind``: of its product (``cost.work.PRODUCT_KINDS``), else what ``operator_kind`` says; empty when nobody knows,
-    and then its work is unknown too.
+    and then its work is unknown too. ``place``: which rate of a machine speaks for it; None for calls of symbolic shapes
+    and for sums of calls.
     """
 
     operator: str
@@ -53,6 +55,7 @@ class Call:
     read_bytes: Size
     written_bytes: Size
     number: int = 1
+    place: Place | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,8 @@ class Recording:
     input_bytes: Size
     moments: tuple[tuple[str, Size], ...]
     conditions: tuple[sympy.Basic, ...] = ()
+    views: int = 0
+    modules: int = 0
 
 
 def record_symbolic(source: ModelSource, shape: InputShape, dtype: str, stride: int, limit_s: float) -> Recording:
@@ -187,7 +192,17 @@ def _record(model: nn.Module, image: Tensor, symbols: Symbols | None, height: Si
     moments = tuple(highest(liveness.moments))
     patch = _patch(recorder.first_rows, height)
     calls = tuple(recorder.calls)
-    return Recording(calls, parameters, patch, int(storage_bytes(static)), input_bytes, moments, conditions)
+    return Recording(
+        calls,
+        parameters,
+        patch,
+        int(storage_bytes(static)),
+        input_bytes,
+        moments,
+        conditions,
+        recorder.views,
+        sum(1 for _ in model.modules()),
+    )
 
 
 def highest(moments: Sequence[tuple[str, Size]]) -> Iterator[tuple[str, Size]]:
@@ -228,6 +243,7 @@ class _Recorder(TorchDispatchMode):
         self.calls: list[Call] = []
         self.parents: Any = set
         self.first_rows: Size | None = None
+        self.views = 0
         self._symbols = symbols
         self._constants = {_storage(tensor) for tensor in constants}
 
@@ -261,8 +277,10 @@ class _Recorder(TorchDispatchMode):
         idle = read == 0 and written == 0 and work.macs == 0 and not work.scalar_ops
         if idle and kind:
             # a view, or a question about a device
+            self.views += 1
             return
-        self.calls.append(Call(operator, self.where(), kind, work, read, written))
+        place = place_of(operator, out, args, kwargs) if self._symbols is None else None
+        self.calls.append(Call(operator, self.where(), kind, work, read, written, place=place))
 
     def where(self) -> str:
         """Path of the innermost module that runs."""

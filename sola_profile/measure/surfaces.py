@@ -1,0 +1,202 @@
+"""Measures a machine: every family of probes over its grid of shapes, memory by size, and what a call costs at least.
+
+Each rate is measured in a few rounds, family by family; the middle of the rounds is the rate, the lowest and highest are
+its span. What a call with nothing to do takes is measured first and taken off every probe, since it is a ceiling of its own.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sola_profile.hardware import BYTES, CALL, FIRST_TOUCH, MODULE, SECONDS, TRAFFIC, VIEW, Surface
+from sola_profile.measure.latency import Timer, timer_for
+from sola_profile.measure.probes import FAMILIES, Family, Step
+
+ROUNDS = 3
+# a sample shorter than this would be the clock's
+SHORTEST_S = 4e-4
+MOST_CALLS = 200
+
+# bytes read and written together by a copy, from what the first cache holds to what none does
+TOUCHED = tuple(2**power for power in (15, 17, 19, 21, 22, 23, 24, 25, 26, 28))
+# C libraries keep small blocks and give large ones back; glibc's limit moves up to 32 MiB
+FRESH = (2**16, 2**19, 2**21, 2**23, 2**24, 2**25 - 2**21, 2**25 + 2**20, 2**26, 2**27)
+# a difference of two times below this share of them is noise
+LEAST_SHARE = 0.02
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where probes run. ``device``: ``cpu`` or ``cuda:N``."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    def tensor(self, *sides: int) -> Tensor:
+        """Equal numbers: what they are changes no rate."""
+        return torch.full(sides, 0.5, dtype=self.dtype, device=self.device)
+
+    @property
+    def timer(self) -> Timer:
+        """The clock of the device."""
+        return timer_for(self.device)
+
+
+def measure_surfaces(place: Place) -> Iterator[tuple[str, Surface | None]]:
+    """Every surface by name, in the order in which they are measured; a name with None says what begins.
+
+    A family that this device or dtype has no kernel for is left out.
+    """
+    calls: dict[str, float] = {}
+    with torch.inference_mode():
+        _settle(place)
+        for name, measure in _COSTS.items():
+            yield name, None
+            yield name, measure(place)
+        plain_s = _call_surface(place, _ADDITION).rates[0][1]
+        for family in FAMILIES:
+            yield family.name, None
+            try:
+                if family.least is not None:
+                    surface = _call_surface(place, family)
+                    calls[family.name] = surface.rates[0][1]
+                    yield f"{CALL}: {family.name}", surface
+                yield family.name, _surface(place, family, calls.get(family.name, plain_s))
+            except (RuntimeError, NotImplementedError):
+                continue
+
+
+def _settle(place: Place) -> None:
+    """Let the C library see a large block come and go, as it has in any process that ran a model."""
+    for _ in range(2):
+        place.tensor(2**22)
+
+
+def _points(family: Family) -> list[dict[str, int]]:
+    return [dict(zip(family.axes, values, strict=True)) for values in itertools.product(*family.axes.values())]
+
+
+def _make(place: Place, family: Family, shape: Mapping[str, int]) -> tuple[Step, float]:
+    return family.make(place.tensor, **{name.replace(" ", "_"): value for name, value in shape.items()})
+
+
+def _surface(place: Place, family: Family, call_s: float) -> Surface:
+    made = [_make(place, family, shape) for shape in _points(family)]
+    times = rounds(place, [step for step, _ in made])
+    spans = []
+    for (_, work), samples in zip(made, times, strict=True):
+        # the smallest shapes are all call; what is left of them is no less than a tenth
+        low, middle, high = span([max(time - call_s, time / 10) for time in samples])
+        spans.append((work / high, work / middle, work / low))
+    return Surface(family.unit, family.axes, tuple(spans))
+
+
+def _call_surface(place: Place, family: Family) -> Surface:
+    assert family.least is not None
+    step, _ = _make(place, family, family.least)
+    return _seconds(rounds(place, [step])[0])
+
+
+def _seconds(samples: Sequence[float]) -> Surface:
+    return Surface(SECONDS, {}, (span(samples),))
+
+
+def span(samples: Sequence[float]) -> tuple[float, float, float]:
+    """Lowest, median, highest."""
+    return min(samples), median(samples), max(samples)
+
+
+def rounds(place: Place, steps: Sequence[Step], number: int = ROUNDS) -> list[list[float]]:
+    """Seconds per call of every step, one sample for every round; the steps take turns."""
+    timer = place.timer
+    calls = []
+    for step in steps:
+        step()
+        first_s = timer.time(step)
+        calls.append(max(1, min(MOST_CALLS, round(SHORTEST_S / max(first_s, 1e-9)))))
+    samples: list[list[float]] = [[] for _ in steps]
+    for _ in range(number):
+        for step, count, taken in zip(steps, calls, samples, strict=True):
+            taken.append(_sample(timer, step, count))
+    return samples
+
+
+def _sample(timer: Timer, step: Step, calls: int) -> float:
+    """The faster of two samples of so many calls: what else runs on the machine only ever adds time."""
+
+    def repeated() -> None:
+        for _ in range(calls):
+            step()
+
+    return min(timer.time(repeated) for _ in range(2)) / calls
+
+
+def _traffic(place: Place) -> Surface:
+    """Bytes per second that a copy reads and writes together, by the bytes that it touches."""
+    spans = []
+    for touched in TOUCHED:
+        source = torch.ones(touched // 2, dtype=torch.uint8, device=place.device)
+        target = torch.zeros_like(source)
+        low, middle, high = span(rounds(place, [lambda s=source, t=target: t.copy_(s)])[0])  # type: ignore[misc]
+        spans.append((touched / high, touched / middle, touched / low))
+    return Surface(BYTES, {"touched bytes": TOUCHED}, tuple(spans))
+
+
+def _first_touch(place: Place) -> Surface:
+    """Bytes per second at which the system hands out memory: writing a new block less writing an old one."""
+    spans = []
+    for size in FRESH:
+        old = torch.ones(size, dtype=torch.uint8, device=place.device)
+        new_s, old_s = rounds(
+            place,
+            [
+                lambda n=size: torch.empty(n, dtype=torch.uint8, device=place.device).fill_(1),  # type: ignore[misc]
+                lambda x=old: x.fill_(1),  # type: ignore[misc]
+            ],
+        )
+        extra = [max(new - before, LEAST_SHARE * new) for new, before in zip(new_s, old_s, strict=True)]
+        low, middle, high = span(extra)
+        spans.append((size / high, size / middle, size / low))
+    return Surface(BYTES, {"fresh bytes": FRESH}, tuple(spans))
+
+
+def _view(place: Place) -> Surface:
+    x = place.tensor(2, 2)
+    return _seconds(_on_host([lambda: x.transpose(0, 1)])[0])
+
+
+def _module(place: Place) -> Surface:
+    """Python's share of calling a module that does nothing."""
+    module, x = nn.Identity(), place.tensor(1)
+    return _seconds(_on_host([lambda: module(x)])[0])
+
+
+def _call(place: Place) -> Surface:
+    return _call_surface(place, _ADDITION)
+
+
+def _on_host(steps: Sequence[Step]) -> list[list[float]]:
+    """Nothing of these runs on a device."""
+    return rounds(Place(torch.device("cpu"), torch.float32), steps)
+
+
+def _add(tensor: Any) -> tuple[Step, float]:
+    x = tensor(1)
+    return lambda: x + x, 1.0
+
+
+_ADDITION = Family("addition", SECONDS, _add, least={})
+_COSTS: Mapping[str, Callable[[Place], Surface]] = {
+    CALL: _call,
+    VIEW: _view,
+    MODULE: _module,
+    TRAFFIC: _traffic,
+    FIRST_TOUCH: _first_touch,
+}
