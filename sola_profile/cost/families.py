@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
-from torch import Tensor, channels_last
+from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 LINEAR, BATCHED = "linear", "batched product"
-CONVOLUTION, PATCHES, POINTWISE, DEPTHWISE = "convolution", "patches", "pointwise", "depthwise"
+CONVOLUTION, STEM, PATCHES = "convolution", "stem convolution", "patches"
+POINTWISE, DEPTHWISE = "pointwise", "depthwise"
 CHANNELS_LAST = ", channels last"
 SDPA, SOFTMAX_ATTENTION, LINEAR_ATTENTION, CHUNKED_ATTENTION, WKV = (
     "scaled dot product attention",
@@ -28,19 +29,22 @@ LAYER_NORM, BATCH_NORM, GROUP_NORM, SOFTMAX = "layer norm", "batch norm", "group
 COPY, TRANSPOSE, SUM, POOL, AVERAGE, RESIZE = "copy", "transpose", "sum", "max pool", "average pool", "resize"
 ELEMENTWISE = "element-wise "
 
+# images have so few; convolutions of them are a kernel of their own
+FEW_CHANNELS = 4
+
 
 @dataclass(frozen=True)
 class Place:
     """``amount``: work in the unit of the family's rate. ``passes_bytes``: traffic beside operands and result.
 
-    ``fresh_bytes``: of results that the call allocates.
+    ``before``: a copy that the operator makes of an operand first.
     """
 
     family: str
     shape: Mapping[str, int] = field(default_factory=dict)
     amount: int = 0
     passes_bytes: int = 0
-    fresh_bytes: int = 0
+    before: Place | None = None
 
 
 def place_of(operator: str, out: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Place | None:
@@ -54,17 +58,9 @@ def place_of(operator: str, out: Any, args: Sequence[Any], kwargs: Mapping[str, 
     if result is None or result.numel() == 0:
         return None
     places = _PLACES.get(operator) or _PLACES.get(plain)
-    fresh_bytes = 0 if _in_place(name, out, args) else _bytes(out)
     if places is not None:
-        found = places(result, *args, **kwargs)
-    else:
-        found = _elementwise(plain, result, *args)
-    return Place(found.family, found.shape, found.amount, found.passes_bytes, fresh_bytes)
-
-
-def _in_place(name: str, out: Any, args: Sequence[Any]) -> bool:
-    inputs = {id(leaf) for leaf in tree_leaves(list(args)) if isinstance(leaf, Tensor)}
-    return name.endswith("_") or any(id(leaf) in inputs for leaf in tree_leaves(out))
+        return places(result, *args, **kwargs)
+    return _elementwise(plain, result, *args)
 
 
 def _bytes(out: Any) -> int:
@@ -104,19 +100,34 @@ def _convolution(out: Tensor, x: Tensor, weight: Tensor, *rest: Any, **_: Any) -
     amount = 2 * weight.numel() * positions * out.shape[0]
     channels_in, channels_out = x.shape[1] // groups, out.shape[1] // groups
     last = CHANNELS_LAST if _channels_last(x) or _channels_last(weight) else ""
+    before = None if last or x.is_contiguous() else _clone(x.new_empty(x.shape), x)
+    channels = {"channels in": channels_in, "channels out": channels_out}
     if groups > 1 and channels_in == 1:
         shape = {"channels": groups, "window": window[0], "stride": stride[0], "positions": positions}
-        return Place(DEPTHWISE + last, shape, amount)
-    channels = {"channels in": channels_in, "channels out": channels_out}
+        return Place(DEPTHWISE + last, shape, amount, before=before)
     if prod(window) == 1 and prod(stride) == 1:
-        return Place(POINTWISE + last, {**channels, "positions": positions}, amount)
+        return Place(POINTWISE + last, {**channels, "positions": positions}, amount, before=before)
     if window == stride:
-        return Place(PATCHES, {**channels, "window": window[0]}, amount)
-    return Place(CONVOLUTION, {**channels, "window": window[0], "positions": positions}, amount)
+        return Place(PATCHES, {**channels, "window": window[0]}, amount, before=before)
+    if channels_in <= FEW_CHANNELS:
+        shape = {"channels out": channels_out, "window": window[0], "positions": positions}
+        return Place(STEM, shape, amount, before=before)
+    return Place(CONVOLUTION, {**channels, "stride": stride[0], "positions": positions}, amount, before=before)
 
 
 def _channels_last(x: Tensor) -> bool:
-    return x.dim() == 4 and x.is_contiguous(memory_format=channels_last) and not x.is_contiguous()
+    """Whether a convolution takes this layout as it is, which torch decides by the steps of all dimensions.
+
+    A view of tokens (1, N, C) as an image has the layout and not the step of the batch: it is copied first.
+    """
+    if x.dim() != 4 or x.is_contiguous():
+        return False
+    extent = 1
+    for dim in (1, 3, 2, 0):
+        if x.stride()[dim] < extent:
+            return False
+        extent = x.stride()[dim] * x.shape[dim]
+    return True
 
 
 def _sdpa(out: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any) -> Place:
@@ -167,13 +178,13 @@ def _sum(out: Tensor, x: Tensor, *_: Any, **__: Any) -> Place:
     return Place(SUM, {"run": _run(x) if out.stride()[-1:] != x.stride()[-1:] else 1}, x.numel())
 
 
-def _pool(out: Tensor, x: Tensor, window: Any, *_: Any, **__: Any) -> Place:
-    sides = [window] if isinstance(window, int) else list(window)
-    return Place(POOL, {}, out.numel() * prod(sides * 2 if len(sides) == 1 else sides))
+def _pool(family: str) -> Callable[..., Place]:
+    def place(out: Tensor, x: Tensor, window: Any, *_: Any, **__: Any) -> Place:
+        sides = [window] if isinstance(window, int) else list(window)
+        amount = out.numel() * prod(sides * 2 if len(sides) == 1 else sides)
+        return Place(family + (CHANNELS_LAST if x.stride()[1] == 1 < x.shape[1] else ""), {}, amount)
 
-
-def _average(out: Tensor, x: Tensor, *_: Any, **__: Any) -> Place:
-    return Place(AVERAGE, {}, x.numel())
+    return place
 
 
 def _resize(out: Tensor, *_: Any, **__: Any) -> Place:
@@ -187,8 +198,10 @@ def _clone(out: Tensor, *args: Any, **_: Any) -> Place:
         return Place(COPY, {"run": _run(out)}, out.numel())
     order, target = _order(source), _order(out)
     if order and target and order[0] != target[0] and source.stride()[order[0]] == 1:
-        shape = {"read run": _common(order, target, source), "written run": _common(target, order, out)}
-        return Place(TRANSPOSE, shape, out.numel())
+        read, written = _common(order, target, source), _common(target, order, out)
+        # the largest power of two that divides the distance of what is read one after the other
+        power = read & -read
+        return Place(TRANSPOSE, {"read run": read, "written run": written, "power": power}, out.numel())
     same = next((n for n, (a, b) in enumerate(zip(order, target, strict=True)) if a != b), len(order))
     run = prod(source.shape[dim] for dim in order[:same])
     return Place(COPY, {"run": min(run, _run(source))}, out.numel())
@@ -255,8 +268,8 @@ _PLACES: Mapping[str, Callable[..., Place]] = {
     "_softmax": _softmax,
     "_log_softmax": _softmax,
     "_safe_softmax": _softmax,
-    "max_pool2d_with_indices": _pool,
-    "avg_pool2d": _average,
+    "max_pool2d_with_indices": _pool(POOL),
+    "avg_pool2d": _pool(AVERAGE),
     "mean": _sum,
     "sum": _sum,
     "_adaptive_avg_pool2d": _sum,

@@ -53,7 +53,7 @@ class Liveness(TorchDispatchMode):
 
     ``known``: tensors that live before and after; their storages are never counted. ``workspaces``: operator →
     bytes that it holds inside at its moments, from its result and its arguments. ``size``: what to make of a size of
-    torch's before it is added up.
+    torch's before it is added up. ``on_death`` is told the address of every storage that dies.
     """
 
     def __init__(
@@ -69,6 +69,7 @@ class Liveness(TorchDispatchMode):
         self.peak_bytes = 0
         self.peak_at = ""
         self.where: Callable[[], str] = str
+        self.on_death: Callable[[int], object] = lambda _: None
         self._storages: dict[int, weakref.ref[Any]] = {}
         for tensor in known:
             self._follow(tensor, born=False)
@@ -109,6 +110,7 @@ class Liveness(TorchDispatchMode):
         def died(_: object) -> None:
             del self._storages[key]
             self.live_bytes -= size_bytes
+            self.on_death(key)
 
         self._storages[key] = weakref.ref(storage, died)
         self.live_bytes += size_bytes

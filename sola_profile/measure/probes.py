@@ -26,6 +26,8 @@ CACHED = 2**15
 HEADS = 4
 # floating-point operations of a probe: a longer one would tell no more
 MOST_WORK = 4e8
+# and elements of an operand, where they are more than work
+MOST_ELEMENTS = 2e6
 
 
 @dataclass(frozen=True)
@@ -54,20 +56,22 @@ def _batched(tensor: Any, batch: int, rows: int, inner: int, columns: int) -> tu
     return lambda: torch.bmm(a, b), 2.0 * batch * rows * inner * columns
 
 
-def _fewer(count: int, work_of_one: int) -> int:
+def _fewer(count: int, work_of_one: float) -> int:
     """As many rows or positions as asked, or as make the most work that a probe has; from a few hundred on all are alike."""
     return min(count, max(256, int(MOST_WORK / work_of_one)))
 
 
-def _side(positions: int, work_of_one: int = 1) -> int:
+def _side(positions: int, work_of_one: float = 1) -> int:
     return max(1, round(_fewer(positions, work_of_one) ** 0.5))
 
 
-def _convolution(tensor: Any, channels_in: int, channels_out: int, window: int, positions: int) -> tuple[Step, float]:
+def _convolution(
+    tensor: Any, channels_in: int, channels_out: int, positions: int, stride: int = 2, window: int = 3
+) -> tuple[Step, float]:
     weight = tensor(channels_out, channels_in, window, window)
     side = _side(positions, 2 * weight.numel())
-    x = tensor(1, channels_in, side, side)
-    return lambda: F.conv2d(x, weight, padding=window // 2), 2.0 * weight.numel() * side**2
+    x = tensor(1, channels_in, side * stride, side * stride)
+    return lambda: F.conv2d(x, weight, stride=stride, padding=window // 2), 2.0 * weight.numel() * side**2
 
 
 def _patches(tensor: Any, channels_in: int, channels_out: int, window: int) -> tuple[Step, float]:
@@ -89,7 +93,7 @@ def _pointwise(layout: torch.memory_format) -> Make:
 
 def _depthwise(layout: torch.memory_format) -> Make:
     def make(tensor: Any, channels: int, window: int, stride: int, positions: int) -> tuple[Step, float]:
-        side = _side(positions)
+        side = _side(positions, MOST_WORK * channels * stride**2 // MOST_ELEMENTS)
         x = tensor(1, channels, side * stride, side * stride).contiguous(memory_format=layout)
         weight = tensor(channels, 1, window, window)
         work = 2.0 * weight.numel() * side**2
@@ -122,14 +126,14 @@ def _wkv(tensor: Any, tokens: int, channels: int) -> tuple[Step, float]:
     return lambda: ops.wkv(k, v, decay, bonus), float(k.numel())
 
 
-def _layer_norm(tensor: Any, width: int) -> tuple[Step, float]:
-    x, weight, bias = tensor(max(1, CACHED // width), width), tensor(width), tensor(width)
+def _layer_norm(tensor: Any, width: int, elements: int = CACHED) -> tuple[Step, float]:
+    x, weight, bias = tensor(max(1, elements // width), width), tensor(width), tensor(width)
     return lambda: F.layer_norm(x, (width,), weight, bias), float(x.numel())
 
 
-def _batch_norm(tensor: Any, positions: int) -> tuple[Step, float]:
+def _batch_norm(tensor: Any, positions: int, elements: int = CACHED) -> tuple[Step, float]:
     side = _side(positions)
-    channels = max(1, CACHED // side**2)
+    channels = max(1, elements // side**2)
     x, (mean, scale, weight, bias) = tensor(1, channels, side, side), (tensor(channels) for _ in range(4))
     return lambda: F.batch_norm(x, mean, scale, weight, bias), float(x.numel())
 
@@ -139,24 +143,31 @@ def _group_norm(tensor: Any) -> tuple[Step, float]:
     return lambda: F.group_norm(x, 1, weight, bias), float(x.numel())
 
 
-def _softmax(tensor: Any, width: int) -> tuple[Step, float]:
-    x = tensor(max(1, CACHED // width), width)
+def _softmax(tensor: Any, width: int, elements: int = CACHED) -> tuple[Step, float]:
+    x = tensor(max(1, elements // width), width)
     return lambda: torch.softmax(x, -1), float(x.numel())
 
 
-def _sum(tensor: Any, run: int) -> tuple[Step, float]:
-    x = tensor(CACHED // 64, 64) if run == 1 else tensor(max(1, CACHED // run), run)
+def _sum(tensor: Any, run: int, elements: int = CACHED) -> tuple[Step, float]:
+    x = tensor(CACHED // 64, 64) if run == 1 else tensor(max(1, elements // run), run)
     return (lambda: x.mean(0)) if run == 1 else (lambda: x.mean(-1)), float(x.numel())
 
 
-def _pool(tensor: Any) -> tuple[Step, float]:
-    x = tensor(1, CACHED // 1024, 32, 32)
-    return lambda: F.max_pool2d(x, 3, 1, 1), 9.0 * x.numel()
+def _pool(layout: torch.memory_format) -> Make:
+    def make(tensor: Any) -> tuple[Step, float]:
+        # enough of it that no branch predictor learns the order of the numbers
+        x = tensor(1, 64, 64, 64).contiguous(memory_format=layout)
+        return lambda: F.max_pool2d(x, 3, 2, 1), 9.0 * x.numel() / 4
+
+    return make
 
 
-def _average(tensor: Any) -> tuple[Step, float]:
-    x = tensor(1, CACHED // 1024, 32, 32)
-    return lambda: F.avg_pool2d(x, 2), float(x.numel())
+def _average(layout: torch.memory_format) -> Make:
+    def make(tensor: Any) -> tuple[Step, float]:
+        x = tensor(1, CACHED // 1024, 32, 32).contiguous(memory_format=layout)
+        return lambda: F.avg_pool2d(x, 2), float(x.numel())
+
+    return make
 
 
 def _resize(tensor: Any) -> tuple[Step, float]:
@@ -169,8 +180,11 @@ def _copy(tensor: Any, run: int) -> tuple[Step, float]:
     return lambda: x.contiguous(), float(x.numel())
 
 
-def _transpose(tensor: Any, read_run: int, written_run: int) -> tuple[Step, float]:
-    x = tensor(1, 1, written_run, read_run).transpose(2, 3)
+def _transpose(tensor: Any, read_run: int, written_run: int, power: int) -> tuple[Step, float]:
+    shrink = max(1.0, (read_run * written_run / MOST_ELEMENTS) ** 0.5)
+    # rows whose distance divides by a large power of two fall on few sets of a cache
+    columns = power * (2 * round(read_run / shrink / power / 2) + 1)
+    x = tensor(1, 1, round(written_run / shrink), columns).transpose(2, 3)
     return lambda: x.contiguous(), float(x.numel())
 
 
@@ -214,14 +228,14 @@ SPREAD: Mapping[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 }
 
 RUNS = (16, 64, 256, CACHED)
-SMALL, LARGE = torch.contiguous_format, torch.channels_last
+LAYOUTS = (("", torch.contiguous_format), (names.CHANNELS_LAST, torch.channels_last))
 
 FAMILIES: Sequence[Family] = (
     Family(
         names.LINEAR,
         FLOPS,
         _linear,
-        {"rows": (1, 50, 400, 3200), "inner": (20, 80, 320, 1280), "columns": (20, 80, 320, 1280)},
+        {"rows": (1, 50, 400, 3200, 25600), "inner": (20, 80, 320, 1280), "columns": (20, 80, 320, 1280)},
         {"rows": 1, "inner": 1, "columns": 1},
     ),
     Family(
@@ -235,34 +249,45 @@ FAMILIES: Sequence[Family] = (
         names.CONVOLUTION,
         FLOPS,
         _convolution,
-        {"channels in": (3, 30, 90, 270), "channels out": (30, 90, 270), "window": (3, 7), "positions": (49, 625, 6400)},
-        {"channels in": 1, "channels out": 1, "window": 3, "positions": 1},
+        {
+            "channels in": (16, 48, 144, 400),
+            "channels out": (16, 48, 144, 400),
+            "stride": (1, 2),
+            "positions": (49, 400, 3000, 16000),
+        },
+        {"channels in": 16, "channels out": 16, "stride": 1, "positions": 1},
+    ),
+    Family(
+        names.STEM,
+        FLOPS,
+        lambda tensor, **shape: _convolution(tensor, 3, **shape),
+        {"channels out": (24, 80), "window": (3, 7), "positions": (400, 3000, 16000)},
     ),
     Family(
         names.PATCHES,
         FLOPS,
         _patches,
-        {"channels in": (3, 40, 200), "channels out": (40, 200), "window": (2, 4, 8, 16)},
+        {"channels in": (3, 60), "channels out": (40, 200), "window": (2, 4, 16)},
     ),
     *(
         Family(
             names.POINTWISE + suffix,
             FLOPS,
             _pointwise(layout),
-            {"channels in": (20, 80, 320, 1280), "channels out": (20, 80, 320, 1280), "positions": (1, 49, 625, 6400)},
+            {"channels in": (20, 112, 500), "channels out": (20, 112, 500), "positions": (1, 49, 625, 6400, 25600)},
             {"channels in": 1, "channels out": 1, "positions": 1},
         )
-        for suffix, layout in (("", SMALL), (names.CHANNELS_LAST, LARGE))
+        for suffix, layout in LAYOUTS
     ),
     *(
         Family(
             names.DEPTHWISE + suffix,
             FLOPS,
             _depthwise(layout),
-            {"channels": (20, 100, 500), "window": (3, 7), "stride": (1, 2), "positions": (49, 625, 6400)},
-            {"channels": 2, "window": 3, "stride": 1, "positions": 1},
+            {"channels": (24, 112, 480), "window": (3, 7), "stride": (1, 2), "positions": (49, 625, 6400, 25600)},
+            {"channels": 8, "window": 3, "stride": 1, "positions": 1},
         )
-        for suffix, layout in (("", SMALL), (names.CHANNELS_LAST, LARGE))
+        for suffix, layout in LAYOUTS
     ),
     *(
         Family(
@@ -288,16 +313,19 @@ FAMILIES: Sequence[Family] = (
         {"tokens": (50, 500, 5000), "channels": (40, 160, 640)},
         {"tokens": 1, "channels": 1},
     ),
-    Family(names.LAYER_NORM, ELEMENTS, _layer_norm, {"width": (20, 80, 320, 1280)}, {"width": 1}),
-    Family(names.BATCH_NORM, ELEMENTS, _batch_norm, {"positions": (1, 49, 625, 6400)}, {"positions": 1}),
+    Family(names.LAYER_NORM, ELEMENTS, _layer_norm, {"width": (20, 80, 320, 1280)}, {"width": 1, "elements": 1}),
+    Family(names.BATCH_NORM, ELEMENTS, _batch_norm, {"positions": (1, 49, 625, 6400, 25600)}, {"positions": 1, "elements": 1}),
     Family(names.GROUP_NORM, ELEMENTS, _group_norm),
-    Family(names.SOFTMAX, ELEMENTS, _softmax, {"width": (10, 100, 1000)}, {"width": 1}),
-    Family(names.SUM, ELEMENTS, _sum, {"run": (1, 49, 625, 6400)}, {"run": CACHED}),
-    Family(names.POOL, ELEMENTS, _pool),
-    Family(names.AVERAGE, ELEMENTS, _average),
+    Family(names.SOFTMAX, ELEMENTS, _softmax, {"width": (10, 100, 1000)}, {"width": 1, "elements": 1}),
+    Family(names.SUM, ELEMENTS, _sum, {"run": (1, 49, 625, 6400)}, {"run": 4, "elements": 1}),
+    *(
+        Family(name + suffix, ELEMENTS, make(layout))
+        for name, make in ((names.POOL, _pool), (names.AVERAGE, _average))
+        for suffix, layout in LAYOUTS
+    ),
     Family(names.RESIZE, ELEMENTS, _resize),
     Family(names.COPY, ELEMENTS, _copy, {"run": (1, 4, 16, 64, 256, 4096)}),
-    Family(names.TRANSPOSE, ELEMENTS, _transpose, {"read run": (8, 50, 400, 3000), "written run": (8, 50, 400, 3000)}),
+    Family(names.TRANSPOSE, ELEMENTS, _transpose, {"read run": (60, 400, 3000), "written run": (60, 400, 3000, 24000), "power": (4, 32, 128, 512)}),
     *(Family(names.ELEMENTWISE + name, ELEMENTS, _unary(function)) for name, function in UNARY.items()),
     *(Family(names.ELEMENTWISE + name, ELEMENTS, _spread(function), {"run": RUNS}) for name, function in SPREAD.items()),
 )

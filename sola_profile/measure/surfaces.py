@@ -7,27 +7,32 @@ its span. What a call with nothing to do takes is measured first and taken off e
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sola_profile.cost.reuse import MMAP_THRESHOLD
 from sola_profile.hardware import BYTES, CALL, FIRST_TOUCH, MODULE, SECONDS, TRAFFIC, VIEW, Surface
 from sola_profile.measure.latency import Timer, timer_for
 from sola_profile.measure.probes import FAMILIES, Family, Step
 
 ROUNDS = 3
 # a sample shorter than this would be the clock's
-SHORTEST_S = 4e-4
+SHORTEST_S = 3e-4
 MOST_CALLS = 200
+# different numbers in the data of a probe
+SOME = 2**18
 
 # bytes read and written together by a copy, from what the first cache holds to what none does
 TOUCHED = tuple(2**power for power in (15, 17, 19, 21, 22, 23, 24, 25, 26, 28))
-# C libraries keep small blocks and give large ones back; glibc's limit moves up to 32 MiB
-FRESH = (2**16, 2**19, 2**21, 2**23, 2**24, 2**25 - 2**21, 2**25 + 2**20, 2**26, 2**27)
+# every C library gets a block this large from the system, and gives it back
+FRESH_BYTES = 2**26
 # a difference of two times below this share of them is noise
 LEAST_SHARE = 0.02
 
@@ -40,13 +45,21 @@ class Place:
     dtype: torch.dtype
 
     def tensor(self, *sides: int) -> Tensor:
-        """Equal numbers: what they are changes no rate."""
-        return torch.full(sides, 0.5, dtype=self.dtype, device=self.device)
+        """Numbers between 0.1 and 1 without order, since pooling and sorting run faster over equal ones."""
+        count = math.prod(sides)
+        some = _numbers(self.device, self.dtype)
+        return some.repeat(-(-count // SOME))[:count].reshape(sides)
 
     @property
     def timer(self) -> Timer:
         """The clock of the device."""
         return timer_for(self.device)
+
+
+@cache
+def _numbers(device: torch.device, dtype: torch.dtype) -> Tensor:
+    numbers = 0.1 + 0.9 * torch.rand(SOME, generator=torch.Generator().manual_seed(0))
+    return numbers.to(device, dtype)
 
 
 def measure_surfaces(place: Place) -> Iterator[tuple[str, Surface | None]]:
@@ -74,9 +87,8 @@ def measure_surfaces(place: Place) -> Iterator[tuple[str, Surface | None]]:
 
 
 def _settle(place: Place) -> None:
-    """Let the C library see a large block come and go, as it has in any process that ran a model."""
-    for _ in range(2):
-        place.tensor(2**22)
+    """Let the C library see a large block come and go, after which its limits stay (``cost.reuse``)."""
+    torch.empty(MMAP_THRESHOLD - 2**12, dtype=torch.uint8, device=place.device)
 
 
 def _points(family: Family) -> list[dict[str, int]]:
@@ -146,25 +158,17 @@ def _traffic(place: Place) -> Surface:
         target = torch.zeros_like(source)
         low, middle, high = span(rounds(place, [lambda s=source, t=target: t.copy_(s)])[0])  # type: ignore[misc]
         spans.append((touched / high, touched / middle, touched / low))
-    return Surface(BYTES, {"touched bytes": TOUCHED}, tuple(spans))
+    return Surface(BYTES, {"bytes": TOUCHED}, tuple(spans))
 
 
 def _first_touch(place: Place) -> Surface:
     """Bytes per second at which the system hands out memory: writing a new block less writing an old one."""
-    spans = []
-    for size in FRESH:
-        old = torch.ones(size, dtype=torch.uint8, device=place.device)
-        new_s, old_s = rounds(
-            place,
-            [
-                lambda n=size: torch.empty(n, dtype=torch.uint8, device=place.device).fill_(1),  # type: ignore[misc]
-                lambda x=old: x.fill_(1),  # type: ignore[misc]
-            ],
-        )
-        extra = [max(new - before, LEAST_SHARE * new) for new, before in zip(new_s, old_s, strict=True)]
-        low, middle, high = span(extra)
-        spans.append((size / high, size / middle, size / low))
-    return Surface(BYTES, {"fresh bytes": FRESH}, tuple(spans))
+    old = torch.ones(FRESH_BYTES, dtype=torch.uint8, device=place.device)
+    steps: list[Step] = [lambda: torch.empty_like(old).fill_(1), lambda: old.fill_(1)]
+    new_s, old_s = rounds(place, steps)
+    extra = [max(new - before, LEAST_SHARE * new) for new, before in zip(new_s, old_s, strict=True)]
+    low, middle, high = span(extra)
+    return Surface(BYTES, {}, ((FRESH_BYTES / high, FRESH_BYTES / middle, FRESH_BYTES / low),))
 
 
 def _view(place: Place) -> Surface:
