@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 from scipy.interpolate import RegularGridInterpolator
 
-FLOPS, ELEMENTS, BYTES, SECONDS = "FLOP/s", "elements/s", "bytes/s", "s"
+FLOPS, ELEMENTS, OPERATIONS, BYTES, SECONDS = "FLOP/s", "elements/s", "operations/s", "bytes/s", "s"
 
 # surfaces that are no operator's: bytes/s of a copy by the bytes that it touches, and by the bytes of a fresh result
 TRAFFIC, FIRST_TOUCH = "memory traffic", "first touch"
 # and seconds: of a call, a view and a module with nothing to do
 CALL, VIEW, MODULE = "operator call", "view", "module call"
+# of machines that are known by their peaks: any matrix product, and scalar operations of any kind
+PRODUCTS, SCALARS = "products", "scalar operations"
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class Machine:
     """The ceilings of one machine with one number of threads and one dtype.
 
     ``fingerprint``: what they depend on; of a machine that was not measured, its sources. ``surfaces``: family → rates.
-    ``caches_bytes``: size of the last cache. ``took_s``: time that measuring took.
+    ``took_s``: time that measuring took.
     """
 
     name: str

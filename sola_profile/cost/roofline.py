@@ -17,7 +17,18 @@ from functools import cached_property
 from sola_profile.cost.families import ELEMENTWISE, Place
 from sola_profile.cost.recording import Call, Recording
 from sola_profile.cost.reuse import Access, accesses
-from sola_profile.hardware import CALL, FIRST_TOUCH, MODULE, NONE, TRAFFIC, VIEW, Machine, Span
+from sola_profile.hardware import (
+    CALL,
+    FIRST_TOUCH,
+    MODULE,
+    NONE,
+    PRODUCTS,
+    SCALARS,
+    TRAFFIC,
+    VIEW,
+    Machine,
+    Span,
+)
 
 COMPUTE, MEMORY, OVERHEAD = "compute", "memory", "overhead"
 BOUNDS = (COMPUTE, MEMORY, OVERHEAD)
@@ -113,12 +124,19 @@ def _predict(call: Call, access: Access, machine: Machine) -> CallTime:
     first_touch = _first_touch(access.new_bytes, machine)
     family, like = _family(place, call, machine)
     rate = machine.rate(family, place.shape) if family else None
+    compute = _over(place.amount, rate) if rate is not None else _at_peak(call, machine)
     # an operator that only moves data needs no rate of its own
-    uncounted = rate is None and bool(call.work.macs or not call.kind)
-    compute = NONE if rate is None else _over(place.amount, rate)
+    uncounted = rate is None and (not call.kind or (bool(call.work.macs) and PRODUCTS not in machine.surfaces))
     if place.before is not None and (copy := machine.rate(place.before.family, place.before.shape)) is not None:
         compute += _over(place.before.amount, copy)
     return CallTime(call, compute, traffic, first_touch, overhead, like, uncounted)
+
+
+def _at_peak(call: Call, machine: Machine) -> Span:
+    """Time of a call's work where only peaks are known; products and scalar operations one after the other."""
+    amounts = {PRODUCTS: 2 * call.work.macs, SCALARS: sum(call.work.scalar_ops.values())}
+    rates = {name: machine.rate(name, {}) for name in amounts}
+    return sum((_over(amounts[name], rate) for name, rate in rates.items() if rate is not None), start=NONE)
 
 
 def _family(place: Place, call: Call, machine: Machine) -> tuple[str, str]:

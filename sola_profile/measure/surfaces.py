@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from statistics import median
 from typing import Any
@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sola_profile.cost import families as names
 from sola_profile.cost.reuse import MMAP_THRESHOLD
-from sola_profile.hardware import BYTES, CALL, FIRST_TOUCH, MODULE, SECONDS, TRAFFIC, VIEW, Surface
+from sola_profile.hardware import BYTES, CALL, FIRST_TOUCH, MODULE, NONE, SECONDS, TRAFFIC, VIEW, Machine, Surface
 from sola_profile.measure.latency import Timer, timer_for
 from sola_profile.measure.probes import FAMILIES, Family, Step
 
@@ -150,15 +151,15 @@ def _sample(timer: Timer, step: Step, calls: int) -> float:
     return min(timer.time(repeated) for _ in range(2)) / calls
 
 
-def _traffic(place: Place) -> Surface:
+def _traffic(place: Place, sizes: Sequence[int] = TOUCHED) -> Surface:
     """Bytes per second that a copy reads and writes together, by the bytes that it touches."""
     spans = []
-    for touched in TOUCHED:
+    for touched in sizes:
         source = torch.ones(touched // 2, dtype=torch.uint8, device=place.device)
         target = torch.zeros_like(source)
         low, middle, high = span(rounds(place, [lambda s=source, t=target: t.copy_(s)])[0])  # type: ignore[misc]
         spans.append((touched / high, touched / middle, touched / low))
-    return Surface(BYTES, {"bytes": TOUCHED}, tuple(spans))
+    return Surface(BYTES, {"bytes": sizes}, tuple(spans))
 
 
 def _first_touch(place: Place) -> Surface:
@@ -204,3 +205,53 @@ _COSTS: Mapping[str, Callable[[Place], Surface]] = {
     TRAFFIC: _traffic,
     FIRST_TOUCH: _first_touch,
 }
+
+
+@dataclass(frozen=True)
+class Drift:
+    """A rate that isn't what it was. ``ratio``: now over then."""
+
+    name: str
+    ratio: float
+
+
+# off by more than this, ceilings no longer hold
+TOLERANCE = 0.2
+CHECKED_BYTES = 2**24
+# a rate of each sort: products, convolutions, attention, exponentials, memory, calls
+CHECKED: Mapping[str, Mapping[str, int]] = {
+    names.LINEAR: {"rows": 400, "inner": 320, "columns": 320},
+    names.CONVOLUTION: {"channels in": 48, "channels out": 48, "stride": 1, "positions": 3000},
+    names.SDPA: {"queries": 300, "keys": 300, "dim": 48},
+    f"{names.ELEMENTWISE}exp": {},
+}
+
+
+def spot_check(place: Place, machine: Machine) -> list[Drift]:
+    """Rates that have moved by more than a fifth, in about half a second; a moment's disturbance is given a second look."""
+    drifts = _drifts(place, machine, [*CHECKED, TRAFFIC, CALL])
+    return _drifts(place, machine, [drift.name for drift in drifts]) if drifts else []
+
+
+def _drifts(place: Place, machine: Machine, checked: Sequence[str]) -> list[Drift]:
+    found = []
+    with torch.inference_mode():
+        _settle(place)
+        for name in checked:
+            then = machine.rate(name, CHECKED.get(name, {"bytes": CHECKED_BYTES}))
+            if then is not None:
+                ratio = _rate_now(place, name, machine) / then.middle
+                if not 1 / (1 + TOLERANCE) <= ratio <= 1 + TOLERANCE:
+                    found.append(Drift(name, ratio))
+    return found
+
+
+def _rate_now(place: Place, name: str, machine: Machine) -> float:
+    if name == CALL:
+        return _call(place).rates[0][1]
+    if name == TRAFFIC:
+        return _traffic(place, [CHECKED_BYTES]).rates[0][1]
+    family = next(family for family in FAMILIES if family.name == name)
+    calls = machine.rate(f"{CALL}: {name}", {}) or machine.rate(CALL, {}) or NONE
+    one = replace(family, axes={axis: (value,) for axis, value in CHECKED[name].items()})
+    return _surface(place, one, calls.middle).rates[0][1]
