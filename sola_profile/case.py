@@ -1,14 +1,18 @@
-"""What is run: a backbone, an image size and the settings of the run. Torch-free."""
+"""What is run: a model, an image size and the settings of the run. Torch-free."""
 
 from __future__ import annotations
 
 import difflib
 import re
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sola_vision.presets import get_spec
 from sola_vision.spec import BackboneSpec
+
+if TYPE_CHECKING:
+    from sola_profile.source import InputShape, ModelSource
 
 MODES = ("infer", "train")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -99,33 +103,49 @@ class Settings:
 
 @dataclass(frozen=True)
 class Case:
-    """One backbone at one image size under the settings of the sweep."""
+    """One model at one image size under the settings of the sweep. ``sized``: it is built for this very size."""
 
-    spec: BackboneSpec
+    source: ModelSource
     resolution: Resolution
-    settings: Settings = field(default_factory=Settings)
+    settings: Settings
+    shape: InputShape
+    sized: bool = False
+
+    @property
+    def spec(self) -> BackboneSpec | None:
+        """What the model is built from, where it is a backbone of ``sola_vision``."""
+        return self.source.spec
 
     @property
     def grids(self) -> tuple[tuple[int, int], ...]:
-        """Rows and columns of tokens per stage, after padding."""
-        return self.spec.token_grids(self.resolution.height, self.resolution.width)
+        """Rows and columns of tokens per stage of a backbone, after padding; none of another model."""
+        return () if self.spec is None else self.spec.token_grids(self.resolution.height, self.resolution.width)
 
     @property
     def tokens(self) -> tuple[int, ...]:
-        """Tokens per stage, after padding."""
+        """Tokens per stage of a backbone, after padding; none of another model."""
         return tuple(rows * columns for rows, columns in self.grids)
 
     @property
     def padded(self) -> bool:
-        """Whether a side is no multiple of the whole stride, so that patches or mergings were padded."""
-        stride = self.spec.patch_size * 2 ** (len(self.spec.dims) - 1)
-        return bool(self.resolution.height % stride or self.resolution.width % stride)
+        """Whether a side is no multiple of a backbone's stride, so that patches or mergings were padded."""
+        if self.spec is None:
+            return False
+        return bool(self.resolution.height % self.spec.stride or self.resolution.width % self.spec.stride)
 
 
 def read_spec(model: str, pattern: str | None = None) -> BackboneSpec:
-    """The spec of a preset, under another pattern if one is given; raises ``ValueError`` that names the mistake."""
+    """The spec of a preset, under another pattern if one is given; raises ``ValueError`` that names the mistake.
+
+    ``sola_t[LL|LL|SSSSSS|SS]``, the way a spec under another pattern is called, reads like the two apart.
+    """
     if ":" in model:
-        raise ValueError(f"model: {model!r} is no preset; sola-profile formula --model {model} takes any model")
+        raise ValueError(f"model: expected a preset such as sola_t, got {model!r}")
+    name, bracket, rest = model.partition("[")
+    if bracket and rest.endswith("]"):
+        if pattern is not None:
+            raise ValueError(f"pattern: {model!r} has one already, got {pattern!r} as well")
+        model, pattern = name, rest.removesuffix("]")
     spec = get_spec(model)
     if pattern is None:
         return spec

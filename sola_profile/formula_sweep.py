@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from sola_profile.case import Resolution
+from sola_profile.analysis import COUNTERS, count_all, first_line
+from sola_profile.case import Resolution, Settings
 from sola_profile.compare.formula_check import check
 from sola_profile.cost.closed_form import closed_form
 from sola_profile.cost.recording import Recording
 from sola_profile.cost.symbolic import LIMIT_S, ModelFormula, model_formula, peak_of, total
 from sola_profile.formula_result import Coverage, Fit, FormulaResult, SizeRow
 from sola_profile.machine import available_bytes
-from sola_profile.measure import flop_counter, fvcore_counter
 from sola_profile.measure.counts import Count
 from sola_profile.measure.peak_memory import measure_peak_bytes
 from sola_profile.memory import PeakMemory
 from sola_profile.source import InputShape, ModelSource
-from sola_profile.workload import inference_step
+from sola_profile.workload import build, inference_step
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class FormulaSweep:
             try:
                 row = _row(self._formula, resolution)
             except Exception as error:
-                self._failed[str(resolution)] = _reason(error)
+                self._failed[str(resolution)] = first_line(error)
                 continue
             self._rows.append(row)
             if self._memory.measure:
@@ -122,51 +121,19 @@ def _measured(formula: ModelFormula, size: Resolution, predicted: PeakMemory) ->
         step()
         step_bytes = measure_peak_bytes(step, image.device)
     except Exception as error:
-        return {"unmeasured": _reason(error)}
+        return {"unmeasured": first_line(error)}
     return {"measured_memory": PeakMemory(predicted.parameter_bytes, predicted.input_bytes, step_bytes)}
 
 
 def _counts(formula: ModelFormula, resolution: Resolution) -> tuple[list[Count], dict[str, str]]:
     """What the counters find on the meta device, and why one found nothing."""
-    counts: list[Count] = []
-    missing: dict[str, str] = {}
-    try:
-        model = _on_meta(formula, resolution)
-    except Exception as error:
-        return [], dict.fromkeys((flop_counter.NAME, fvcore_counter.NAME), _reason(error))
-    shape = formula.shape.at(resolution.height, resolution.width)
-    image = torch.empty(shape, dtype=getattr(torch, formula.dtype), device="meta")
-
-    asks: dict[str, Callable[[], Count]] = {
-        flop_counter.NAME: lambda: flop_counter.count_step(lambda: _forward(model, image)),
-        fvcore_counter.NAME: lambda: fvcore_counter.count_module(model, image),
-    }
-    for name, ask in asks.items():
-        try:
-            counts.append(ask())
-        except Exception as error:
-            missing[name] = _reason(error)
-    return counts, missing
-
-
-def _forward(model: nn.Module, image: Tensor) -> None:
-    with torch.no_grad():
-        model(image)
-
-
-def _on_meta(formula: ModelFormula, resolution: Resolution) -> nn.Module:
-    """The model without data, by way of real weights where its constructor looks at numbers."""
     size = resolution if formula.sized else None
+    settings = Settings(formula.shape.batch, formula.dtype)
     try:
-        with torch.device("meta"):
-            model = formula.source.build(size)
-    except Exception:
-        model = formula.source.build(size)
-    return model.to(device="meta", dtype=getattr(torch, formula.dtype))
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+        workload = build(formula.source, settings, "meta", shape=formula.shape, resolution=size)
+    except Exception as error:
+        return [], dict.fromkeys(COUNTERS, first_line(error))
+    return count_all(workload, resolution)
 
 
 def _coverage(recordings: Sequence[Recording]) -> Coverage:

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from sola_profile.case import Case, Settings
+from sola_profile.analysis import first_line
+from sola_profile.case import Case, Resolution, Settings
 from sola_profile.machine import available_bytes
 from sola_profile.measure.kind_times import KindTimes, time_kinds
 from sola_profile.measure.latency import (
@@ -27,9 +28,9 @@ from sola_profile.measure.latency import (
 )
 from sola_profile.measure.peak_memory import measure_peak_bytes
 from sola_profile.memory import PeakMemory
-from sola_profile.result import Missing, NotReached, OutOfMemory, OverBudget, Row
+from sola_profile.result import LeftOut, Missing, NotReached, OutOfMemory, OverBudget, Row
+from sola_profile.source import ModelSource
 from sola_profile.workload import Step, Workload, build
-from sola_vision.spec import BackboneSpec
 
 # share of the budget that all warm-ups together may take, and all runs that split the time into kinds of layers
 WARMUP_SHARE = 0.2
@@ -71,13 +72,13 @@ class _Measured:
 class Measuring:
     """Fills rows with measurements; ``row()`` gives one with what is known by now, at any time.
 
-    ``rows``: analysed rows in order of priority, the sizes of one backbone together and from few tokens to many. The
-    first backbone is the model; the others are measured where time is left, and their time is not split into kinds.
+    ``rows``: analysed rows in order of priority, the sizes of one model together and from few tokens to many. The
+    first is the one that was asked for; the others are measured where time is left, and their time is not split into kinds.
     """
 
     def __init__(self, rows: Sequence[Row], settings: Settings, budget_s: float) -> None:
         self._rows = {row.case: row for row in rows}
-        self._model = rows[0].case.spec
+        self._model = rows[0].case.source
         self._settings = settings
         self._budget_s = budget_s
         self._device = torch.device(settings.device)
@@ -85,7 +86,7 @@ class Measuring:
         self._deadline = 0.0
         self._measured = {row.case: _Measured() for row in rows}
         # the steps hold their models and images
-        self._workloads: dict[BackboneSpec, Workload] = {}
+        self._workloads: dict[tuple[ModelSource, Resolution | None], Workload] = {}
         self._steps: dict[Case, Step] = {}
 
     def run(self) -> Iterator[Progress]:
@@ -98,7 +99,7 @@ class Measuring:
         waiting = list(self._rows)
         while waiting:
             for number, case in enumerate(waiting):
-                yield Progress("preparing", number, len(waiting), f"{case.spec.name} at {case.resolution}")
+                yield Progress("preparing", number, len(waiting), f"{case.source.name} at {case.resolution}")
                 self._prepare(case)
             yield from self._race([case for case in waiting if case in self._steps])
             passed_over = [case for case in waiting if isinstance(self._measured[case].missing, OverBudget)]
@@ -124,9 +125,7 @@ class Measuring:
         if measured.missing is not None:
             return
         try:
-            if case.spec not in self._workloads:
-                self._workloads[case.spec] = build(case.spec, self._settings)
-            workload = self._workloads[case.spec]
+            workload = self._workload(case)
             step = workload.step(workload.image(case.resolution))
             if self._settings.compile:
                 # every size compiles anew; that is neither a run nor the budget's concern
@@ -139,16 +138,29 @@ class Measuring:
             measured.warm = warm_up(step, self._timer, limit_s, first_s)
             if self._splits_time(case, first_s):
                 measured.kind_times = time_kinds(workload, case.resolution, KINDS_SHARE * fair_s)
-        except (MemoryError, RuntimeError) as error:
+        except Exception as error:
             if not self._record_out_of_memory(case, error):
-                raise
+                if case.spec is not None:
+                    raise
+                # what other people's models do is not in our hands, and no reason to lose the rest
+                measured.missing = LeftOut(f"failed: {first_line(error)}")
         else:
             self._steps[case] = step
 
+    def _workload(self, case: Case) -> Workload:
+        """The built model, kept for the other sizes that it takes."""
+        size = case.resolution if case.sized else None
+        if (case.source, size) not in self._workloads:
+            built = build(case.source, self._settings, shape=case.shape, resolution=size)
+            self._workloads[case.source, size] = built
+        return self._workloads[case.source, size]
+
     def _splits_time(self, case: Case, run_s: float) -> bool:
-        """Whether to time the kinds of layers: of an eager forward pass of the model, if a sample still fits after it."""
+        """Whether to time the kinds of layers: of an eager pass of a backbone, if a sample still fits after it."""
+        if case.spec is None:
+            return False
         eager = self._settings.mode == "infer" and not self._settings.compile
-        return case.spec == self._model and eager and self._timer.now() + 2 * run_s <= self._deadline
+        return case.source == self._model and eager and self._timer.now() + 2 * run_s <= self._deadline
 
     def _race(self, cases: Sequence[Case]) -> Iterator[Progress]:
         """Sample cases that are ready, in turn, to the end of the budget."""
@@ -161,12 +173,12 @@ class Measuring:
             self._timer,
             self._deadline,
             self._record_out_of_memory,
-            reserved_s=lambda case: 0.0 if case.spec == self._model else self._owed_s(self._model),
+            reserved_s=lambda case: 0.0 if case.source == self._model else self._owed_s(self._model),
         )
         for sample in race:
             self._measured[sample.key].samples.append(sample)
             done_s = self._timer.now() - start
-            what = f"{sample.key.spec.name} at {sample.key.resolution}"
+            what = f"{sample.key.source.name} at {sample.key.resolution}"
             yield Progress("measuring", done_s, max(done_s, self._deadline - start), what)
         for case in cases:
             measured = self._measured[case]
@@ -183,31 +195,31 @@ class Measuring:
         if estimated_s is None:
             return None
         left_s = self._deadline - self._timer.now()
-        if case.spec == self._model:
+        if case.source == self._model:
             fits = estimated_s * FEWEST_RUNS_OF_MODEL <= left_s
         else:
             fits = estimated_s * FEWEST_RUNS <= left_s - self._owed_s()
         return None if fits else OverBudget(estimated_s, self._budget_s)
 
-    def _owed_s(self, spec: BackboneSpec | None = None) -> float:
-        """Time that the cases which are ready, all or those of one backbone, still need for their samples."""
+    def _owed_s(self, source: ModelSource | None = None) -> float:
+        """Time that the cases which are ready, all or those of one model, still need for their samples."""
         return sum(
             (measured.run_s or 0.0) * max(0, FEWEST_SAMPLES - len(measured.samples))
             for case, measured in self._measured.items()
-            if case in self._steps and spec in (None, case.spec)
+            if case in self._steps and source in (None, case.source)
         )
 
     def _estimate_s(self, case: Case) -> float | None:
         """Time of one run, from the nearest measured case by its matrix products; None before the first."""
-        macs = self._rows[case].closed.macs
+        macs = self._rows[case].cost.macs
         known = [
-            (run_s, self._rows[other].closed.macs, other.spec == case.spec)
+            (run_s, self._rows[other].cost.macs, other.source == case.source)
             for other in self._steps
             if (run_s := self._measured[other].run_s) is not None
         ]
         if not known:
             return None
-        # another size of the same backbone says more than another backbone, and a large one more than a small one
+        # another size of the same model says more than another model, and a large one more than a small one
         run_s, known_macs, _ = max(known, key=lambda entry: (entry[2], entry[1]))
         return run_s * macs / known_macs
 

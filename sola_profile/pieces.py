@@ -21,11 +21,13 @@ class PieceModule(NamedTuple):
     begins: str
 
 
-def piece_modules(spec: BackboneSpec) -> list[PieceModule]:
-    """All pieces in the order of ``spec_terms``.
+def piece_modules(spec: BackboneSpec | None) -> list[PieceModule]:
+    """All pieces of a backbone in the order of ``spec_terms``; none of a model that has no spec.
 
     A layer's norms have no products of their own; its mixer begins with the first and its channel mix with the second.
     """
+    if spec is None:
+        return []
     bridges: Mapping[str, str] = {str(bridge): f"bridges.{bridge_name(bridge)}" for bridge in spec.bridges}
     # a one-pixel image has the same pieces as any other
     return [_locate(piece.place, piece.kind, bridges) for piece in spec_terms(spec, 1, 1)]

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sola_profile.case import Case, Resolution, Settings
 from sola_profile.compare.scaling import Fit, Slope
 from sola_profile.compare.witnesses import Agreement
-from sola_profile.cost.closed_form import ClosedForm, Complexity
+from sola_profile.cost.breakdown import Breakdown
+from sola_profile.cost.formula_cost import Growth
+from sola_profile.cost.polynomial import Complexity
 from sola_profile.machine import Environment
 from sola_profile.measure.kind_times import KindTimes
 from sola_profile.measure.latency import Latency
 from sola_profile.memory import PeakMemory
+from sola_profile.source import InputShape, ModelSource
 from sola_vision.spec import BackboneSpec
 
 MODEL = "model"
@@ -51,14 +54,16 @@ Missing = OverBudget | OutOfMemory | NotReached | LeftOut
 
 @dataclass(frozen=True)
 class Row:
-    """One backbone at one size. What is None was not asked for or could not be had; ``missing`` says why.
+    """One model at one size. What is None was not asked for or could not be had; ``missing`` says why.
 
+    ``tokens_per_stage``: of a backbone, after padding; of another model, the positions after its first convolution.
     ``counted_parameters``: numbers in the built module, a check of the closed form. ``step_macs``: multiply-accumulates
-    of a whole training step, counted; the closed form and the agreement speak of the forward pass.
+    of a whole training step, counted; ``cost`` and ``agreement`` speak of the forward pass.
     """
 
     case: Case
-    closed: ClosedForm
+    cost: Breakdown
+    tokens_per_stage: tuple[int, ...]
     counted_parameters: int
     predicted_memory: PeakMemory
     agreement: Agreement | None = None
@@ -75,15 +80,18 @@ class Row:
 
     @property
     def tokens(self) -> int:
-        """N, the tokens of stage 1."""
-        return self.case.tokens[0]
+        """N: tokens of stage 1, or positions after the first convolution."""
+        return self.tokens_per_stage[0]
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """How one backbone grows with N: exactly in matrix products, by fit in measured time."""
+    """How one model grows with N: exactly in matrix products, by fit in measured time.
 
-    complexity: Complexity
+    ``complexity``: None where the matrix products are no quadratic in N.
+    """
+
+    complexity: Complexity | None
     macs_slopes: tuple[Slope, ...]
     latency_fit: Fit | None
     latency_slopes: tuple[Slope, ...]
@@ -91,19 +99,42 @@ class Scaling:
 
 @dataclass(frozen=True)
 class Contender:
-    """A backbone of the comparison with its rows, from few tokens to many: the model, or a twin of it."""
+    """A model of the comparison with its rows, from few tokens to many.
+
+    ``role``: ``model`` for the one that was asked for, ``linear`` or ``softmax`` for a twin of it, else its name.
+    ``patch``: pixels per side of what N counts. ``growth``: of a model without a spec, what its formula says.
+    ``refused``: size → why the model doesn't take it.
+    """
 
     role: str
-    spec: BackboneSpec
+    source: ModelSource
     rows: tuple[Row, ...]
     scaling: Scaling
+    patch: int
+    growth: Growth | None = None
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """As the command line knows it."""
+        return self.source.name
+
+    @property
+    def spec(self) -> BackboneSpec | None:
+        """Of a backbone of ``sola_vision``."""
+        return self.source.spec
+
+    def row_at(self, resolution: Resolution) -> Row | None:
+        """The row of a size, if it is there."""
+        return next((row for row in self.rows if row.resolution == resolution), None)
 
 
 @dataclass(frozen=True)
 class Profile:
     """Everything that one ``sola-profile`` run found.
 
-    ``contenders``: the model first, then its twins with every layer linear and with every layer softmax.
+    ``contenders``: the model first, then its twins with every layer linear and with every layer softmax, then others
+    that were named. ``shape``: of what the model takes.
     ``helpful_sizes``: further square sizes that would give the latency fit freedom. ``interrupted``: stopped by hand.
     """
 
@@ -111,6 +142,7 @@ class Profile:
     started: str
     environment: Environment
     settings: Settings
+    shape: InputShape
     budget_s: float | None
     contenders: tuple[Contender, ...]
     helpful_sizes: tuple[int, ...]
@@ -118,10 +150,10 @@ class Profile:
 
     @property
     def model(self) -> Contender:
-        """The backbone that was asked for."""
+        """The one that was asked for."""
         return self.contenders[0]
 
     @property
     def twins(self) -> Mapping[str, Contender]:
-        """The twins by role."""
+        """The others by role."""
         return {contender.role: contender for contender in self.contenders[1:]}

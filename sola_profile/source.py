@@ -58,6 +58,10 @@ class InputShape:
         """Images per step."""
         return int(self.dims[0])
 
+    def with_batch(self, batch: int) -> InputShape:
+        """The same for so many images."""
+        return InputShape((batch, *self.dims[1:]))
+
     def at(self, height: Any, width: Any) -> tuple[Any, ...]:
         """The shape for an image of so many rows and columns."""
         sides = {HEIGHT: height, WIDTH: width}
@@ -78,6 +82,17 @@ class ModelSource:
     kind: str
     spec: BackboneSpec | None = None
     made: Any = None
+
+    @classmethod
+    def of(cls, spec: BackboneSpec) -> ModelSource:
+        """The source of a backbone."""
+        return cls(spec.name, PRESET, spec)
+
+    @property
+    def default_input(self) -> InputShape:
+        """What the model takes when nobody says: one image, with the channels of a backbone or three."""
+        channels = 3 if self.spec is None else self.spec.in_channels
+        return InputShape((1, channels, HEIGHT, WIDTH))
 
     @property
     def called(self) -> str:
@@ -100,8 +115,7 @@ def read_source(text: str, pattern: str | None = None) -> ModelSource:
     """
     prefix, colon, name = text.partition(":")
     if not colon:
-        spec = _preset(text, pattern)
-        return ModelSource(spec.name, PRESET, spec)
+        return ModelSource.of(_preset(text, pattern))
     if pattern is not None:
         raise ValueError(f"--pattern changes the layers of a preset; {text!r} is none")
     if prefix in (TIMM, TORCHVISION):
@@ -118,7 +132,7 @@ def _preset(name: str, pattern: str | None) -> BackboneSpec:
     try:
         return read_spec(name, pattern)
     except ValueError as error:
-        if name in list_models():
+        if name.partition("[")[0] in list_models():
             raise
         # perhaps a name of timm's without its prefix
         raise ValueError(f"{error}; timm:NAME, torchvision:NAME and package.module:factory work too") from error

@@ -7,33 +7,63 @@ interruption or a failure later on loses nothing: ``profile()`` can be asked for
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
+from sola_profile.analysis import analyse, analyse_model, first_line
 from sola_profile.case import Case, Resolution, Settings
 from sola_profile.compare.scaling import fit_quadratic, helpful_sizes, local_slopes
-from sola_profile.compare.witnesses import agreement
-from sola_profile.cost.closed_form import closed_form, complexity
-from sola_profile.cost.liveness import predict_peak
+from sola_profile.cost.closed_form import complexity
+from sola_profile.cost.formula_cost import Growth, formula_complexity, growth
+from sola_profile.cost.polynomial import Complexity
+from sola_profile.cost.symbolic import LIMIT_S, ModelFormula, model_formula
 from sola_profile.machine import environment
-from sola_profile.measure import flop_counter, fvcore_counter
 from sola_profile.measure.statistics import bootstrap_medians
 from sola_profile.measuring import Measuring, Progress
 from sola_profile.result import MODEL, Contender, Profile, Row, Scaling
+from sola_profile.source import InputShape, ModelSource
 from sola_profile.workload import Workload, build, cpu_threads
 from sola_vision.presets import twins
-from sola_vision.spec import BackboneSpec
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to sweep over. ``budget_s``: time for all measuring, None measures nothing."""
+    """What to sweep over. ``budget_s``: time for all measuring, None measures nothing.
 
-    spec: BackboneSpec
+    ``shape``: of what the model takes, with one image; None for the usual. ``others``: models to set beside it.
+    ``with_twins``: whether a backbone's all-linear and all-softmax twins run too. ``limit_s``: to look for the formula
+    of a model that has no spec.
+    """
+
+    source: ModelSource
     resolutions: tuple[Resolution, ...]
     settings: Settings
     budget_s: float | None
     command: str = ""
+    shape: InputShape | None = None
+    others: tuple[ModelSource, ...] = ()
+    with_twins: bool = True
+    limit_s: float = LIMIT_S
+
+
+@dataclass
+class _Contestant:
+    """One model on its way to a ``Contender``."""
+
+    role: str
+    source: ModelSource
+    shape: InputShape
+    formula: ModelFormula | None = None
+    workload: Workload | None = None
+    cases: list[Case] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+    complexity: Complexity | None = None
+    growth: Growth | None = None
+
+    @property
+    def sized(self) -> bool:
+        """Whether the model is built for every size anew."""
+        return self.formula is not None and self.formula.sized
 
 
 class Sweep:
@@ -42,7 +72,13 @@ class Sweep:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.interrupted = False
-        self._specs = contenders(plan.spec)
+        self._shape = (plan.shape or plan.source.default_input).with_batch(plan.settings.batch)
+        self._contestants = [
+            _Contestant(
+                role, source, self._shape if role == MODEL else source.default_input.with_batch(self._shape.batch)
+            )
+            for role, source in contenders(plan).items()
+        ]
         self._rows: dict[Case, Row] = {}
         self._measuring: Measuring | None = None
         self._started = datetime.now(timezone.utc).isoformat(timespec="seconds")
@@ -53,7 +89,7 @@ class Sweep:
         """Analyse all cases, then measure them; yields after every finished piece of work."""
         with cpu_threads(self.plan.settings.threads):
             yield from self._analyse()
-            if self.plan.budget_s is not None:
+            if self.plan.budget_s is not None and self._rows:
                 self._measuring = Measuring(list(self._rows.values()), self.plan.settings, self.plan.budget_s)
                 yield from self._measuring.run()
 
@@ -64,76 +100,103 @@ class Sweep:
 
     def profile(self) -> Profile:
         """Everything that is finished by now."""
-        found = []
-        for role, spec in self._specs.items():
-            rows = tuple(self._finished(case) for case in self._cases(spec) if case in self._rows)
-            if rows:
-                found.append(Contender(role, spec, rows, scaling(spec, rows)))
         plan = self.plan
-        stride = plan.spec.patch_size * 2 ** (len(plan.spec.dims) - 1)
         return Profile(
             command=plan.command,
             started=self._started,
             environment=self._environment,
             settings=plan.settings,
+            shape=self._shape,
             budget_s=plan.budget_s,
-            contenders=tuple(found),
-            helpful_sizes=helpful_sizes([round(size.pixels**0.5) for size in plan.resolutions], stride),
+            contenders=tuple(filter(None, map(self._contender, self._contestants))),
+            helpful_sizes=helpful_sizes([round(size.pixels**0.5) for size in plan.resolutions], self._stride),
             interrupted=self.interrupted,
         )
 
-    def _cases(self, spec: BackboneSpec) -> list[Case]:
-        return [Case(spec, resolution, self.plan.settings) for resolution in self.plan.resolutions]
+    @property
+    def refused(self) -> dict[str, str]:
+        """Sizes that the model doesn't take, with the reason."""
+        return self._contestants[0].refused
+
+    @property
+    def _stride(self) -> int:
+        model = self._contestants[0]
+        if model.source.spec is not None:
+            return model.source.spec.stride
+        return 1 if model.formula is None else model.formula.stride
+
+    def _contender(self, found: _Contestant) -> Contender | None:
+        rows = tuple(self._finished(case) for case in found.cases if case in self._rows)
+        if not rows:
+            return None
+        spec = found.source.spec
+        patch = round((rows[0].resolution.pixels / rows[0].tokens) ** 0.5) if spec is None else spec.patch_size
+        return Contender(
+            found.role, found.source, rows, scaling(found.complexity, rows), patch, found.growth, found.refused
+        )
 
     def _finished(self, case: Case) -> Row:
         return self._rows[case] if self._measuring is None else self._measuring.row(case)
 
     def _analyse(self) -> Iterator[Progress]:
-        total, done = len(self._specs) * len(self.plan.resolutions), 0
-        for role, spec in self._specs.items():
-            workload = build(spec, self.plan.settings, "meta")
-            for case in self._cases(spec):
-                yield Progress("analysing", done, total, f"{spec.name} at {case.resolution}")
-                self._rows[case] = analyse(case, workload, witnesses=role == MODEL)
+        total, done = len(self._contestants) * len(self.plan.resolutions), 0
+        for found in self._contestants:
+            yield Progress("analysing", done, total, f"the growth of {found.source.name}")
+            self._find_growth(found)
+            for resolution in self.plan.resolutions:
+                yield Progress("analysing", done, total, f"{found.source.name} at {resolution}")
+                case = Case(found.source, resolution, self.plan.settings, found.shape, found.sized)
                 done += 1
+                try:
+                    self._rows[case] = self._row(case, found)
+                except Exception as error:
+                    # a backbone of ours takes every size, others may not
+                    if case.spec is not None:
+                        raise
+                    found.refused[str(resolution)] = first_line(error)
+                else:
+                    found.cases.append(case)
+
+    def _find_growth(self, found: _Contestant) -> None:
+        spec = found.source.spec
+        if spec is None or found.role == MODEL:
+            found.formula = model_formula(found.source, found.shape, self.plan.settings.dtype, self.plan.limit_s)
+        if spec is not None:
+            found.complexity = complexity(spec)
+        elif found.formula is not None:
+            found.growth, found.complexity = growth(found.formula), formula_complexity(found.formula)
+
+    def _row(self, case: Case, found: _Contestant) -> Row:
+        if found.workload is None or case.sized:
+            found.workload = build(
+                case.source, case.settings, "meta", shape=case.shape, resolution=case.resolution if case.sized else None
+            )
+        if case.spec is None and found.formula is not None:
+            return analyse_model(case, found.workload, found.formula)
+        return analyse(case, found.workload, found.formula)
 
 
-def contenders(spec: BackboneSpec) -> dict[str, BackboneSpec]:
-    """The model and those of its twins that differ from it, by role."""
-    found = {MODEL: spec}
-    found.update({role: twin for role, twin in twins(spec).items() if twin.pattern != spec.pattern})
+def contenders(plan: Plan) -> dict[str, ModelSource]:
+    """The model, those of its twins that differ from it, and the others, by role."""
+    found = {MODEL: plan.source}
+    spec = plan.source.spec
+    if spec is not None and plan.with_twins:
+        found.update({role: ModelSource.of(twin) for role, twin in twins(spec).items() if twin.pattern != spec.pattern})
+    known = set(found.values())
+    found.update({source.name: source for source in plan.others if source not in known})
     return found
 
 
-def analyse(case: Case, workload: Workload, *, witnesses: bool) -> Row:
-    """Everything that can be known of a case without running it; ``witnesses`` asks the two counters as well."""
-    closed = closed_form(case.spec, case.resolution, case.settings.batch)
-    agreed = step_macs = None
-    if witnesses:
-        counters = (flop_counter.count_forward, fvcore_counter.count_forward)
-        agreed = agreement(closed, [count(workload, case.resolution) for count in counters])
-        if case.settings.mode == "train":
-            step_macs = flop_counter.count_step(workload.step(workload.image(case.resolution))).macs
-    return Row(
-        case=case,
-        closed=closed,
-        counted_parameters=sum(parameter.numel() for parameter in workload.model.parameters()),
-        predicted_memory=predict_peak(workload, case.resolution),
-        agreement=agreed,
-        step_macs=step_macs,
-    )
-
-
-def scaling(spec: BackboneSpec, rows: Sequence[Row]) -> Scaling:
-    """How the rows of one backbone grow with the number of tokens."""
+def scaling(found: Complexity | None, rows: Sequence[Row]) -> Scaling:
+    """How the rows of one model grow with the number of tokens."""
     rows = sorted(rows, key=lambda row: row.tokens)
     timed = [(row.tokens, row.latency) for row in rows if row.latency is not None]
     tokens = [count for count, _ in timed]
     medians = [latency.median_s for _, latency in timed]
     resampled = [bootstrap_medians(latency.samples_s, latency.rounds) for _, latency in timed]
     return Scaling(
-        complexity=complexity(spec),
-        macs_slopes=local_slopes([row.tokens for row in rows], [float(row.closed.macs) for row in rows]),
+        complexity=found,
+        macs_slopes=local_slopes([row.tokens for row in rows], [float(row.cost.macs) for row in rows]),
         latency_fit=fit_quadratic(tokens, medians, resampled),
         latency_slopes=local_slopes(tokens, medians, resampled),
     )

@@ -12,9 +12,10 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
-import sola_vision
 from sola_profile.case import Resolution, Settings
+from sola_profile.source import InputShape, ModelSource
 from sola_vision.spec import BackboneSpec
 
 Step = Callable[[], None]
@@ -25,16 +26,17 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Workload:
-    """A model on its device, with the settings it runs under."""
+    """A model on its device, with the settings it runs under and the shape of what it takes."""
 
     model: nn.Module
-    spec: BackboneSpec
+    source: ModelSource
+    shape: InputShape
     settings: Settings
     device: torch.device
 
     def image(self, resolution: Resolution) -> Tensor:
-        """Random pixels ``(B, channels, height, width)`` in the dtype and on the device of the model."""
-        shape = (self.settings.batch, self.spec.in_channels, resolution.height, resolution.width)
+        """Random pixels in the dtype and on the device of the model."""
+        shape = self.shape.at(resolution.height, resolution.width)
         dtype = getattr(torch, self.settings.dtype)
         if self.device.type == "meta":
             return torch.empty(shape, dtype=dtype, device=self.device)
@@ -48,21 +50,41 @@ class Workload:
         return inference_step(self.model, image)
 
 
-def build(spec: BackboneSpec, settings: Settings, device: str | None = None) -> Workload:
-    """The backbone with random weights, in the mode, dtype and place that the settings name.
+def build(
+    model: ModelSource | BackboneSpec,
+    settings: Settings,
+    device: str | None = None,
+    *,
+    shape: InputShape | None = None,
+    resolution: Resolution | None = None,
+) -> Workload:
+    """The model with random weights, in the mode, dtype and place that the settings name.
 
-    ``device`` overrides the place; ``meta`` gives a model without data, never compiled.
+    ``device`` overrides the place; ``meta`` gives a model without data, never compiled. ``shape``: of its input, whose
+    batch the settings give. ``resolution``: for a model that has to be built for every size anew.
     """
+    source = ModelSource.of(model) if isinstance(model, BackboneSpec) else model
     place = torch.device(settings.device if device is None else device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        with place if place.type == "meta" else torch.device("cpu"):
-            model: nn.Module = sola_vision.create_model(spec)
-    model = model.to(device=place, dtype=getattr(torch, settings.dtype))
-    model.train(settings.mode == "train")
+        module = _module(source, resolution, place)
+    module = module.to(device=place, dtype=getattr(torch, settings.dtype))
+    module.train(settings.mode == "train")
     if settings.compile and place.type != "meta":
-        model = cast(nn.Module, torch.compile(model))
-    return Workload(model, spec, settings, place)
+        module = cast(nn.Module, torch.compile(module))
+    taken = (shape or source.default_input).with_batch(settings.batch)
+    return Workload(module, source, taken, settings, place)
+
+
+def _module(source: ModelSource, resolution: Resolution | None, place: torch.device) -> nn.Module:
+    if place.type != "meta":
+        return source.build(resolution)
+    try:
+        with place:
+            return source.build(resolution)
+    except Exception:
+        # some constructors look at numbers, which need real weights
+        return source.build(resolution)
 
 
 def inference_step(model: nn.Module, image: Tensor) -> Step:
@@ -79,7 +101,8 @@ def training_step(model: nn.Module, image: Tensor) -> Step:
     """Forward and backward of the summed output; the gradients are dropped at the end, no optimizer runs."""
 
     def step() -> None:
-        model(image).sum().backward()
+        outputs = [leaf for leaf in tree_leaves(model(image)) if isinstance(leaf, Tensor) and leaf.requires_grad]
+        sum((output.sum() for output in outputs[1:]), start=outputs[0].sum()).backward()
         for parameter in model.parameters():
             parameter.grad = None
 

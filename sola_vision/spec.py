@@ -147,6 +147,11 @@ class BackboneSpec:
         """Layers per stage."""
         return tuple(len(stage) for stage in self.stages)
 
+    @property
+    def stride(self) -> int:
+        """Pixels per token of the last stage; sides that divide by it need no padding."""
+        return int(self.patch_size * 2 ** (len(self.dims) - 1))
+
     def layers(self) -> Iterator[LayerSpec]:
         """All layers in the order they run."""
         for stage, (letters, dim) in enumerate(zip(self.stages, self.dims, strict=True), start=1):

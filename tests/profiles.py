@@ -3,11 +3,12 @@
 from dataclasses import replace
 from functools import cache
 
-from sola_profile.case import Settings, parse_resolutions, read_spec
+from sola_profile.case import Settings, parse_resolutions
 from sola_profile.measure.kind_times import KindTimes
 from sola_profile.measure.latency import Sample, WarmUp, summarize
 from sola_profile.memory import PeakMemory
 from sola_profile.result import OverBudget
+from sola_profile.source import read_source
 from sola_profile.sweep import Plan, Sweep, scaling
 
 SPEED_FLOPS = 1.5e11
@@ -15,7 +16,7 @@ LONGEST_S = 5.0
 
 
 def _measured(row):
-    run_s = 2 * row.closed.macs / SPEED_FLOPS + 0.005
+    run_s = 2 * row.cost.macs / SPEED_FLOPS + 0.005
     if run_s > LONGEST_S:
         return replace(row, missing=OverBudget(run_s, 60.0))
     samples = [Sample(row.case, place // 2, run_s * (1 + 0.001 * (place * 7 % 11))) for place in range(20)]
@@ -24,7 +25,7 @@ def _measured(row):
         row,
         latency=summarize(samples, WarmUp((run_s, run_s), settled=True)),
         measured_memory=PeakMemory(peak.parameter_bytes, peak.input_bytes, round(1.01 * peak.step_bytes)),
-        kind_times=KindTimes(({kind: 1e-9 * macs + 1e-4 for kind, macs in row.closed.macs_by_kind.items()},)),
+        kind_times=KindTimes(({kind: 1e-9 * macs + 1e-4 for kind, macs in row.cost.macs_by_kind.items()},)),
     )
 
 
@@ -32,7 +33,7 @@ def _measured(row):
 def sample_profile(model="sola_t", sizes="64,128,512x256", *, measured=True, interrupted=False):
     """A profile as a sweep would give it."""
     plan = Plan(
-        read_spec(model), parse_resolutions(sizes), Settings(), None, f"sola-profile --model {model} --res {sizes}"
+        read_source(model), parse_resolutions(sizes), Settings(), None, f"sola-profile --model {model} --res {sizes}"
     )
     sweep = Sweep(plan)
     list(sweep.run())
@@ -42,5 +43,5 @@ def sample_profile(model="sola_t", sizes="64,128,512x256", *, measured=True, int
     contenders = []
     for contender in found.contenders:
         rows = tuple(map(_measured, contender.rows))
-        contenders.append(replace(contender, rows=rows, scaling=scaling(contender.spec, rows)))
+        contenders.append(replace(contender, rows=rows, scaling=scaling(contender.scaling.complexity, rows)))
     return replace(found, contenders=tuple(contenders), budget_s=60.0)

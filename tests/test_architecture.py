@@ -19,6 +19,7 @@ PROFILE_LAYERS = (
     ("machine", "cost", "measure"),
     ("compare",),
     ("result", "kernel_result", "formula_result"),
+    ("analysis",),
     ("measuring",),
     ("kernel_measuring",),
     ("kernel_crossover", "kernel_models", "kernel_cuda"),

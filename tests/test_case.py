@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sola_profile.case import MAX_SIDE, Case, Resolution, Settings, parse_resolutions, read_spec
+from sola_profile.source import read_source
 
 SIDES = st.integers(1, MAX_SIDE)
 
@@ -56,10 +57,14 @@ def test_settings_refuse_what_they_do_not_know(changes, message):
 
 
 def test_tokens_are_counted_after_padding():
-    spec = read_spec("sola_t")
-    assert Case(spec, Resolution(224, 224)).tokens == (3136, 784, 196, 49)
-    assert not Case(spec, Resolution(512, 2048)).padded
-    odd = Case(spec, Resolution(100, 333))
+    source = read_source("sola_t")
+
+    def case_of(resolution):
+        return Case(source, resolution, Settings(), source.default_input)
+
+    assert case_of(Resolution(224, 224)).tokens == (3136, 784, 196, 49)
+    assert not case_of(Resolution(512, 2048)).padded
+    odd = case_of(Resolution(100, 333))
     assert odd.padded
     # 25 × 84 patches, then every side halved rounding up
     assert odd.tokens == (25 * 84, 13 * 42, 7 * 21, 4 * 11)

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,7 @@ def process(*arguments, **options):
     ("arguments", "sentence"),
     [
         (("--model", "sola_x"), "did you mean 'sola_t'?"),
-        (("--model", "timm:resnet18"), "sola-profile formula --model timm:resnet18 takes any model"),
+        (("--model", "timm:resnet180"), "timm has no model 'resnet180'; did you mean 'resnet18'?"),
         (("--model", "sola_t", "--res", "abc"), "expected pixels such as 224 or 512x2048, got 'abc'"),
         (("--model", "sola_t", "--res", "512*2048"), "did you mean '512x2048'?"),
         (("--model", "sola_t", "--res", "0"), "a side has 1 to 65,536 pixels, got 0"),
@@ -130,10 +131,10 @@ def test_measuring_gives_latency_memory_and_shares(run):
     assert "Measured latency" in out
     document = json.loads(Path("all.json").read_text())
     assert document == json.loads(Path("here/result.json").read_text())
-    assert document["schema_version"] == 1
+    assert document["schema_version"] == 2
     assert document["settings"]["threads"] == document["environment"]["threads"] == 1
     assert "hostname" not in json.dumps(document)
-    for row in document["backbones"][0]["rows"]:
+    for row in document["models"][0]["rows"]:
         assert row["latency"]["samples_s"]
         assert row["measured_memory"]["step_bytes"] > 0
         assert row["kind_times_s"]
@@ -148,8 +149,8 @@ def test_training_and_another_pattern(run):
     assert code == 0
     assert "forward and backward" in out
     document = json.loads(Path("all.json").read_text())
-    row = document["backbones"][0]["rows"][0]
-    assert row["training_step_macs"] > 2.9 * row["closed_form"]["macs"]
+    row = document["models"][0]["rows"][0]
+    assert row["training_step_macs"] > 2.9 * row["cost"]["macs"]
     assert row["kind_times_s"] is None
     assert row["latency"]["samples_s"]
     assert Path("docs/reports/sola_t-LL.LL.SSSSSS.LS/README.md").exists()
@@ -161,7 +162,7 @@ def test_a_format_on_standard_output_sends_the_table_to_standard_error(run, name
     assert code == 0
     assert "Work of the forward pass" in err
     if name == "json":
-        assert json.loads(out)["backbones"]
+        assert json.loads(out)["models"]
     else:
         assert len(list(csv.DictReader(io.StringIO(out)))) == 3
 
@@ -186,7 +187,7 @@ def test_what_was_passed_over_is_tried_again_when_there_is_time(run, monkeypatch
     code, _, err = run(*SMALL, *BUDGET, "--no-report", "--json", "all.json")
     assert code == 0
     assert err.count("preparing sola_t at 96") == 2
-    rows = [row for backbone in json.loads(Path("all.json").read_text())["backbones"] for row in backbone["rows"]]
+    rows = [row for backbone in json.loads(Path("all.json").read_text())["models"] for row in backbone["rows"]]
     assert all(row["latency"]["samples_s"] and row["missing"] is None for row in rows)
 
 
@@ -194,10 +195,10 @@ def test_strict_fails_on_a_difference(run, monkeypatch):
     def off_by_one(closed, counts):
         found = agreed(closed, counts)
         part = witnesses.Difference("fvcore", "head", 1, 2)
-        return witnesses.Agreement(found.macs, (part,), found.uncounted)
+        return replace(found, differences=(part,))
 
     agreed = witnesses.agreement
-    monkeypatch.setattr("sola_profile.sweep.agreement", off_by_one)
+    monkeypatch.setattr("sola_profile.analysis.agreement", off_by_one)
     code, _, err = run(*ONE, "--no-measure", "--no-report", "--strict")
     assert code == 2
     assert "strict: the witnesses differ at 64 on head" in err
@@ -218,7 +219,7 @@ def test_ctrl_c_keeps_what_is_finished(run, monkeypatch):
     assert "Interrupted" in out
     assert "interrupted" in err
     document = json.loads(Path("all.json").read_text())
-    first, second = document["backbones"][0]["rows"]
+    first, second = document["models"][0]["rows"]
     assert document["interrupted"]
     # the first size was prepared: its memory is known, its latency was not reached
     assert first["measured_memory"]
@@ -235,7 +236,7 @@ def test_a_failure_later_on_loses_no_finished_row(run, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["sola-profile", *ONE, *BUDGET, "--json", "all.json"])
     with pytest.raises(ZeroDivisionError):
         main()
-    assert json.loads(Path("all.json").read_text())["backbones"][0]["rows"][0]["measured_memory"]
+    assert json.loads(Path("all.json").read_text())["models"][0]["rows"][0]["measured_memory"]
 
 
 def test_a_real_interrupt_while_measuring(tmp_path):
@@ -254,7 +255,7 @@ def test_a_real_interrupt_while_measuring(tmp_path):
     assert "\x1b" not in out
     document = json.loads((tmp_path / "docs/reports/sola_t/result.json").read_text())
     assert document["interrupted"]
-    assert document["backbones"][0]["rows"][0]["latency"]["samples_s"]
+    assert document["models"][0]["rows"][0]["latency"]["samples_s"]
 
 
 LIMITED = """
@@ -289,7 +290,7 @@ def test_a_memory_limit_costs_only_the_rows_that_do_not_fit(tmp_path, patch, tri
         check=False,
     )
     assert child.returncode == 0, child.stderr
-    small, large = json.loads((tmp_path / "all.json").read_text())["backbones"][0]["rows"]
+    small, large = json.loads((tmp_path / "all.json").read_text())["models"][0]["rows"]
     assert small["latency"]["samples_s"]
     assert large["latency"] is None
     assert large["missing"]["reason"] == "out of memory"

@@ -56,8 +56,8 @@ def test_polynomial_is_exact_where_sides_divide_by_the_stride(name, rows, column
 def test_parameters_and_module_paths_are_those_of_the_built_module(name):
     workload = build(get_spec(name), Settings(), "meta")
     counted = sum(parameter.numel() for parameter in workload.model.parameters())
-    assert closed_form(workload.spec, Resolution(224, 224)).parameters == counted
-    for piece in piece_modules(workload.spec):
+    assert closed_form(workload.source.spec, Resolution(224, 224)).parameters == counted
+    for piece in piece_modules(workload.source.spec):
         workload.model.get_submodule(piece.path)
         workload.model.get_submodule(piece.begins)
 

@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from sola_profile.case import Resolution, parse_resolutions
-from sola_profile.compare.formula_check import FORMULAS, check
+from sola_profile.compare.formula_check import check
+from sola_profile.cost.breakdown import FORMULAS
 from sola_profile.cost.closed_form import closed_form, complexity
 from sola_profile.cost.expression import Letters
 from sola_profile.cost.recording import highest, record_at, record_module
@@ -18,7 +19,8 @@ from sola_profile.cost.symbolic import COUNTED, INTERPOLATED, SYMBOLIC, evaluate
 from sola_profile.cost.symbols import COLUMNS, ROWS
 from sola_profile.formula_sweep import FormulaSweep, MemoryOptions
 from sola_profile.measure.counts import Count, Uncounted
-from sola_profile.report.formula_tables import expressions, latex, memory_sentences, text
+from sola_profile.report.formula_tables import expressions, latex, memory_sentences
+from sola_profile.report.numbers import polynomial_text
 from sola_profile.source import FACTORY, InputShape, ModelSource, read_source
 from sola_profile.workload import cpu_threads
 
@@ -350,7 +352,7 @@ def test_a_counter_that_sees_less_is_blind_only_if_it_says_so():
 
 def test_formulas_as_text_and_latex():
     result = found("sola_t", "224")
-    assert text(expressions(result)["MACs"]) == "201/64·N² + 589,568·N + 288,000"
+    assert polynomial_text(expressions(result)["MACs"]) == "201/64·N² + 589,568·N + 288,000"
     assert r"\mathrm{MACs} &= \frac{201 N^{2}}{64} + 589568 N + 288000" in latex(result)
     letters = Letters(result.formula, [result.formula.total.macs])
     assert letters.definition.startswith("N = H/4 · W/4, the positions after the first convolution; exact where")
@@ -366,7 +368,7 @@ def test_what_depends_on_the_sides_is_written_in_their_letters():
     globals()["Valid"] = Valid
     formula = model_formula(local("Valid"), InputShape.parse("1x1xHxW"))
     expression = Letters(formula, [formula.total.macs]).express(formula.total.macs)
-    assert text(expression) == "4·H·W − 4·H − 4·W + 4"
+    assert polynomial_text(expression) == "4·H·W − 4·H − 4·W + 4"
     height, width = sympy.symbols("H W", positive=True, integer=True)
     assert sympy.expand(expression.sympy() - 4 * (height - 1) * (width - 1)) == 0
 

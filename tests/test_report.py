@@ -104,8 +104,8 @@ def test_tables_hold_the_figures_of_the_profile():
     first = profile.model.rows[0]
     work = dict(zip(work_table(profile).columns, work_table(profile).rows[0], strict=True))
     assert work["Tokens per stage"] == "256/64/16/4"
-    assert work["3 witnesses"] == "agree"
-    assert float(work["GFLOPs"]) == pytest.approx(2 * first.closed.macs / 1e9, rel=1e-3)
+    assert work["Witnesses"] == "4 agree"
+    assert float(work["GFLOPs"]) == pytest.approx(2 * first.cost.macs / 1e9, rel=1e-3)
     shares = [float(cell.rstrip(" %")) for cell in kinds_table(profile).rows[0][2:]]
     assert sum(shares) == pytest.approx(100, abs=0.3)
     assert len(comparison_table(profile).rows) == 9
@@ -248,15 +248,15 @@ def test_json_holds_every_sample_and_witness():
     document = json.loads(render("json", profile))
     assert document["schema_version"] == SCHEMA_VERSION
     assert document["command"] == profile.command
-    assert [backbone["role"] for backbone in document["backbones"]] == ["model", "linear", "softmax"]
-    for backbone, contender in zip(document["backbones"], profile.contenders, strict=True):
+    assert [backbone["role"] for backbone in document["models"]] == ["model", "linear", "softmax"]
+    for backbone, contender in zip(document["models"], profile.contenders, strict=True):
         for found, row in zip(backbone["rows"], contender.rows, strict=True):
-            assert found["closed_form"]["macs"] == row.closed.macs
-            assert sum(piece["macs"] for piece in found["closed_form"]["pieces"]) == row.closed.macs
+            assert found["cost"]["macs"] == row.cost.macs
+            assert sum(piece["macs"] for piece in found["cost"]["pieces"]) == row.cost.macs
             assert found["latency"]["samples_s"] == list(row.latency.samples_s)
             assert found["predicted_memory"]["total_bytes"] == row.predicted_memory.total_bytes
-    first = document["backbones"][0]
-    assert first["rows"][0]["witnesses"]["macs"]["fvcore"] == profile.model.rows[0].closed.macs
+    first = document["models"][0]
+    assert first["rows"][0]["witnesses"]["macs"]["fvcore"] == profile.model.rows[0].cost.macs
     assert Fraction(first["complexity"]["macs"]["a"]) == profile.model.scaling.complexity.total.a
     assert set(first["latency_fit"]) >= {"a_s", "b_s", "c_s", "freedom"}
 
@@ -268,7 +268,7 @@ def test_json_has_no_infinity_and_keeps_numbers_on_one_line():
     scaling = replace(profile.model.scaling, latency_fit=endless)
     changed = replace(profile, contenders=(replace(profile.model, scaling=scaling), *profile.contenders[1:]))
     text = render("json", changed)
-    found = json.loads(text)["backbones"][0]["latency_fit"]["quadratic_overtakes_at_tokens"]
+    found = json.loads(text)["models"][0]["latency_fit"]["quadratic_overtakes_at_tokens"]
     assert found["interval"] == [1.0, None]
     assert re.search(r'"samples_s": \[[^\n]+\]', text)
 
@@ -279,9 +279,9 @@ def test_csv_has_a_line_per_backbone_and_size():
     assert len(lines) == 9
     assert {line["role"] for line in lines} == {"model", "linear", "softmax"}
     first = profile.model.rows[0]
-    assert int(lines[0]["flops"]) == 2 * first.closed.macs
+    assert int(lines[0]["flops"]) == 2 * first.cost.macs
     assert float(lines[0]["latency_median_s"]) == first.latency.median_s
     kinds = [int(value) for name, value in lines[0].items() if name.startswith("macs_")]
-    assert sum(kinds) == first.closed.macs
+    assert sum(kinds) == first.cost.macs
     empty = csv.DictReader(io.StringIO(render("csv", sample_profile("sola_t", "64,128", measured=False))))
     assert {line["latency_median_s"] for line in empty} == {""}

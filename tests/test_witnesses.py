@@ -32,7 +32,9 @@ def test_all_three_agree_exactly_on_every_piece_of_every_preset(name):
     workload = build(get_spec(name), Settings(), "meta")
     for size in ("224", "512x768", "1024"):
         resolution = Resolution.parse(size)
-        found = agreement(closed_form(workload.spec, resolution), [count(workload, resolution) for count in COUNTERS])
+        found = agreement(
+            closed_form(workload.source.spec, resolution), [count(workload, resolution) for count in COUNTERS]
+        )
         assert found.exact, found.differences
         assert found.unknown == ()
 

@@ -6,21 +6,23 @@ import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from sola_profile.case import DTYPES, MODES, Resolution, Settings, parse_resolutions, read_spec
+from sola_profile.case import DTYPES, MODES, Resolution, Settings, parse_resolutions
 from sola_profile.commands.output import Targets, checked, checked_budget, report_folder, written_command
 from sola_profile.report import FORMATS, render
 from sola_profile.report.svg import Renderer
-from sola_vision.spec import BackboneSpec
+from sola_profile.source import DEFAULT_INPUT, BuildError, InputShape, ModelSource, read_source
 
 if TYPE_CHECKING:
     from sola_profile.result import Profile
 
 BUDGET_S = 80.0
+LIMIT_S = 60.0
 STRICT_FAILED = 2
 RESULT = "result.json"
 
@@ -29,7 +31,11 @@ RESULT = "result.json"
 class Request:
     """The command line, checked. ``budget_s`` is None when nothing shall be measured."""
 
-    spec: BackboneSpec
+    source: ModelSource
+    shape: InputShape | None
+    others: tuple[ModelSource, ...]
+    with_twins: bool
+    limit_s: float
     resolutions: tuple[Resolution, ...]
     settings: Settings
     budget_s: float | None
@@ -38,11 +44,21 @@ class Request:
 
 
 @click.command()
-@click.option("-m", "--model", required=True, metavar="NAME", help="A preset, such as sola_t.")
+@click.option(
+    "-m",
+    "--model",
+    required=True,
+    metavar="NAME",
+    help="A preset, timm:NAME, torchvision:NAME or package.module:factory.",
+)
 @click.option(
     "-r", "--res", default="224,512,1024", show_default=True, metavar="SIZES", help="Pixels: 224 or 512x2048."
 )
 @click.option("--pattern", metavar="PATTERN", help="Another layer pattern, such as 'L*2|L*2|(LLS)*2|LS'.")
+@click.option("--with", "others", metavar="NAMES", help="Models to set beside it, named like it, with commas between.")
+@click.option("--no-twins", is_flag=True, help="Leave out the same backbone all linear and all softmax.")
+@click.option("--input", "shape", metavar="SHAPE", help=f"What the model takes.  [default: {DEFAULT_INPUT}]")
+@click.option("--limit", default=LIMIT_S, show_default=True, metavar="SECONDS", help="Time to look for polynomials.")
 @click.option("--batch", default=1, show_default=True, metavar="N", help="Images per step.")
 @click.option("--dtype", default="float32", show_default=True, metavar="DTYPE", help=f"{', '.join(DTYPES)}.")
 @click.option("--device", default="cpu", show_default=True, metavar="DEVICE", help="cpu, cuda or cuda:N.")
@@ -65,9 +81,9 @@ class Request:
 def profile(**options: Any) -> None:
     """Count, predict and measure one model at several image sizes.
 
-    Every size gets its parameters, tokens, MACs and FLOPs from three independent witnesses, peak memory predicted
+    Every size gets its parameters, tokens, MACs and FLOPs from independent witnesses, peak memory predicted
     and measured, latency with its interval, and the share of each kind of layer; then the growth of all that with
-    the number of tokens, beside the same model all linear and all softmax.
+    the number of tokens. A preset stands beside itself all linear and all softmax, any model beside those of --with.
     """
     request = read_request(options)
     request.targets.check()
@@ -85,17 +101,34 @@ def run(request: Request, renderer: Renderer | None) -> Profile:
     from sola_profile.commands.progress import follow
     from sola_profile.sweep import Plan, Sweep
 
-    sweep = Sweep(Plan(request.spec, request.resolutions, request.settings, request.budget_s, written_command()))
+    sweep = Sweep(
+        Plan(
+            request.source,
+            request.resolutions,
+            request.settings,
+            request.budget_s,
+            written_command(),
+            request.shape,
+            request.others,
+            request.with_twins,
+            request.limit_s,
+        )
+    )
     try:
         for _ in follow(sweep.run()):
             if sweep.measuring:
                 request.targets.checkpoint(RESULT, lambda: render("json", sweep.profile()))
+    except BuildError as error:
+        raise click.UsageError(str(error)) from error
     except KeyboardInterrupt:
         sweep.interrupted = True
     finally:
         finished = sweep.profile()
         if finished.contenders:
             write(finished, request.targets, renderer)
+    if not finished.contenders and not sweep.interrupted:
+        reasons = "; ".join(f"{size}: {reason}" for size, reason in sweep.refused.items())
+        raise click.UsageError(f"{request.source.name} takes none of these sizes of {finished.shape}: {reasons}")
     return finished
 
 
@@ -121,22 +154,39 @@ def write(finished: Profile, targets: Targets, renderer: Renderer | None) -> Non
 
 def read_request(options: dict[str, Any]) -> Request:
     """Check everything that can be checked without running anything; bad use raises ``click.UsageError``."""
-    spec = checked(lambda: read_spec(options["model"], options["pattern"]))
+    source = checked(lambda: read_source(options["model"], options["pattern"]))
+    names = [name.strip() for name in (options["others"] or "").split(",") if name.strip()]
+    others = tuple(checked(partial(read_source, name), "--with") for name in names)
+    shape = checked(lambda: _read_shape(options["shape"], options["batch"]), "--input")
     resolutions = checked(lambda: parse_resolutions(options["res"]), "--res")
-    names = ("batch", "dtype", "device", "mode", "threads")
-    settings = checked(lambda: Settings(**{name: options[name] for name in names}, compile=options["compiled"]))
+    fields = ("batch", "dtype", "device", "mode", "threads")
+    settings = checked(lambda: Settings(**{name: options[name] for name in fields}, compile=options["compiled"]))
     checked(lambda: _check_device(settings.device), "--device")
     budget_s = checked_budget(options["budget"])
-    folder = report_folder(options, Path("docs", "reports", _folder_name(spec)))
+    folder = report_folder(options, Path("docs", "reports", _folder_name(source)))
     files = {name: options[f"{name}_file"] for name in ("json", "csv") if options[f"{name}_file"]}
     return Request(
-        spec,
+        source,
+        shape,
+        others,
+        not options["no_twins"],
+        options["limit"],
         resolutions,
         settings,
         None if options["no_measure"] else budget_s,
         Targets(folder, files),
         options["strict"],
     )
+
+
+def _read_shape(text: str | None, batch: int) -> InputShape | None:
+    """``--input``, whose first number must not contradict ``--batch``."""
+    if text is None:
+        return None
+    shape = InputShape.parse(text)
+    if shape.batch not in (1, batch):
+        raise ValueError(f"expected 1 or --batch {batch} first, got {text!r}; --batch sets the images per step")
+    return shape
 
 
 def _check_device(name: str) -> None:
@@ -147,9 +197,9 @@ def _check_device(name: str) -> None:
     check_device(name)
 
 
-def _folder_name(spec: BackboneSpec) -> str:
-    """The name of the model, with another pattern behind it: ``sola_t-LL.LL.SSSSSS.LS``."""
-    return spec.name.replace("[", "-").rstrip("]").replace("|", ".")
+def _folder_name(source: ModelSource) -> str:
+    """The name of the model, with another pattern behind it: ``sola_t-LL.LL.SSSSSS.LS``, ``timm-resnet18``."""
+    return source.name.replace("[", "-").rstrip("]").replace("|", ".").replace(":", "-")
 
 
 def objections(finished: Profile) -> Iterator[str]:
@@ -159,8 +209,8 @@ def objections(finished: Profile) -> Iterator[str]:
         if found is not None and not found.exact:
             pieces = ", ".join(dict.fromkeys(part.piece for part in found.differences))
             yield f"the witnesses differ at {row.resolution} on {pieces}"
-        if row.counted_parameters != row.closed.parameters:
-            yield f"{row.counted_parameters:,} parameters counted, {row.closed.parameters:,} in closed form"
+        if row.counted_parameters != row.cost.parameters:
+            yield f"{row.counted_parameters:,} parameters counted, {row.cost.parameters:,} expected"
     unknown = sorted({name for row in finished.model.rows if row.agreement for name in row.agreement.unknown})
     if unknown:
         yield f"operators that may hold matrix products are not counted: {', '.join(unknown)}"

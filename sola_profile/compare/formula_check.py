@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from sola_profile.cost.breakdown import CLOSED_FORM, FORMULAS
 from sola_profile.cost.recording import Recording
 from sola_profile.cost.symbolic import total
 from sola_profile.cost.work import CONVOLUTION, DEPTHWISE
 from sola_profile.measure.counts import Count
-
-FORMULAS = "formulas"
 
 CONVOLUTIONS, MATMULS = "convolution", "matmul and attention"
 FAMILIES = (CONVOLUTIONS, MATMULS)
@@ -67,7 +66,7 @@ def check(recording: Recording, counts: Sequence[Count], closed_form_macs: int |
                 blind[count.witness] = unseen
         checks.append(Check(family, macs, blind))
     if closed_form_macs is not None:
-        macs = {FORMULAS: sum(ours.values()), "closed form": closed_form_macs}
+        macs = {FORMULAS: sum(ours.values()), CLOSED_FORM: closed_form_macs}
         checks.append(Check("all", macs, {}))
     return tuple(checks)
 

@@ -1,46 +1,54 @@
-"""Do the closed form and the counters see the same matrix products?"""
+"""Do all who count a model's matrix products see the same?"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
-from sola_profile.cost.closed_form import ClosedForm
+from sola_profile.compare.formula_check import check
+from sola_profile.cost.breakdown import Breakdown
+from sola_profile.cost.recording import Recording
 from sola_profile.measure.counts import Count, Uncounted
 
-CLOSED_FORM = "closed form"
+WHOLE_MODEL = "whole model"
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A piece of the backbone on which a counter and the closed form disagree, in multiply-accumulates."""
+    """A piece on which a witness and the reference disagree, in multiply-accumulates."""
 
     witness: str
     piece: str
     macs: int
-    closed_form_macs: int
+    expected_macs: int
 
     @property
     def residual(self) -> int:
-        """Counted minus closed form."""
-        return self.macs - self.closed_form_macs
+        """Counted minus expected."""
+        return self.macs - self.expected_macs
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """What every witness says about one case, and where they part.
+    """What every witness says about one case, and where they part from the ``reference``, the first of them.
 
     ``macs``: witness → multiply-accumulates of the batch, forward. ``differences``: pieces that differ, and
-    ``"whole model"`` when the totals do. ``uncounted``: operators without a formula, by counter.
+    ``"whole model"`` when the totals do. ``uncounted``: operators without a formula, by counter. ``blind``: a witness
+    that found less and lists operators that it can't see → those operators; that is no difference.
+    ``absent``: a witness that gave no count → the reason.
     """
 
+    reference: str
     macs: Mapping[str, int]
     differences: tuple[Difference, ...]
     uncounted: Mapping[str, tuple[Uncounted, ...]]
+    blind: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    absent: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def exact(self) -> bool:
-        """Whether all witnesses agree to the last multiply-accumulate, in total and on every piece."""
+        """Whether all that could see everything agree to the last multiply-accumulate, on every piece."""
         return not self.differences
 
     @property
@@ -51,17 +59,44 @@ class Agreement:
         )
 
 
-def agreement(closed: ClosedForm, counts: Sequence[Count]) -> Agreement:
+def agreement(closed: Breakdown, counts: Sequence[Count]) -> Agreement:
     """Set every counter against the closed form, exactly: a residual of one multiply-accumulate is a difference."""
     expected = {piece.name: piece.macs for piece in closed.pieces}
     differences = []
     for count in counts:
         if count.macs != closed.macs:
-            differences.append(Difference(count.witness, "whole model", count.macs, closed.macs))
+            differences.append(Difference(count.witness, WHOLE_MODEL, count.macs, closed.macs))
         differences += [
             Difference(count.witness, name, count.macs_by_piece.get(name, 0), macs)
             for name, macs in expected.items()
             if count.macs_by_piece.get(name, 0) != macs
         ]
-    macs = {CLOSED_FORM: closed.macs, **{count.witness: count.macs for count in counts}}
-    return Agreement(macs, tuple(differences), {count.witness: count.uncounted for count in counts})
+    macs = {closed.origin: closed.macs, **{count.witness: count.macs for count in counts}}
+    return Agreement(closed.origin, macs, tuple(differences), _uncounted(counts))
+
+
+def family_agreement(
+    cost: Breakdown, recording: Recording, counts: Sequence[Count], absent: Mapping[str, str]
+) -> Agreement:
+    """Set counters against the operators' formulas of a model whose pieces they don't know, by family of products."""
+    checks = check(recording, counts)
+    differences: list[Difference] = []
+    blind: dict[str, tuple[str, ...]] = {}
+    for family in checks:
+        blind.update(family.blind)
+        expected = family.macs[cost.origin]
+        differences += [Difference(name, family.family, family.macs[name], expected) for name in family.contradicted_by]
+    macs = {cost.origin: cost.macs, **{count.witness: count.macs for count in counts}}
+    # what a counter doesn't know either has a formula here, or is named below
+    uncounted = {
+        name: tuple(replace(entry, kind=entry.kind or "counted by the formulas") for entry in entries)
+        for name, entries in _uncounted(counts).items()
+    }
+    unknown = Counter(call.operator for call in recording.calls if not call.kind)
+    if unknown:
+        uncounted[cost.origin] = tuple(Uncounted(name, number, "") for name, number in sorted(unknown.items()))
+    return Agreement(cost.origin, macs, tuple(differences), uncounted, blind, absent)
+
+
+def _uncounted(counts: Sequence[Count]) -> dict[str, tuple[Uncounted, ...]]:
+    return {count.witness: count.uncounted for count in counts if count.uncounted}

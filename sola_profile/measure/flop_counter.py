@@ -33,7 +33,7 @@ def count_forward(workload: Workload, resolution: Resolution) -> Count:
 
     # the counter starts every path with the class of the module that was called
     root = type(workload.model).__name__
-    return count_step(forward, {piece.name: f"{root}.{piece.path}" for piece in piece_modules(workload.spec)})
+    return count_step(forward, {piece.name: f"{root}.{piece.path}" for piece in piece_modules(workload.source.spec)})
 
 
 def count_step(step: Step, pieces: Mapping[str, str] | None = None) -> Count:

@@ -68,7 +68,7 @@ def _hooks(workload: Workload, begin: Callable[[str], None]) -> Iterator[None]:
 
     handles = [
         workload.model.get_submodule(piece.begins).register_forward_pre_hook(hook_for(piece.kind))
-        for piece in piece_modules(workload.spec)
+        for piece in piece_modules(workload.source.spec)
     ]
     try:
         yield

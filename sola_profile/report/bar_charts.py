@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sola_profile.report.numbers import mebibytes, percent
-from sola_profile.report.tables import SHOWN_KINDS
+from sola_profile.report.tables import shown_kinds
 from sola_profile.result import Profile, Row
 
 Spec = dict[str, Any]
@@ -20,8 +20,13 @@ KIND_COLORS: Mapping[str, str] = {
     "embed, merge": "#E69F00",
     "bridge": "#009E73",
     "head": "#56B4E9",
+    # of products, where there are no layers of ours
+    "attention": "#D55E00",
+    "linear map": "#BFC5CA",
+    "convolution": "#E69F00",
+    "depthwise convolution": "#009E73",
 }
-DARK_KINDS = ("softmax", "linear", "bridge")
+DARK_KINDS = ("softmax", "linear", "bridge", "attention", "depthwise convolution")
 MEMORY_COLORS: Mapping[str, str] = {
     "parameters": "#BFC5CA",
     "input": "#E69F00",
@@ -31,14 +36,14 @@ MEMORY_COLORS: Mapping[str, str] = {
 
 def shares_chart(profile: Profile) -> Spec:
     """Stacked bars per size: shares in MACs, and in time where it was measured."""
-    segments, bars = [], []
+    segments, bars, shown = [], [], shown_kinds(profile)
     for row in profile.model.rows:
-        parts = {"MACs": {kind: macs / row.closed.macs for kind, macs in row.closed.macs_by_kind.items()}}
+        parts = {"MACs": {kind: macs / max(1, row.cost.macs) for kind, macs in row.cost.macs_by_kind.items()}}
         if row.kind_times is not None:
             parts["time"] = row.kind_times.shares
         for measure, shares in parts.items():
             bars.append(f"{row.resolution} {measure}")
-            segments += _share_segments(bars[-1], shares)
+            segments += _share_segments(bars[-1], shares, shown)
     axis = {"title": None, "labelExpr": "format(100 * datum.value, '.0f') + ' %'", "tickCount": 5}
     x = {**_x("start", axis), "scale": {"domain": [0, 1], "nice": False}}
     texts = [
@@ -54,16 +59,16 @@ def shares_chart(profile: Profile) -> Spec:
         "width": WIDTH,
         "height": {"step": 30},
         "title": {
-            "text": "Share of each kind of layer",
+            "text": f"Share of each kind of {'layer' if profile.model.spec is not None else 'product'}",
             "subtitle": "of the matrix products (MACs), and of the measured time where there is one",
         },
-        "layer": [_segments(segments, bars, KIND_COLORS, x), *texts],
+        "layer": [_segments(segments, bars, {kind: KIND_COLORS[kind] for kind in shown}, x), *texts],
     }
 
 
-def _share_segments(bar: str, shares: Mapping[str, float]) -> list[Spec]:
+def _share_segments(bar: str, shares: Mapping[str, float], shown: Mapping[str, tuple[str, ...]]) -> list[Spec]:
     segments, start = [], 0.0
-    for name, kinds in SHOWN_KINDS.items():
+    for name, kinds in shown.items():
         share = sum(shares[kind] for kind in kinds)
         number = percent(share, 0)
         # a name needs about 100 pixels, a number 30

@@ -11,8 +11,8 @@ from dataclasses import replace
 from typing import Any
 
 from sola_profile.report.bar_charts import memory_chart, shares_chart
-from sola_profile.report.scaling_chart import Point, Series, scaling_chart
-from sola_profile.result import Contender, Profile
+from sola_profile.report.scaling_chart import Point, Series, scaling_chart, styles
+from sola_profile.result import Contender, Profile, Row
 
 Spec = dict[str, Any]
 
@@ -49,7 +49,7 @@ def specs(profile: Profile) -> dict[str, Spec]:
 
 def _latency(profile: Profile) -> Spec | None:
     fit = profile.model.scaling.latency_fit
-    found = [Series(contender, _latency_points(contender)) for contender in profile.contenders]
+    found = _series(profile, _latency_point)
     if not found[0].points:
         return None
     if fit is not None:
@@ -59,40 +59,50 @@ def _latency(profile: Profile) -> Spec | None:
     return scaling_chart(profile, found, "Latency (ms)", {"text": "Measured latency", "subtitle": subtitle})
 
 
-def _latency_points(contender: Contender) -> list[Point]:
-    return [
-        Point(
-            row.tokens,
-            1e3 * row.latency.median_s,
-            1e3 * row.latency.interval_s.low,
-            1e3 * row.latency.interval_s.high,
-        )
-        for row in contender.rows
-        if row.latency is not None
-    ]
+def _series(profile: Profile, point: Callable[[int, Row], Point | None]) -> list[Series]:
+    """Points of all models over the tokens that the first one has at the same size."""
+    tokens = {row.resolution: row.tokens for row in profile.model.rows}
+    found = []
+    for contender, style in zip(profile.contenders, styles(profile.contenders), strict=True):
+        points = [point(tokens[row.resolution], row) for row in contender.rows if row.resolution in tokens]
+        found.append(Series(contender, [entry for entry in points if entry is not None], style))
+    return found
 
 
-def _flops(profile: Profile) -> Spec:
+def _latency_point(tokens: int, row: Row) -> Point | None:
+    if row.latency is None:
+        return None
+    interval = row.latency.interval_s
+    return Point(tokens, 1e3 * row.latency.median_s, 1e3 * interval.low, 1e3 * interval.high)
+
+
+def _flops(profile: Profile) -> Spec | None:
     found = [
-        Series(
-            contender,
-            [Point(row.tokens, 2 * row.closed.macs / 1e9) for row in contender.rows],
-            _flops_curve(contender, profile.settings.batch),
+        replace(series, curve=_flops_curve(series.contender, profile))
+        for series in _series(
+            profile, lambda tokens, row: Point(tokens, 2 * row.cost.macs / 1e9) if row.cost.macs else None
         )
-        for contender in profile.contenders
     ]
+    if not found[0].points:
+        return None
     title = {
         "text": "FLOPs of the forward pass",
-        "subtitle": "closed form, 1 MAC = 2 FLOPs; both axes logarithmic",
+        "subtitle": f"{profile.model.rows[0].cost.origin}, 1 MAC = 2 FLOPs; both axes logarithmic",
     }
-    overtaken = profile.model.scaling.complexity.softmax_overtakes
-    crossing = None if overtaken is None else (overtaken, "softmax layers overtake the rest")
+    complexity = profile.model.scaling.complexity
+    crossing = None
+    if complexity is not None and complexity.softmax_overtakes is not None:
+        crossing = (complexity.softmax_overtakes, "softmax layers overtake the rest")
     return scaling_chart(profile, found, "GFLOPs", title, crossing)
 
 
-def _flops_curve(contender: Contender, batch: int) -> Callable[[float], float]:
-    total = contender.scaling.complexity.total
-    return lambda tokens: 2e-9 * batch * float(total(round(tokens)))
+def _flops_curve(contender: Contender, profile: Profile) -> Callable[[float], float] | None:
+    """GFLOPs over the tokens of the first model."""
+    if contender.scaling.complexity is None:
+        return None
+    total, batch = contender.scaling.complexity.total, profile.settings.batch
+    own = (profile.model.patch / contender.patch) ** 2
+    return lambda tokens: 2e-9 * batch * float(total(round(own * tokens)))
 
 
 # file name → what draws it

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from typing import Any
 
-from sola_profile.pieces import KINDS
 from sola_profile.report.numbers import missing_text
 from sola_profile.result import Contender, Profile, Row
 
@@ -15,8 +15,9 @@ Cells = dict[str, Any]
 
 def csv_text(profile: Profile) -> str:
     """All lines, with a header."""
+    kinds = list(dict.fromkeys(k for contender in profile.contenders for row in contender.rows for k in row.cost.kinds))
     lines = [
-        {**_case(profile, contender, row), **_cost(row), **_memory(row), **_latency(row)}
+        {**_case(profile, contender, row), **_cost(row, kinds), **_memory(row), **_latency(row)}
         for contender in profile.contenders
         for row in contender.rows
     ]
@@ -31,8 +32,8 @@ def _case(profile: Profile, contender: Contender, row: Row) -> Cells:
     settings = profile.settings
     return {
         "role": contender.role,
-        "model": contender.spec.name,
-        "pattern": contender.spec.pattern,
+        "model": contender.name,
+        "pattern": None if contender.spec is None else contender.spec.pattern,
         "height": row.resolution.height,
         "width": row.resolution.width,
         "batch": settings.batch,
@@ -45,14 +46,14 @@ def _case(profile: Profile, contender: Contender, row: Row) -> Cells:
     }
 
 
-def _cost(row: Row) -> Cells:
-    macs = row.closed.macs_by_kind
+def _cost(row: Row, kinds: Sequence[str]) -> Cells:
+    macs = row.cost.macs_by_kind
     return {
-        "parameters": row.closed.parameters,
-        "macs": row.closed.macs,
-        "flops": 2 * row.closed.macs,
-        **{f"macs_{kind.replace(' ', '_')}": macs[kind] for kind in KINDS},
-        "scalar_ops": sum(row.closed.scalar_ops.values()),
+        "parameters": row.cost.parameters,
+        "macs": row.cost.macs,
+        "flops": 2 * row.cost.macs,
+        **{f"macs_{kind.replace(' ', '_')}": macs.get(kind) for kind in kinds},
+        "scalar_ops": sum(row.cost.scalar_ops.values()),
         "witnesses_agree": None if row.agreement is None else row.agreement.exact,
         "training_step_macs": row.step_macs,
     }

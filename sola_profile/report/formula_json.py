@@ -17,8 +17,9 @@ from sola_profile.cost.symbolic import ModelFormula, Totals
 from sola_profile.cost.work import PRODUCT_KINDS, Size
 from sola_profile.formula_result import FormulaResult, SizeRow
 from sola_profile.memory import PeakMemory
-from sola_profile.report.formula_tables import expressions, groups, latex, text
+from sola_profile.report.formula_tables import expressions, groups, latex
 from sola_profile.report.json_parts import Json, dump
+from sola_profile.report.numbers import polynomial_text
 
 SCHEMA_VERSION = 1
 
@@ -34,7 +35,7 @@ def document(result: FormulaResult) -> Json:
         "schema_version": SCHEMA_VERSION,
         "command": result.command,
         "model": _model(result.formula),
-        "formulas": {name: text(expression) for name, expression in expressions(result).items()},
+        "formulas": {name: polynomial_text(expression) for name, expression in expressions(result).items()},
         "latex": latex(result) if result.formula.recording is not None else None,
         "polynomials": None if result.formula.total is None else _totals(result.formula.total),
         "by_kind": None

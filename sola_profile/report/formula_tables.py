@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from sola_profile.compare.formula_check import FORMULAS
+from sola_profile.cost.breakdown import FORMULAS
 from sola_profile.cost.expression import Expression, Letters, monomial
 from sola_profile.cost.recording import Call
 from sola_profile.cost.symbolic import COUNTED, FEWEST_STRIDES, INTERPOLATED, PROVED, ModelFormula, Totals, grouped
 from sola_profile.cost.work import PRODUCT_KINDS, Size
 from sola_profile.formula_result import FormulaResult, SizeRow
-from sola_profile.report.numbers import exact, mebibytes, percent, scaled, signed_percent, significant, whole
+from sola_profile.report.numbers import (
+    exact,
+    mebibytes,
+    percent,
+    polynomial_text,
+    scaled,
+    signed_percent,
+    significant,
+    whole,
+)
 from sola_profile.report.tables import Table
 
 # rows of a table by module or operator; the rest is one line
@@ -41,18 +50,6 @@ def route_sentence(formula: ModelFormula) -> str:
     return f"Symbolic: one pass with H = {formula.stride}·h and W = {formula.stride}·w, {took}."
 
 
-def text(expression: Expression) -> str:
-    """``12,864·N² + 589,568·N + 288,000``."""
-    parts = []
-    for powers, coefficient in expression.terms.items():
-        name = monomial(expression.letters, powers)
-        sign = "−" if coefficient < 0 else "+"
-        number = exact(abs(coefficient))
-        parts.append(f"{sign} {number}" if name == "1" else f"{sign} {number}·{name}")
-    joined = " ".join(parts) or "0"
-    return joined.removeprefix("+ ")
-
-
 def expressions(result: FormulaResult) -> dict[str, Expression]:
     """The model's totals by name, MACs first; empty without a formula."""
     whole_model = result.formula.total
@@ -75,7 +72,7 @@ def formula_sentences(result: FormulaResult) -> Iterator[str]:
         return
     width = max(map(len, found))
     for name, expression in found.items():
-        yield f"{name:<{width}} = {text(expression)}"
+        yield f"{name:<{width}} = {polynomial_text(expression)}"
     assert result.formula.total is not None
     yield f"{Letters(result.formula, [result.formula.total.macs]).definition}."
 
@@ -212,7 +209,7 @@ def memory_sentences(result: FormulaResult) -> Iterator[str]:
     recording = result.formula.recording
     if recording is not None and recording.moments:
         letters = Letters(result.formula, [size for _, size in recording.moments])
-        shown = [f"{text(letters.express(size))} ({place})" for place, size in recording.moments]
+        shown = [f"{polynomial_text(letters.express(size))} ({place})" for place, size in recording.moments]
         of = "the highest of: " if len(shown) > 1 else ""
         yield f"Bytes of activations at the peak = {of}{'; '.join(shown)}."
     fit = result.fit

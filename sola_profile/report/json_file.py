@@ -11,14 +11,15 @@ from fractions import Fraction
 
 from sola_profile.compare.scaling import Estimate, Fit, Slope
 from sola_profile.compare.witnesses import Agreement
-from sola_profile.cost.closed_form import ClosedForm, Complexity
-from sola_profile.cost.polynomial import Polynomial
+from sola_profile.cost.breakdown import Breakdown
+from sola_profile.cost.formula_cost import Growth
+from sola_profile.cost.polynomial import Complexity, Polynomial
 from sola_profile.memory import PeakMemory
 from sola_profile.report.json_parts import Json, dump, interval_json, latency_json, missing_json
 from sola_profile.result import Contender, Profile, Row
 from sola_vision.spec import BackboneSpec
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 def json_text(profile: Profile) -> str:
@@ -35,8 +36,9 @@ def document(profile: Profile) -> Json:
         "interrupted": profile.interrupted,
         "environment": asdict(profile.environment),
         "settings": asdict(profile.settings),
+        "input": str(profile.shape),
         "budget_s": profile.budget_s,
-        "backbones": [_contender(contender) for contender in profile.contenders],
+        "models": [_contender(contender) for contender in profile.contenders],
         "helpful_sizes": list(profile.helpful_sizes),
     }
 
@@ -45,12 +47,32 @@ def _contender(contender: Contender) -> Json:
     scaling = contender.scaling
     return {
         "role": contender.role,
-        "spec": _spec(contender.spec),
+        "name": contender.name,
+        "source": contender.source.kind,
+        "patch": contender.patch,
+        "spec": None if contender.spec is None else _spec(contender.spec),
         "rows": [_row(row) for row in contender.rows],
-        "complexity": _complexity(scaling.complexity),
+        "refused": dict(contender.refused),
+        "growth": None if contender.growth is None else _growth(contender.growth),
+        "complexity": None if scaling.complexity is None else _complexity(scaling.complexity),
         "macs_slopes": [_slope(slope) for slope in scaling.macs_slopes],
         "latency_fit": None if scaling.latency_fit is None else _fit(scaling.latency_fit),
         "latency_slopes": [_slope(slope) for slope in scaling.latency_slopes],
+    }
+
+
+def _growth(growth: Growth) -> Json:
+    """The formula of the matrix products: powers of the letters → exact coefficient, as in ``"201/64"``."""
+    macs = None
+    if growth.macs is not None:
+        terms = [{"powers": list(powers), "coefficient": str(value)} for powers, value in growth.macs.terms.items()]
+        macs = {"letters": list(growth.macs.letters), "terms": terms}
+    return {
+        "route": growth.route,
+        "why": growth.why,
+        "stride": growth.stride,
+        "definition": growth.definition,
+        "macs": macs,
     }
 
 
@@ -75,10 +97,11 @@ def _row(row: Row) -> Json:
     return {
         "height": resolution.height,
         "width": resolution.width,
-        "tokens_per_stage": list(row.case.tokens),
+        "sized": row.case.sized,
+        "tokens_per_stage": list(row.tokens_per_stage),
         "padded": row.case.padded,
-        "parameters": {"closed_form": row.closed.parameters, "counted": row.counted_parameters},
-        "closed_form": _closed_form(row.closed),
+        "parameters": {"expected": row.cost.parameters, "counted": row.counted_parameters},
+        "cost": _cost(row.cost),
         "witnesses": None if row.agreement is None else _agreement(row.agreement),
         "training_step_macs": row.step_macs,
         "predicted_memory": _memory(row.predicted_memory),
@@ -89,12 +112,13 @@ def _row(row: Row) -> Json:
     }
 
 
-def _closed_form(closed: ClosedForm) -> Json:
+def _cost(cost: Breakdown) -> Json:
     return {
-        "macs": closed.macs,
-        "flops": 2 * closed.macs,
-        "macs_by_kind": closed.macs_by_kind,
-        "scalar_ops": closed.scalar_ops,
+        "origin": cost.origin,
+        "macs": cost.macs,
+        "flops": 2 * cost.macs,
+        "macs_by_kind": cost.macs_by_kind,
+        "scalar_ops": cost.scalar_ops,
         "pieces": [
             {
                 "name": piece.name,
@@ -103,7 +127,7 @@ def _closed_form(closed: ClosedForm) -> Json:
                 "scalar_ops": dict(piece.scalar_ops),
                 "parameters": piece.parameters,
             }
-            for piece in closed.pieces
+            for piece in cost.pieces
         ],
     }
 
@@ -111,11 +135,14 @@ def _closed_form(closed: ClosedForm) -> Json:
 def _agreement(agreement: Agreement) -> Json:
     return {
         "exact": agreement.exact,
+        "reference": agreement.reference,
         "macs": dict(agreement.macs),
         "differences": [asdict(part) for part in agreement.differences],
         "uncounted": {
             witness: [asdict(entry) for entry in entries] for witness, entries in agreement.uncounted.items()
         },
+        "blind": {witness: list(operators) for witness, operators in agreement.blind.items()},
+        "absent": dict(agreement.absent),
     }
 
 

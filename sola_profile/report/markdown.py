@@ -10,9 +10,17 @@ import jinja2
 from sola_profile.machine import Environment
 from sola_profile.report.charts import CHARTS, specs
 from sola_profile.report.numbers import mebibytes
-from sola_profile.report.sentences import coverage_sentence, growth_sentences, polynomial_sentences, scalar_sentence
+from sola_profile.report.sentences import (
+    coverage_sentence,
+    growth_sentences,
+    polynomial_sentences,
+    refusal_sentences,
+    scalar_sentence,
+    witness_sentences,
+)
 from sola_profile.report.svg import DrawingError, Renderer
 from sola_profile.report.tables import (
+    ROLE_NAMES,
     Table,
     comparison_table,
     difference_table,
@@ -53,9 +61,10 @@ def page_text(profile: Profile, charts: Sequence[str], others: Sequence[str]) ->
     """The page itself, without writing anything."""
     rows, settings = profile.model.rows, profile.settings
     differences = difference_table(profile)
+    polynomials, comparison = polynomial_table(profile.model), comparison_table(profile)
     on_cpu = settings.device_type == "cpu"
     return template("report.md.j2").render(
-        title=profile.model.spec.name,
+        title=profile.model.name,
         headline=_cell(headline(profile)),
         command=profile.command,
         interrupted=profile.interrupted,
@@ -65,13 +74,18 @@ def page_text(profile: Profile, charts: Sequence[str], others: Sequence[str]) ->
         witnesses=markdown(witness_table(profile)),
         differences=markdown(differences) if differences else "",
         coverage=coverage_sentence(profile, names=True),
+        remarks=[*witness_sentences(profile), *refusal_sentences(profile)],
+        origin=rows[0].cost.origin,
+        backbone=profile.model.spec is not None,
         scalars=scalar_sentence(profile),
-        polynomial=markdown(polynomial_table(profile.model)),
+        polynomial=markdown(polynomials) if polynomials else "",
         polynomial_sentences=list(polynomial_sentences(profile)),
         growth_sentences=list(growth_sentences(profile.model, profile)),
         kinds=markdown(kinds_table(profile)),
         timed=any(row.kind_times for row in rows),
-        comparison=markdown(comparison_table(profile)),
+        comparison=markdown(comparison) if comparison else "",
+        comparison_title=comparison.title if comparison else "",
+        twins=all(role in ROLE_NAMES for role in profile.twins),
         measured=markdown(latency_table(profile)) if profile.budget_s is not None else "",
         memory=markdown(memory_table(profile)),
         train=settings.mode == "train",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 from math import floor, isinf, log10
 
+from sola_profile.cost.expression import Expression, monomial
 from sola_profile.measure.latency import Doubt, Latency
 from sola_profile.measure.statistics import Interval
 from sola_profile.result import LeftOut, Missing, NotReached, OutOfMemory, OverBudget
@@ -41,6 +42,18 @@ def whole(value: int) -> str:
 def exact(value: Fraction) -> str:
     """A whole number, or a fraction in lowest terms: ``201/64``."""
     return whole(value.numerator) if value.denominator == 1 else f"{whole(value.numerator)}/{value.denominator}"
+
+
+def polynomial_text(expression: Expression) -> str:
+    """``12,864·N² + 589,568·N + 288,000``."""
+    parts = []
+    for powers, coefficient in expression.terms.items():
+        name = monomial(expression.letters, powers)
+        sign = "−" if coefficient < 0 else "+"
+        number = exact(abs(coefficient))
+        parts.append(f"{sign} {number}" if name == "1" else f"{sign} {number}·{name}")
+    joined = " ".join(parts) or "0"
+    return joined.removeprefix("+ ")
 
 
 def mebibytes(size_bytes: int) -> str:

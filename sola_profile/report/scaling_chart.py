@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from math import ceil, floor, log10
 from typing import Any
 
@@ -21,7 +22,7 @@ GUIDE = "#767676"
 
 @dataclass(frozen=True)
 class Style:
-    """How one backbone is drawn. Colours after Okabe and Ito, distinct for all common kinds of colour vision."""
+    """How one model is drawn. Colours after Okabe and Ito, distinct for all common kinds of colour vision."""
 
     color: str
     shape: str
@@ -33,11 +34,18 @@ STYLES: Mapping[str, Style] = {
     "linear": Style("#0072B2", "triangle-up", (6, 3)),
     "softmax": Style("#D55E00", "square", (2, 2)),
 }
+# of the other models, in turn
+MORE_STYLES = (
+    Style("#009E73", "diamond", (8, 2, 2, 2)),
+    Style("#CC79A7", "triangle-down", (4, 1)),
+    Style("#E69F00", "cross", (1, 2)),
+    Style("#56B4E9", "triangle-right", (5, 5)),
+)
 
 
 @dataclass(frozen=True)
 class Point:
-    """One marked value of one backbone, with an interval where there is one."""
+    """One marked value of one model at N tokens of the first one, with an interval where there is one."""
 
     tokens: int
     value: float
@@ -47,24 +55,26 @@ class Point:
 
 @dataclass(frozen=True)
 class Series:
-    """The points of one backbone, and the curve through or beside them where there is one."""
+    """The points of one model, and the curve through or beside them where there is one."""
 
     contender: Contender
     points: list[Point]
+    style: Style
     curve: Callable[[float], float] | None = None
 
-    @property
-    def style(self) -> Style:
-        """By its part in the comparison."""
-        return STYLES[self.contender.role]
+
+def styles(contenders: Sequence[Contender]) -> list[Style]:
+    """One for each, by its part in the comparison."""
+    more = cycle(MORE_STYLES)
+    return [STYLES[contender.role] if contender.role in STYLES else next(more) for contender in contenders]
 
 
 def scaling_chart(
     profile: Profile, found: Sequence[Series], unit: str, title: Spec, crossing: tuple[float, str] | None = None
 ) -> Spec:
-    """Points of all backbones over N, with their curves and with the guides N and N² through the model's first point.
+    """Points of all models over N, with their curves and with the guides N and N² through the model's first point.
 
-    The points of a backbone that has no curve are joined by straight lines. ``crossing``: a number of tokens to mark
+    The points of a model that has no curve are joined by straight lines. ``crossing``: a number of tokens to mark
     with an upright line, and its name; left out beyond the sizes of the profile.
     """
     anchor = found[0].points[0]
@@ -131,7 +141,8 @@ def _frame(profile: Profile, found: Sequence[Series], guides: Sequence[_Guide], 
     y_domain = (min(values) / 1.35, max(values) * 1.35)
     # under every size its number of tokens, as a second line
     labels = " : ".join(f"datum.value == {n} ? ['{size}', 'N = {n:,}']" for n, size in sizes.items()) + " : ''"
-    x_axis = {"values": list(sizes), "labelExpr": labels, "grid": False, "title": "image size and tokens of stage 1"}
+    what = "positions after the first convolution" if profile.model.spec is None else "tokens of stage 1"
+    x_axis = {"values": list(sizes), "labelExpr": labels, "grid": False, "title": f"image size and {what}"}
     y_axis = {"values": _ticks(*y_domain), "labelExpr": "format(datum.value, ',~r')", "title": unit}
     encoding = {
         "x": _log_axis("tokens", (min(sizes) / 1.12, max(sizes) * 1.12), x_axis),

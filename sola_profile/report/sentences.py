@@ -6,22 +6,30 @@ from collections.abc import Iterator
 
 from sola_profile.compare.scaling import Fit, Slope
 from sola_profile.measure.statistics import Interval
-from sola_profile.report.numbers import exact, percent, seconds_per, significant, tokens_and_side
+from sola_profile.report.numbers import exact, percent, polynomial_text, seconds_per, significant, tokens_and_side
 from sola_profile.result import Contender, Profile
 
 
 def polynomial_sentences(profile: Profile) -> Iterator[str]:
-    """The closed form and its crossovers."""
+    """The formula of the matrix products and its crossovers."""
     contender = profile.model
-    complexity, patch = contender.scaling.complexity, contender.spec.patch_size
-    total = complexity.total
-    stride = patch * 2 ** (len(contender.spec.dims) - 1)
-    yield (
-        f"MACs of one image = {exact(total.a)}·N² + {exact(total.b)}·N + {exact(total.c)}, N = H/{patch} · W/{patch} "
-        f"tokens of stage 1; exact where both sides divide by {stride}."
-    )
-    if complexity.softmax_overtakes is None or complexity.attention_overtakes is None:
-        yield "The softmax layers never cost more MACs than the rest." if total.a else "No layer is quadratic in N."
+    complexity, patch = contender.scaling.complexity, contender.patch
+    if contender.spec is None:
+        yield from _formula_sentences(contender, profile.settings.batch)
+    elif complexity is not None:
+        total = complexity.total
+        yield (
+            f"MACs of one image = {exact(total.a)}·N² + {exact(total.b)}·N + {exact(total.c)}, N = H/{patch} · W/{patch} "
+            f"tokens of stage 1; exact where both sides divide by {contender.spec.stride}."
+        )
+    if complexity is None:
+        return
+    if complexity.attention_overtakes is None:
+        never = "The softmax layers never cost more MACs than the rest."
+        yield never if complexity.total.a else "No layer is quadratic in N."
+        return
+    if complexity.softmax_overtakes is None:
+        yield f"The part in N² costs more MACs than all else from N = {tokens_and_side(complexity.attention_overtakes, patch)}."
         return
     yield (
         f"Softmax layers cost more MACs than all others from N = {tokens_and_side(complexity.softmax_overtakes, patch)}; "
@@ -29,9 +37,36 @@ def polynomial_sentences(profile: Profile) -> Iterator[str]:
     )
 
 
+def _formula_sentences(contender: Contender, batch: int) -> Iterator[str]:
+    found = contender.growth
+    if found is None:
+        return
+    if found.macs is None:
+        yield f"MACs have no formula in the size of the image: {found.why.rstrip('.')}. Every size is counted by itself."
+        return
+    what = "one image" if batch == 1 else f"a batch of {batch}"
+    yield f"MACs of {what} = {polynomial_text(found.macs)}, {found.definition}; {found.route}."
+
+
+def witness_sentences(profile: Profile) -> Iterator[str]:
+    """What a witness can't see, and why one gave no count."""
+    found = [row.agreement for row in profile.model.rows if row.agreement is not None]
+    for name, operators in {name: ops for each in found for name, ops in each.blind.items()}.items():
+        yield f"{name} is blind to {', '.join(operators)}."
+    for name, reason in {name: why for each in found for name, why in each.absent.items()}.items():
+        yield f"{name} gave no count: {reason.rstrip('.')}."
+
+
+def refusal_sentences(profile: Profile) -> Iterator[str]:
+    """Sizes that a model doesn't take."""
+    for contender in profile.contenders:
+        for size, reason in contender.refused.items():
+            yield f"{contender.name} doesn't take {size}: {reason.rstrip('.')}."
+
+
 def growth_sentences(contender: Contender, profile: Profile) -> Iterator[str]:
     """Local slopes and the fit of measured latency."""
-    scaling, patch = contender.scaling, contender.spec.patch_size
+    scaling, patch = contender.scaling, contender.patch
     if scaling.macs_slopes:
         yield f"Local slope of MACs in N (1 linear, 2 quadratic): {_slopes(scaling.macs_slopes)}."
     if scaling.latency_slopes:
@@ -103,5 +138,5 @@ def coverage_sentence(profile: Profile, *, names: bool) -> str:
 def scalar_sentence(profile: Profile) -> str:
     """Scalar operations at the largest size, named."""
     row = profile.model.rows[-1]
-    named = ", ".join(f"{name} {significant(value / 1e9)}" for name, value in row.closed.scalar_ops.items())
+    named = ", ".join(f"{name} {significant(value / 1e9)}" for name, value in row.cost.scalar_ops.items())
     return f"Scalar operations at {row.resolution}, in units of 10⁹, counted apart from FLOPs: {named}."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from sola_profile.compare.witnesses import CLOSED_FORM
+from sola_profile.compare.witnesses import Agreement
 from sola_profile.report.numbers import (
     doubts_text,
     duration,
@@ -20,7 +20,7 @@ from sola_profile.report.numbers import (
     times,
     whole,
 )
-from sola_profile.result import MODEL, Contender, Profile, Row
+from sola_profile.result import Contender, Profile, Row
 
 # kinds as they are shown: both ways of making tokens stand together
 SHOWN_KINDS: Mapping[str, tuple[str, ...]] = {
@@ -54,9 +54,17 @@ class Table:
         return replace(self, columns=cut(self.columns), rows=tuple(map(cut, self.rows)))
 
 
+def shown_kinds(profile: Profile) -> Mapping[str, tuple[str, ...]]:
+    """Kinds of layers of a backbone, or those kinds of products that another model has."""
+    if profile.model.spec is not None:
+        return SHOWN_KINDS
+    sums = [row.cost.macs_by_kind for row in profile.model.rows]
+    return {kind: (kind,) for kind in sums[0] if any(macs[kind] for macs in sums)}
+
+
 def contender_name(contender: Contender) -> str:
     """The name of the model, or what its twin is."""
-    return contender.spec.name if contender.role == MODEL else ROLE_NAMES[contender.role]
+    return ROLE_NAMES.get(contender.role, contender.name)
 
 
 def size_name(row: Row) -> str:
@@ -65,51 +73,61 @@ def size_name(row: Row) -> str:
 
 
 def work_table(profile: Profile) -> Table:
-    """Tokens, matrix products and what the three witnesses say of them, scalar operations."""
+    """Tokens, matrix products and what their witnesses say of them, scalar operations."""
     rows = tuple(
         (
             size_name(row),
-            "/".join(whole(count) for count in row.case.tokens),
-            significant(row.closed.macs / 1e9, 4),
-            significant(2 * row.closed.macs / 1e9, 4),
+            "/".join(whole(count) for count in row.tokens_per_stage),
+            significant(row.cost.macs / 1e9, 4),
+            significant(2 * row.cost.macs / 1e9, 4),
             _verdict(row),
-            significant(sum(row.closed.scalar_ops.values()) / 1e9, 3),
+            significant(sum(row.cost.scalar_ops.values()) / 1e9, 3),
         )
         for row in profile.model.rows
     )
-    columns = ("Size", "Tokens per stage", "GMACs", "GFLOPs", "3 witnesses", "Scalar Gops")
-    return Table("Work of the forward pass", columns, rows, frozenset({"3 witnesses"}))
+    tokens = "Positions" if profile.model.spec is None else "Tokens per stage"
+    columns = ("Size", tokens, "GMACs", "GFLOPs", "Witnesses", "Scalar Gops")
+    return Table("Work of the forward pass", columns, rows, frozenset({"Witnesses"}))
 
 
 def _verdict(row: Row) -> str:
     if row.agreement is None:
         return "not asked"
-    if row.agreement.exact:
-        return "agree"
-    return f"differ ({len({difference.piece for difference in row.agreement.differences})})"
+    found = row.agreement
+    if not found.exact:
+        return f"differ ({len({difference.piece for difference in found.differences})})"
+    blind = f", {len(found.blind)} blind" if found.blind else ""
+    absent = f", {len(found.absent)} absent" if found.absent else ""
+    return f"{len(found.macs) - len(found.blind)} agree{blind}{absent}"
 
 
 def witness_table(profile: Profile) -> Table:
     """Every witness's count in full."""
     counters = [name for row in profile.model.rows if row.agreement for name in row.agreement.macs]
-    names = list(dict.fromkeys(counters)) or [CLOSED_FORM]
+    names = list(dict.fromkeys(counters)) or [profile.model.rows[0].cost.origin]
     rows = tuple(
-        (size_name(row), *(whole(row.agreement.macs[name]) for name in names))
+        (size_name(row), *(_witness_cell(row.agreement, name) for name in names))
         for row in profile.model.rows
         if row.agreement is not None
     )
     return Table("Multiply-accumulates by witness", ("Size", *names), rows)
 
 
+def _witness_cell(found: Agreement, name: str) -> str:
+    if name not in found.macs:
+        return "–"
+    return f"{whole(found.macs[name])}{' (blind)' if name in found.blind else ''}"
+
+
 def difference_table(profile: Profile) -> Table | None:
     """Where the witnesses part; None while they agree."""
     rows = tuple(
-        (size_name(row), part.witness, part.piece, whole(part.macs), whole(part.closed_form_macs), whole(part.residual))
+        (size_name(row), part.witness, part.piece, whole(part.macs), whole(part.expected_macs), whole(part.residual))
         for row in profile.model.rows
         if row.agreement is not None
         for part in row.agreement.differences
     )
-    columns = ("Size", "Witness", "Piece", "MACs", "Closed form", "Residual")
+    columns = ("Size", "Witness", "Piece", "MACs", "Expected", "Residual")
     return Table("Where the witnesses differ", columns, rows, frozenset({"Witness", "Piece"})) if rows else None
 
 
@@ -123,7 +141,7 @@ def latency_table(profile: Profile) -> Table:
 def _latency_cells(row: Row) -> tuple[str, str, str, str]:
     if row.latency is None:
         return "–", "–", "–", "–"
-    macs = row.closed.macs if row.step_macs is None else row.step_macs
+    macs = row.cost.macs if row.step_macs is None else row.step_macs
     return (
         duration(row.latency.median_s),
         duration_interval(row.latency.interval_s),
@@ -161,22 +179,26 @@ def memory_table(profile: Profile) -> Table:
 
 def kinds_table(profile: Profile) -> Table:
     """Share of each kind of layer in the matrix products, and in the measured time."""
-    rows = []
+    rows, shown = [], shown_kinds(profile)
     for row in profile.model.rows:
-        macs = row.closed.macs_by_kind
-        shares = [sum(macs[kind] for kind in kinds) / row.closed.macs for kinds in SHOWN_KINDS.values()]
+        macs = row.cost.macs_by_kind
+        shares = [sum(macs[kind] for kind in kinds) / max(1, row.cost.macs) for kinds in shown.values()]
         rows.append((size_name(row), "MACs", *map(percent, shares)))
         if row.kind_times is not None:
             timed = row.kind_times.shares
-            rows.append(("", "time", *(percent(sum(timed[kind] for kind in kinds)) for kinds in SHOWN_KINDS.values())))
-    return Table("Share of each kind of layer", ("Size", "of", *SHOWN_KINDS), tuple(rows), frozenset({"of"}))
+            rows.append(("", "time", *(percent(sum(timed[kind] for kind in kinds)) for kinds in shown.values())))
+    what = "layer" if profile.model.spec is not None else "product"
+    return Table(f"Share of each kind of {what}", ("Size", "of", *shown), tuple(rows), frozenset({"of"}))
 
 
-def polynomial_table(contender: Contender) -> Table:
-    """The exact coefficients, per kind of layer."""
+def polynomial_table(contender: Contender) -> Table | None:
+    """The exact coefficients, per kind; None where they are no such polynomials."""
     complexity = contender.scaling.complexity
+    if complexity is None:
+        return None
+    groups = SHOWN_KINDS if contender.spec is not None else {kind: (kind,) for kind in complexity.by_kind}
     rows = []
-    for name, kinds in SHOWN_KINDS.items():
+    for name, kinds in groups.items():
         parts = [complexity.by_kind[kind] for kind in kinds]
         whole_kind = parts[0]
         for part in parts[1:]:
@@ -188,16 +210,24 @@ def polynomial_table(contender: Contender) -> Table:
     return Table(title, ("Kind", "a", "b", "c"), tuple(rows), frozenset({"Kind"}))
 
 
-def comparison_table(profile: Profile) -> Table:
-    """The model and its twins, size by size."""
+def comparison_table(profile: Profile) -> Table | None:
+    """The model and the others, size by size; None when there are none."""
+    if len(profile.contenders) == 1:
+        return None
     rows = []
-    for place, row in enumerate(profile.model.rows):
+    for row in profile.model.rows:
         for contender in profile.contenders:
-            other = contender.rows[place] if place < len(contender.rows) else None
+            other = contender.row_at(row.resolution)
             if other is not None:
                 rows.append(_comparison_row(row, other, contender))
-    columns = ("Size", "Backbone", "GMACs", "to model", "Latency", "to model", "Peak predicted", "")
-    return Table("Beside all linear and all softmax", columns, tuple(rows), frozenset({"Backbone", ""}))
+    columns = ("Size", "Model", "GMACs", "to model", "Latency", "to model", "Peak predicted", "")
+    names = [contender_name(contender) for contender in profile.contenders[1:]]
+    return Table(
+        f"Beside {' and '.join(filter(None, [', '.join(names[:-1]), names[-1]]))}",
+        columns,
+        tuple(rows),
+        frozenset({"Model", ""}),
+    )
 
 
 def _comparison_row(model: Row, row: Row, contender: Contender) -> tuple[str, ...]:
@@ -208,8 +238,8 @@ def _comparison_row(model: Row, row: Row, contender: Contender) -> tuple[str, ..
     return (
         size_name(row) if row is model else "",
         contender_name(contender),
-        significant(row.closed.macs / 1e9, 4),
-        times(row.closed.macs / model.closed.macs),
+        significant(row.cost.macs / 1e9, 4),
+        times(row.cost.macs / model.cost.macs),
         latency,
         ratio,
         mebibytes(row.predicted_memory.total_bytes),
@@ -219,8 +249,9 @@ def _comparison_row(model: Row, row: Row, contender: Contender) -> tuple[str, ..
 
 def headline(profile: Profile) -> str:
     """What ran: model, pattern, parameters and settings in one line."""
-    spec, settings = profile.model.spec, profile.settings
-    parameters = scaled(profile.model.rows[0].closed.parameters)
+    model, settings = profile.model, profile.settings
+    pattern = "" if model.spec is None else f"  {model.spec.pattern}"
+    parameters = scaled(profile.model.rows[0].cost.parameters)
     device = (
         f"{settings.device}, {profile.environment.threads} threads"
         if settings.device_type == "cpu"
@@ -228,4 +259,4 @@ def headline(profile: Profile) -> str:
     )
     mode = "inference" if settings.mode == "infer" else "forward and backward"
     compiled = ", compiled" if settings.compile else ""
-    return f"{spec.name}  {spec.pattern}  {parameters} parameters  batch {settings.batch}, {settings.dtype}, {device}, {mode}{compiled}"
+    return f"{model.name}{pattern}  {parameters} parameters  batch {settings.batch}, {settings.dtype}, {device}, {mode}{compiled}"

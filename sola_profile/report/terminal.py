@@ -9,7 +9,13 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from sola_profile.report.sentences import coverage_sentence, growth_sentences, polynomial_sentences
+from sola_profile.report.sentences import (
+    coverage_sentence,
+    growth_sentences,
+    polynomial_sentences,
+    refusal_sentences,
+    witness_sentences,
+)
 from sola_profile.report.tables import (
     Table,
     comparison_table,
@@ -32,7 +38,12 @@ def print_profile(profile: Profile, console: Console) -> None:
         for remark in remarks(table):
             console.print(Text(remark, style="yellow"))
     sentences = [*polynomial_sentences(profile), *growth_sentences(profile.model, profile)]
-    for sentence in (*sentences, coverage_sentence(profile, names=False)):
+    for sentence in (
+        *sentences,
+        *witness_sentences(profile),
+        *refusal_sentences(profile),
+        coverage_sentence(profile, names=False),
+    ):
         console.print(Text(sentence))
     if profile.interrupted:
         console.print(Text("Interrupted: the rows above are those that were finished.", style="bold red"))
@@ -45,7 +56,9 @@ def _tables(profile: Profile) -> list[Table]:
         tables.append(differences)
     if profile.budget_s is not None:
         tables.append(latency_table(profile))
-    return [*tables, memory_table(profile).without("Peak at"), kinds_table(profile), comparison_table(profile)]
+    tables += [memory_table(profile).without("Peak at"), kinds_table(profile)]
+    comparison = comparison_table(profile)
+    return tables if comparison is None else [*tables, comparison]
 
 
 def remarks(table: Table) -> Iterator[str]:

@@ -1,0 +1,111 @@
+"""Everything that can be known of a case without running it, as one row: cost, witnesses, peak memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sola_profile.case import Case, Resolution
+from sola_profile.compare.witnesses import agreement, family_agreement
+from sola_profile.cost.breakdown import FORMULAS
+from sola_profile.cost.closed_form import closed_form
+from sola_profile.cost.formula_cost import formula_breakdown
+from sola_profile.cost.liveness import predict_peak
+from sola_profile.cost.recording import Recording
+from sola_profile.cost.symbolic import ModelFormula, grouped, peak_of, total
+from sola_profile.measure import flop_counter, fvcore_counter
+from sola_profile.measure.counts import Count
+from sola_profile.memory import PeakMemory
+from sola_profile.pieces import piece_modules
+from sola_profile.result import Row
+from sola_profile.workload import Workload
+from sola_vision.spec import BackboneSpec
+
+COUNTERS: dict[str, Callable[[Workload, Resolution], Count]] = {
+    flop_counter.NAME: flop_counter.count_forward,
+    fvcore_counter.NAME: fvcore_counter.count_forward,
+}
+
+
+def analyse(case: Case, workload: Workload, formula: ModelFormula | None = None) -> Row:
+    """A backbone: its closed form; ``formula`` asks for the witnesses too, its own and the counters."""
+    assert case.spec is not None
+    closed = closed_form(case.spec, case.resolution, case.settings.batch)
+    agreed = None
+    if formula is not None:
+        counts = [formula_count(formula.at(case.resolution), case.spec)]
+        agreed = agreement(closed, counts + [count(workload, case.resolution) for count in COUNTERS.values()])
+    return Row(
+        case=case,
+        cost=closed,
+        tokens_per_stage=case.tokens,
+        counted_parameters=_parameters(workload),
+        predicted_memory=predict_peak(workload, case.resolution),
+        agreement=agreed,
+        step_macs=_step_macs(case, workload) if agreed else None,
+    )
+
+
+def analyse_model(case: Case, workload: Workload, formula: ModelFormula) -> Row:
+    """A model without a spec: the formulas of its operators, beside the counters."""
+    recording = formula.at(case.resolution)
+    cost = formula_breakdown(recording, workload.model)
+    counts, absent = count_all(workload, case.resolution)
+    patch = recording.patch
+    return Row(
+        case=case,
+        cost=cost,
+        tokens_per_stage=(-(-case.resolution.height // patch) * -(-case.resolution.width // patch),),
+        counted_parameters=_parameters(workload),
+        predicted_memory=_memory(case, workload, formula, recording),
+        agreement=family_agreement(cost, recording, counts, absent),
+        step_macs=_step_macs(case, workload),
+    )
+
+
+def count_all(workload: Workload, resolution: Resolution) -> tuple[list[Count], dict[str, str]]:
+    """What the counters find on the meta device, and why one found nothing."""
+    counts: list[Count] = []
+    absent: dict[str, str] = {}
+    for name, count in COUNTERS.items():
+        try:
+            counts.append(count(workload, resolution))
+        except Exception as error:
+            absent[name] = first_line(error)
+    return counts, absent
+
+
+def formula_count(recording: Recording, spec: BackboneSpec) -> Count:
+    """A recording of a backbone as one more witness, by operator and by piece."""
+    by_operator = {name: part.macs for name, part in grouped(recording.calls, lambda call: call.operator).items()}
+    by_piece = {
+        piece.name: total(call for call in recording.calls if _inside(call.module, piece.path)).macs
+        for piece in piece_modules(spec)
+    }
+    return Count(FORMULAS, {name: macs for name, macs in by_operator.items() if macs}, by_piece)
+
+
+def _inside(module: str, path: str) -> bool:
+    return module == path or module.startswith(f"{path}.")
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _memory(case: Case, workload: Workload, formula: ModelFormula, recording: Recording) -> PeakMemory:
+    """The formula speaks of inference on the CPU, where other operators may be chosen than on meta."""
+    if case.settings.mode == "infer" and case.settings.device_type == "cpu":
+        return peak_of(recording) if recording.moments else formula.memory(case.resolution)
+    return predict_peak(workload, case.resolution)
+
+
+def _parameters(workload: Workload) -> int:
+    return sum(parameter.numel() for parameter in workload.model.parameters())
+
+
+def _step_macs(case: Case, workload: Workload) -> int | None:
+    """Multiply-accumulates of a training step, counted; None for inference."""
+    if case.settings.mode != "train":
+        return None
+    return flop_counter.count_step(workload.step(workload.image(case.resolution))).macs

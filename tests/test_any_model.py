@@ -1,0 +1,135 @@
+"""The default command on models that aren't ours: what they cost, refuse, fail at, and how they stand beside others."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from sola_profile.measure import latency
+
+# a patch embedding, one attention layer that builds its N × N matrix, a head; 8 channels, patch 4
+ZOO = """
+import torch
+from torch import nn
+
+
+class Tiny(nn.Module):
+    def __init__(self, largest=1 << 30, fails=False):
+        super().__init__()
+        self.embed, self.qkv, self.head = nn.Conv2d(3, 8, 4, 4), nn.Linear(8, 24), nn.Linear(8, 10)
+        self.token, self.largest, self.fails = nn.Parameter(torch.zeros(8)), largest, fails
+
+    def forward(self, image):
+        if image.shape[-1] > self.largest:
+            raise ValueError("the image is too large")
+        x = self.embed(image).flatten(2).transpose(1, 2) + self.token
+        if self.fails and not isinstance(x, torch._subclasses.FakeTensor) and x.device.type == "cpu":
+            raise RuntimeError("no kernel for this")
+        q, k, v = self.qkv(x).chunk(3, -1)
+        x = (q @ k.transpose(1, 2)).softmax(-1) @ v
+        return {"out": self.head(x.mean(1)), "size": 3}
+
+
+def plain():
+    return Tiny()
+
+
+def small():
+    return Tiny(largest=64)
+
+
+def failing():
+    return Tiny(fails=True)
+"""
+
+
+@pytest.fixture(autouse=True)
+def zoo(tmp_path, monkeypatch):
+    (tmp_path / "zoo.py").write_text(ZOO)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(latency, "MOST_WARMUP_RUNS", 2)
+    monkeypatch.setattr(latency, "FEWEST_SAMPLES", 2)
+    monkeypatch.setattr(latency, "MOST_SAMPLES", 3)
+
+
+MEASURED = ("--budget", "1000", "--threads", "1", "--no-report")
+
+
+def test_a_factory_is_counted_predicted_measured_and_fitted(sola_profile):
+    code, out, _ = sola_profile(
+        "--model", "zoo:plain", "--res", "64,128,256", *MEASURED, "--json", "all.json", "--strict"
+    )
+    assert code == 0, out
+    # N·3·16·8 + N·8·24 + 2·N·N·8, and a head of 80
+    assert "MACs of one image = 16·N² + 576·N + 80, N = H/4 · W/4" in out
+    assert "The part in N² costs more MACs than all else from N = 36 tokens (24² px)." in out
+    model = json.loads(Path("all.json").read_text())["models"][0]
+    assert (model["spec"], model["source"], model["patch"]) == (None, "factory", 4)
+    for row, tokens in zip(model["rows"], (256, 1024, 4096), strict=True):
+        assert row["tokens_per_stage"] == [tokens]
+        assert row["cost"]["macs"] == 16 * tokens**2 + 576 * tokens + 80
+        assert row["parameters"]["expected"] == row["parameters"]["counted"] == 8 * 49 + 24 * 9 + 10 * 9 + 8
+        assert row["witnesses"]["exact"]
+        assert row["latency"]["samples_s"]
+        assert row["predicted_memory"]["step_bytes"] == pytest.approx(row["measured_memory"]["step_bytes"], rel=0.02)
+    assert model["latency_fit"]["freedom"] == 0
+
+
+def test_other_models_stand_beside_it_at_the_same_sizes(sola_profile):
+    code, out, _ = sola_profile(
+        *("--model", "zoo:plain", "--with", "sola_t,zoo:small", "--res", "64,128", "--no-measure"),
+        *("--csv", "all.csv", "--out", "report"),
+    )
+    assert code == 0
+    assert "Beside sola_t and zoo:small" in out
+    assert "zoo:small doesn't take 128: the image is too large." in out
+    lines = list(csv.DictReader(io.StringIO(Path("all.csv").read_text())))
+    assert [(line["model"], line["height"]) for line in lines] == [
+        *(("zoo:plain", "64"), ("zoo:plain", "128"), ("sola_t", "64"), ("sola_t", "128"), ("zoo:small", "64")),
+    ]
+    assert lines[0]["macs_attention"] == str(16 * 256**2)
+    assert lines[2]["macs_attention"] == ""
+    page = Path("report/README.md").read_text()
+    assert "zoo:small doesn't take 128" in page
+    assert "all linear" not in page
+
+
+def test_a_preset_can_go_without_its_twins(sola_profile):
+    _, out, _ = sola_profile("--model", "sola_t", "--no-twins", "--res", "64", "--no-measure", "--no-report")
+    assert "all linear" not in out
+    assert "4 agree" in out
+
+
+def test_a_model_that_fails_when_it_runs_costs_no_other_row(sola_profile):
+    code, out, _ = sola_profile("--model", "zoo:failing", "--with", "zoo:plain", "--res", "64", *MEASURED)
+    assert code == 0
+    assert "64: failed: no kernel for this" in out
+    assert "zoo:plain" in out
+
+
+def test_training_sums_what_has_a_gradient(sola_profile):
+    code, out, _ = sola_profile("--model", "zoo:plain", "--mode", "train", "--batch", "2", "--res", "64", *MEASURED)
+    assert code == 0
+    assert "forward and backward" in out
+    assert "MACs of a batch of 2 = 32·N²" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--model", "zoo:small", "--res", "128"), "zoo:small takes none of these sizes of 1x3xHxW: 128: the image is"),
+        (("--model", "zoo:plain", "--input", "3x3xHxW"), "expected 1 or --batch 1 first, got '3x3xHxW'"),
+        (("--model", "zoo:plain", "--pattern", "LL|LL|LL|LL"), "--pattern changes the layers of a preset"),
+        (("--model", "sola_t", "--with", "sola_x"), "did you mean 'sola_t'?"),
+        (("--model", "sola_t[LL|LL]"), "2 stages where the backbone has 4"),
+        (("--model", "zoo:Tiny.forward", "--res", "64"), "can't be built"),
+    ],
+)
+def test_bad_use_names_the_mistake(sola_profile, arguments, message):
+    code, _, err = sola_profile(*arguments, "--no-measure", "--no-report")
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in err
