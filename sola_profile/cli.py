@@ -1,7 +1,7 @@
 """The ``sola-profile`` command: a table of its commands, loaded when they are called.
 
 ``sola-profile --model sola_t`` is short for ``sola-profile profile --model sola_t``. Exit codes: 0 fine, 1 an internal
-error, 2 bad use or a failed ``--strict``, 130 interrupted.
+error, 2 bad use or a failed ``--strict``, 4 ceilings that no longer hold, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ DEFAULT = "profile"
 COMMANDS: Mapping[str, str] = {
     DEFAULT: "sola_profile.commands.profile:profile",
     "formula": "sola_profile.commands.formula:formula",
+    "predict": "sola_profile.commands.predict:predict",
+    "machine": "sola_profile.commands.machine:machine",
     "kernels": "sola_profile.commands.kernels:kernels",
     "selftest": "sola_profile.commands.selftest:selftest",
 }
@@ -77,6 +79,7 @@ Examples:
   sola-profile --model sola_t --res 224,512,1024
   sola-profile --model sola_s --res 512x2048 --no-measure
   sola-profile formula --model timm:pvt_v2_b0
+  sola-profile predict --model timm:resnet18 --measure
   sola-profile kernels --quick
 """
 

@@ -199,11 +199,12 @@ def _add(tensor: Any) -> tuple[Step, float]:
 
 _ADDITION = Family("addition", SECONDS, _add, least={})
 _COSTS: Mapping[str, Callable[[Place], Surface]] = {
+    TRAFFIC: _traffic,
+    FIRST_TOUCH: _first_touch,
+    # after half a second of work, in which clocks and caches have settled
     CALL: _call,
     VIEW: _view,
     MODULE: _module,
-    TRAFFIC: _traffic,
-    FIRST_TOUCH: _first_touch,
 }
 
 
