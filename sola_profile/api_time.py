@@ -15,7 +15,7 @@ from sola_profile.hardware import Machine
 from sola_profile.machine_measuring import Measuring, Wanted, kept
 from sola_profile.machine_store import find_machine
 from sola_profile.report.time_terminal import print_times
-from sola_profile.source import DEFAULT_INPUT, FACTORY, InputShape, ModelSource, read_source
+from sola_profile.source import FACTORY, InputShape, ModelSource, read_source
 from sola_profile.time_result import TimeResult
 from sola_profile.time_sweep import TimePlan, TimeSweep
 
@@ -43,7 +43,7 @@ def predict(
     resolutions: str | Iterable[Resolution] = "224,512,1024",
     *,
     machine: str | Machine = THIS,
-    input_shape: str = DEFAULT_INPUT,
+    input_shape: str | None = None,
     dtype: str = "float32",
     budget_s: float = 0.0,
 ) -> ShownTimes:
@@ -55,7 +55,8 @@ def predict(
         resolutions: sizes in pixels as ``--res`` takes them, or ``Resolution`` objects.
         machine: ``this``, whose ceilings are measured where none are kept or they no longer hold; a name that
             ``sola-profile machine --list`` gives, a file, or a ``Machine``.
-        input_shape: what the model takes, with the letters H and W for the sides; the first number is the batch.
+        input_shape: what the model takes, with the letters H and W for the sides; the first number is the batch;
+            None for what the model usually takes.
         dtype: of weights and input.
         budget_s: seconds to measure the model here as well, 0 for not at all.
 
@@ -72,7 +73,8 @@ def predict(
     found = machine if isinstance(machine, Machine) else _machine(machine, dtype)
     if budget_s and not (machine == THIS or found.measured):
         raise ValueError(f"budget_s: {found.name} can't be measured here; expected 0, got {budget_s:g}")
-    sweep = TimeSweep(TimePlan((source,), sizes, found, InputShape.parse(input_shape), budget_s))
+    shape = None if input_shape is None else InputShape.parse(input_shape)
+    sweep = TimeSweep(TimePlan((source,), sizes, found, shape, budget_s=budget_s))
     for _ in sweep.run():
         pass
     return ShownTimes(**vars(sweep.result()))

@@ -23,6 +23,10 @@ CALL, VIEW, MODULE = "operator call", "view", "module call"
 # of machines that are known by their peaks: any matrix product, and scalar operations of any kind
 PRODUCTS, SCALARS = "products", "scalar operations"
 
+# bytes from which glibc maps a block anew every time, and of free memory that it gives back to the system, where both stop
+# moving (mallopt(3), on 64 bits)
+MMAP_THRESHOLD, TRIM_THRESHOLD = 2**25, 2**26
+
 
 @dataclass(frozen=True)
 class Span:
@@ -61,7 +65,9 @@ class Surface:
     def at(self, place: Mapping[str, float]) -> Span:
         """The rate at a shape; raises ``KeyError`` for an axis that the shape doesn't name."""
         point = [
-            np.log(min(max(place[name], values[0]), values[-1])) for name, values in self.axes.items() if len(values) > 1
+            np.log(min(max(place[name], values[0]), values[-1]))
+            for name, values in self.axes.items()
+            if len(values) > 1
         ]
         if not point:
             return Span(*self.rates[0])

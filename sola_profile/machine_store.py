@@ -17,13 +17,36 @@ from pathlib import Path
 from typing import Any
 
 from sola_profile.case import nearest
-from sola_profile.hardware import BYTES, CALL, FLOPS, OPERATIONS, PRODUCTS, SCALARS, SECONDS, TRAFFIC, Machine, Surface, constant
+from sola_profile.hardware import (
+    BYTES,
+    CALL,
+    FLOPS,
+    OPERATIONS,
+    PRODUCTS,
+    SCALARS,
+    SECONDS,
+    TRAFFIC,
+    Machine,
+    Surface,
+    constant,
+)
 from sola_profile.machine import environment
 
 FOLDER_VARIABLE = "SOLA_MACHINES"
 SCHEMA_VERSION = 1
 # of an environment, what rates depend on; threads are the machine's own
-FINGERPRINT = ("cpu", "cores", "logical_cores", "torch", "sola_vision", "cpu_capability", "gpu", "cuda", "cudnn", "kernels")
+FINGERPRINT = (
+    "cpu",
+    "cores",
+    "logical_cores",
+    "torch",
+    "sola_vision",
+    "cpu_capability",
+    "gpu",
+    "cuda",
+    "cudnn",
+    "kernels",
+)
 
 
 def folder() -> Path:
@@ -51,7 +74,7 @@ def machine_name(marks: Mapping[str, Any], device: str, dtype: str, threads: int
 
 
 def stored(device: str, dtype: str, threads: int) -> Machine | None:
-    """This machine as it was measured before; None when it never was with this fingerprint."""
+    """What was measured of this machine before; None when it never was with this fingerprint."""
     path = folder() / f"{machine_name(fingerprint(device), device, dtype, threads)}.json"
     return read_machine(path) if path.is_file() else None
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import psutil
 import torch
 
+from sola_profile.analysis import first_line
 from sola_profile.case import Resolution
 from sola_profile.compare.bounds import turns
 from sola_profile.cost.recording import Recording, record_at
-from sola_profile.cost.reuse import MMAP_THRESHOLD
 from sola_profile.cost.roofline import ModelTime, predict_times
 from sola_profile.cost.symbolic import peak_of
-from sola_profile.hardware import Machine
+from sola_profile.hardware import MMAP_THRESHOLD, Machine
 from sola_profile.machine import available_bytes
 from sola_profile.measure.contest import Contestant, prepare, race
 from sola_profile.measure.latency import timer_for
@@ -35,17 +35,24 @@ WARMUP_SHARE = 0.1
 class TimePlan:
     """What to predict. ``budget_s``: time to measure each model, 0 to measure none. ``depth``: of measured modules.
 
-    ``threads``: of the measurements; ``bounds``: look at what bounds each kind as images grow.
+    ``shape``: of what the models take, each its own when None; ``batch``: images, as the shape says when None.
+    ``bounds``: look at what bounds each kind as images grow.
     """
 
     sources: Sequence[ModelSource]
     resolutions: Sequence[Resolution]
     machine: Machine
-    shape: InputShape = field(default_factory=InputShape)
+    shape: InputShape | None = None
+    batch: int | None = None
     budget_s: float = 0.0
     depth: int = 2
     bounds: bool = True
     command: str = ""
+
+    def shape_of(self, source: ModelSource) -> InputShape:
+        """What a model takes."""
+        shape = self.shape or source.default_input
+        return shape if self.batch is None else shape.with_batch(self.batch)
 
 
 @dataclass
@@ -87,7 +94,7 @@ class TimeSweep:
         """Everything that is finished by now."""
         plan = self._plan
         threads = plan.machine.threads or torch.get_num_threads()
-        shape = str(plan.shape)
+        shape = ", ".join(dict.fromkeys(str(plan.shape_of(source)) for source in plan.sources))
         return TimeResult(
             plan.command, plan.machine, shape, threads, self._load, tuple(self._models), plan.depth, self._interrupted
         )
@@ -97,7 +104,7 @@ class TimeSweep:
         try:
             entry = self._entry(source, resolution)
         except Exception as error:
-            self._models[-1] = replace(model, failed={**model.failed, str(resolution): reason(error)})
+            self._models[-1] = replace(model, failed={**model.failed, str(resolution): first_line(error)})
             return
         entries[resolution] = entry
         row = TimeRow(resolution, entry.predicted)
@@ -105,11 +112,11 @@ class TimeSweep:
 
     def _entry(self, source: ModelSource, resolution: Resolution) -> _Entry:
         """A model that takes any size as it is, else built for this one."""
-        plan = self._plan
+        plan, shape = self._plan, self._plan.shape_of(source)
         try:
-            recording, sized = record_at(source, plan.shape, plan.machine.dtype, resolution), False
+            recording, sized = record_at(source, shape, plan.machine.dtype, resolution), False
         except Exception:
-            recording, sized = record_at(source, plan.shape, plan.machine.dtype, resolution, sized=True), True
+            recording, sized = record_at(source, shape, plan.machine.dtype, resolution, sized=True), True
         return _Entry(recording, predict_times(recording, plan.machine), sized)
 
     def _look_at_bounds(self, source: ModelSource, entries: dict[Resolution, _Entry]) -> None:
@@ -143,18 +150,22 @@ class TimeSweep:
                     contestants[key] = prepare(step, timer, WARMUP_SHARE * plan.budget_s / len(entries))
                     modules[key] = time_modules(model, step, plan.depth, runs=3)
                 except (MemoryError, RuntimeError) as error:
-                    missing[key] = reason(error)
+                    missing[key] = first_line(error)
 
             def on_failure(key: str, error: BaseException) -> bool:
-                missing[key] = reason(error)
-                return isinstance(error, (MemoryError, RuntimeError))
+                if not isinstance(error, (MemoryError, RuntimeError)):
+                    return False
+                missing[key] = first_line(error)
+                return True
 
             try:
                 race(contestants, timer, ROUNDS, plan.budget_s, on_failure)
             finally:
                 self._keep(contestants, modules, missing)
 
-    def _keep(self, contestants: dict[str, Contestant], modules: dict[str, dict[str, float]], missing: dict[str, str]) -> None:
+    def _keep(
+        self, contestants: dict[str, Contestant], modules: dict[str, dict[str, float]], missing: dict[str, str]
+    ) -> None:
         rows = []
         for row in self._models[-1].rows:
             key = str(row.resolution)
@@ -168,7 +179,7 @@ class TimeSweep:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model = source.build(resolution if entry.sized else None).to(dtype)
-            image = torch.rand(plan.shape.at(resolution.height, resolution.width)).to(dtype)
+            image = torch.rand(plan.shape_of(source).at(resolution.height, resolution.width)).to(dtype)
         return model, inference_step(model, image)
 
     @staticmethod
@@ -183,8 +194,3 @@ class TimeSweep:
 def settle() -> None:
     """Bring the C library's limits to where they stop moving, which is where predictions take them (``cost.reuse``)."""
     torch.empty(MMAP_THRESHOLD - 2**12, dtype=torch.uint8)
-
-
-def reason(error: BaseException) -> str:
-    """An error's first line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -10,22 +10,22 @@ ROOT = Path(__file__).parent.parent
 
 # every layer may import those before it and itself, never one behind it
 PROFILE_LAYERS = (
-    ("case", "memory", "operators"),
+    ("case", "memory", "operators", "families", "hardware"),
     ("source",),
     ("kernel_case",),
     ("kernel_targets",),
     ("pieces", "workload", "peers"),
     ("kernel_workload",),
     ("machine", "cost", "measure"),
-    ("compare",),
-    ("result", "kernel_result", "formula_result"),
-    ("analysis",),
+    ("compare", "machine_store"),
+    ("result", "kernel_result", "formula_result", "time_result"),
+    ("analysis", "machine_measuring"),
     ("measuring",),
     ("kernel_measuring",),
     ("kernel_crossover", "kernel_models", "kernel_cuda"),
-    ("sweep", "kernel_sweep", "formula_sweep", "selftest"),
+    ("sweep", "kernel_sweep", "formula_sweep", "time_sweep", "selftest"),
     ("report",),
-    ("api",),
+    ("api", "api_time"),
     ("commands",),
     ("cli",),
     ("__main__",),
@@ -114,7 +114,18 @@ def test_cases_and_commands_load_without_torch():
     ]
     light += [
         f"sola_profile/commands/{name}.py"
-        for name in ("__init__", "output", "profile", "kernels", "kernels_cuda", "formula", "selftest")
+        for name in (
+            "__init__",
+            "output",
+            "profile",
+            "kernels",
+            "kernels_cuda",
+            "formula",
+            "machine",
+            "predict",
+            "ceilings",
+            "selftest",
+        )
     ]
     for name in light:
         tree = ast.parse((ROOT / name).read_text(encoding="utf-8"))

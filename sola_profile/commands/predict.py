@@ -12,7 +12,7 @@ import click
 from sola_profile.case import Resolution, nearest, parse_resolutions
 from sola_profile.commands.machine import check_dtype, find, read_threads
 from sola_profile.commands.output import Targets, checked, checked_budget, report_folder, written_command
-from sola_profile.source import DEFAULT_INPUT, BuildError, InputShape, ModelSource, read_source
+from sola_profile.source import BuildError, InputShape, ModelSource, read_source
 
 if TYPE_CHECKING:
     from sola_profile.hardware import Machine
@@ -37,7 +37,8 @@ class Request:
     """The command line, checked."""
 
     sources: tuple[ModelSource, ...]
-    shape: InputShape
+    shape: InputShape | None
+    batch: int | None
     resolutions: tuple[Resolution, ...]
     machine: str
     dtype: str
@@ -49,17 +50,23 @@ class Request:
 @click.command()
 @click.option("-m", "--model", metavar="NAMES", help="Presets, timm:NAME, torchvision:NAME or package.module:factory.")
 @click.option("-r", "--res", metavar="SIZES", help="Sizes in pixels, such as 224,512x2048; 224,512,1024 unless given.")
-@click.option("--machine", default=THIS, show_default=True, metavar="NAME", help="this, a name of machine --list, a file.")
-@click.option("--input", "shape", default=DEFAULT_INPUT, show_default=True, metavar="SHAPE", help="What the model takes.")
+@click.option(
+    "--machine", default=THIS, show_default=True, metavar="NAME", help="this, a name of machine --list, a file."
+)
+@click.option("--input", "shape", metavar="SHAPE", help="What the models take, 1x3xHxW for most.")
 @click.option("--batch", type=int, metavar="IMAGES", help="Images per step.")
 @click.option("--dtype", default="float32", show_default=True, metavar="DTYPE", help="Of weights and input.")
 @click.option("--threads", metavar="NUMBER", help="Threads of PyTorch's CPU operators; all cores unless given.")
 @click.option("--measure", is_flag=True, help="Measure here as well, and say how far off the prediction is.")
 @click.option("--budget", default=BUDGET_S, show_default=True, metavar="SECONDS", help="Time to measure each model.")
-@click.option("--by", default="kind", show_default=True, metavar="WHAT", help=f"Break times down by {', '.join(GROUPS)}.")
+@click.option(
+    "--by", default="kind", show_default=True, metavar="WHAT", help=f"Break times down by {', '.join(GROUPS)}."
+)
 @click.option("--depth", default=2, show_default=True, metavar="N", help="Parts of a module's path, with --by module.")
 @click.option("--no-bounds", is_flag=True, help="Don't look at what bounds each kind as images grow.")
-@click.option("--accuracy", is_flag=True, help=f"Judge predictions: measure ten models at {JUDGED_SIZES}, write a report.")
+@click.option(
+    "--accuracy", is_flag=True, help=f"Judge predictions: measure ten models at {JUDGED_SIZES}, write a report."
+)
 @click.option("--out", metavar="FOLDER", help=f"Write the report here; with --accuracy {REPORT} unless given.")
 @click.option("--no-report", is_flag=True, help="Write no report.")
 @click.option("--json", "json_file", metavar="FILE", help="Write everything as JSON; - is standard output.")
@@ -83,14 +90,12 @@ def read_request(options: dict[str, Any]) -> Request:
     if not options["model"] and not options["accuracy"]:
         raise click.UsageError("--model is missing; or --accuracy for a list of models")
     names = JUDGED if not options["model"] else re.split(r",(?![^\[]*\])", options["model"])
-    sources = tuple(checked(lambda name=name: read_model(name.strip())) for name in names)
+    sources = checked(lambda: tuple(read_model(name.strip()) for name in names))
     sizes = options["res"] or (JUDGED_SIZES if options["accuracy"] else "224,512,1024")
     resolutions = checked(lambda: parse_resolutions(sizes), "--res")
-    shape = checked(lambda: InputShape.parse(options["shape"]), "--input")
-    if options["batch"] is not None:
-        if options["batch"] < 1:
-            raise click.BadParameter(f"expected at least 1 image, got {options['batch']}", param_hint="--batch")
-        shape = replace(shape, dims=(options["batch"], *shape.dims[1:]))
+    shape = checked(lambda: InputShape.parse(options["shape"]), "--input") if options["shape"] else None
+    if options["batch"] is not None and options["batch"] < 1:
+        raise click.BadParameter(f"expected at least 1 image, got {options['batch']}", param_hint="--batch")
     check_dtype(options["dtype"])
     if options["by"] not in GROUPS:
         message = f"expected one of {', '.join(GROUPS)}, got {options['by']!r}{nearest(options['by'], GROUPS)}"
@@ -105,7 +110,9 @@ def read_request(options: dict[str, Any]) -> Request:
     budget_s = checked_budget(options["budget"]) if measure else 0.0
     threads = read_threads(options["threads"])
     targets = Targets(folder, files)
-    return Request(sources, shape, resolutions, options["machine"], options["dtype"], threads, budget_s, targets)
+    return Request(
+        sources, shape, options["batch"], resolutions, options["machine"], options["dtype"], threads, budget_s, targets
+    )
 
 
 _TWIN = re.compile(r"(?P<model>\w+)\[(?P<pattern>[^\]]+)\]")
@@ -134,6 +141,7 @@ def run(request: Request, options: dict[str, Any]) -> TimeResult:
         request.resolutions,
         machine,
         request.shape,
+        request.batch,
         request.budget_s,
         options["depth"],
         bounds=not (options["no_bounds"] or options["accuracy"]),
@@ -182,4 +190,3 @@ def show(result: TimeResult, targets: Targets, options: dict[str, Any]) -> None:
         targets.put(RESULT, _json(result))
         targets.put(PAGE, page_text(result, [RESULT]))
     print_times(result, targets.console(), options["by"])
-

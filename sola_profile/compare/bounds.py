@@ -33,7 +33,7 @@ def turns(times: Mapping[Resolution, ModelTime], key: Callable[[Call], str]) -> 
 
 def _compute_from(bounds: Mapping[Resolution, str]) -> Resolution | None:
     first = None
-    for resolution in reversed(bounds):
+    for resolution in reversed(list(bounds)):
         if bounds[resolution] != COMPUTE:
             break
         first = resolution

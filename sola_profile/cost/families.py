@@ -14,20 +14,32 @@ from typing import Any
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-LINEAR, BATCHED = "linear", "batched product"
-CONVOLUTION, STEM, PATCHES = "convolution", "stem convolution", "patches"
-POINTWISE, DEPTHWISE = "pointwise", "depthwise"
-CHANNELS_LAST = ", channels last"
-SDPA, SOFTMAX_ATTENTION, LINEAR_ATTENTION, CHUNKED_ATTENTION, WKV = (
-    "scaled dot product attention",
-    "sola softmax attention",
-    "sola linear attention",
-    "sola chunked attention",
-    "sola wkv",
+from sola_profile.families import (
+    AVERAGE,
+    BATCH_NORM,
+    BATCHED,
+    CHANNELS_LAST,
+    CHUNKED_ATTENTION,
+    CONVOLUTION,
+    COPY,
+    DEPTHWISE,
+    ELEMENTWISE,
+    GROUP_NORM,
+    LAYER_NORM,
+    LINEAR,
+    LINEAR_ATTENTION,
+    PATCHES,
+    POINTWISE,
+    POOL,
+    RESIZE,
+    SDPA,
+    SOFTMAX,
+    SOFTMAX_ATTENTION,
+    STEM,
+    SUM,
+    TRANSPOSE,
+    WKV,
 )
-LAYER_NORM, BATCH_NORM, GROUP_NORM, SOFTMAX = "layer norm", "batch norm", "group norm", "softmax"
-COPY, TRANSPOSE, SUM, POOL, AVERAGE, RESIZE = "copy", "transpose", "sum", "max pool", "average pool", "resize"
-ELEMENTWISE = "element-wise "
 
 # images have so few; convolutions of them are a kernel of their own
 FEW_CHANNELS = 4
@@ -67,7 +79,7 @@ def _bytes(out: Any) -> int:
     return sum(leaf.numel() * leaf.element_size() for leaf in tree_leaves(out) if isinstance(leaf, Tensor))
 
 
-def _mm(out: Tensor, a: Tensor, b: Tensor, *_: Any, **__: Any) -> Place:
+def _mm(_out: Tensor, a: Tensor, b: Tensor, *_: Any, **__: Any) -> Place:
     rows, inner = a.shape
     shape = {"rows": rows, "inner": inner, "columns": b.shape[-1]}
     return Place(LINEAR, shape, 2 * rows * inner * b.shape[-1])
@@ -83,7 +95,7 @@ def _mv(out: Tensor, a: Tensor, *_: Any, **__: Any) -> Place:
     return Place(LINEAR, {"rows": 1, "inner": a.shape[-1], "columns": out.numel()}, 2 * a.numel())
 
 
-def _bmm(out: Tensor, a: Tensor, b: Tensor, *_: Any, **__: Any) -> Place:
+def _bmm(_out: Tensor, a: Tensor, b: Tensor, *_: Any, **__: Any) -> Place:
     batch, rows, inner = a.shape
     shape = {"batch": batch, "rows": rows, "inner": inner, "columns": b.shape[-1]}
     return Place(BATCHED, shape, 2 * batch * rows * inner * b.shape[-1])
@@ -130,13 +142,13 @@ def _channels_last(x: Tensor) -> bool:
     return True
 
 
-def _sdpa(out: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any) -> Place:
+def _sdpa(_out: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any) -> Place:
     batch, heads, queries, dim = q.shape
     amount = 2 * batch * heads * queries * k.shape[2] * (dim + v.shape[3])
     return Place(SDPA, {"queries": queries, "keys": k.shape[2], "dim": dim}, amount)
 
 
-def _softmax_attention(out: Tensor, q: Tensor, k: Tensor, v: Tensor, _scale: float, causal: bool, *_: Any) -> Place:
+def _softmax_attention(_out: Tensor, q: Tensor, k: Tensor, v: Tensor, _scale: float, causal: bool, *_: Any) -> Place:
     batch, queries, heads, dim = q.shape
     amount = 2 * batch * heads * queries * k.shape[1] * (dim + v.shape[3])
     # of a causal mask the blocks above the diagonal are skipped
@@ -146,30 +158,29 @@ def _softmax_attention(out: Tensor, q: Tensor, k: Tensor, v: Tensor, _scale: flo
 
 
 def _linear_attention(family: str) -> Callable[..., Place]:
-    def place(out: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any) -> Place:
-        _, tokens, _, dim = q.shape
-        return Place(family, {"tokens": tokens, "dim": dim}, q.numel())
+    def place(_out: Tensor, q: Tensor, _k: Tensor, _v: Tensor, *_: Any, **__: Any) -> Place:
+        return Place(family, {"tokens": q.shape[1], "dim": q.shape[3]}, q.numel())
 
     return place
 
 
-def _wkv(out: Tensor, k: Tensor, *_: Any, **__: Any) -> Place:
+def _wkv(_out: Tensor, k: Tensor, *_: Any, **__: Any) -> Place:
     return Place(WKV, {"tokens": k.shape[1], "channels": k.shape[2]}, k.numel())
 
 
-def _layer_norm(out: Tensor, x: Tensor, normalized: Sequence[int], *_: Any, **__: Any) -> Place:
+def _layer_norm(_out: Tensor, x: Tensor, normalized: Sequence[int], *_: Any, **__: Any) -> Place:
     return Place(LAYER_NORM, {"width": prod(normalized)}, x.numel())
 
 
-def _batch_norm(out: Tensor, x: Tensor, *_: Any, **__: Any) -> Place:
+def _batch_norm(_out: Tensor, x: Tensor, *_: Any, **__: Any) -> Place:
     return Place(BATCH_NORM, {"positions": prod(x.shape[2:])}, x.numel())
 
 
-def _group_norm(out: Tensor, x: Tensor, *_: Any, **__: Any) -> Place:
+def _group_norm(_out: Tensor, x: Tensor, *_: Any, **__: Any) -> Place:
     return Place(GROUP_NORM, {}, x.numel())
 
 
-def _softmax(out: Tensor, x: Tensor, *_: Any, **__: Any) -> Place:
+def _softmax(_out: Tensor, x: Tensor, *_: Any, **__: Any) -> Place:
     return Place(SOFTMAX, {"width": x.shape[-1]}, x.numel())
 
 

@@ -290,7 +290,9 @@ class _Recorder(TorchDispatchMode):
             return
         place = None
         if self._symbols is None:
-            place = place_of(operator, out, [self._layout.get(arg, arg) if isinstance(arg, Tensor) else arg for arg in args], kwargs)
+            place = place_of(
+                operator, out, [self._layout.get(arg, arg) if isinstance(arg, Tensor) else arg for arg in args], kwargs
+            )
             self._touch((args, kwargs), out)
         self.calls.append(Call(operator, self.where(), kind, work, read, written, place=place))
 
@@ -299,9 +301,10 @@ class _Recorder(TorchDispatchMode):
 
         Its step of the batch is that of a token, and fake tensors give it that of an image. Convolutions go by it.
         """
-        if self._symbols is None and isinstance(out, Tensor) and isinstance(args[0], Tensor):
-            if out.dim() == 4 and args[0].dim() == 3 and out.shape[0] == 1 and out.stride()[1] == 1 < out.shape[1]:
-                self._layout[out] = out.new_empty_strided(out.shape, (out.shape[1], *out.stride()[1:]))
+        if self._symbols is not None or not (isinstance(out, Tensor) and isinstance(args[0], Tensor)):
+            return
+        if args[0].dim() == 3 and out.dim() == 4 and out.shape[0] == 1 and out.stride()[1] == 1 < out.shape[1]:
+            self._layout[out] = out.new_empty_strided(out.shape, (out.shape[1], *out.stride()[1:]))
 
     def where(self) -> str:
         """Path of the innermost module that runs."""

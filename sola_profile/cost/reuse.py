@@ -18,7 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf
 
-MMAP_THRESHOLD, TRIM_THRESHOLD = 2**25, 2**26
+from sola_profile.hardware import MMAP_THRESHOLD, TRIM_THRESHOLD
+
 # a freed block is taken for a new one of at least this share of it
 LEAST_FILL = 0.5
 # the first pass brings weights and heap to where later ones find them
@@ -95,7 +96,9 @@ class _Memory:
         if size >= MMAP_THRESHOLD:
             self._put(event.block, size)
             return size
-        fitting = [place for place in reversed(self.freed) if LEAST_FILL * self.sizes[place] <= size <= self.sizes[place]]
+        fitting = [
+            place for place in reversed(self.freed) if LEAST_FILL * self.sizes[place] <= size <= self.sizes[place]
+        ]
         if fitting:
             self.freed.remove(fitting[0])
             self.places[event.block] = fitting[0]

@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from sola_profile.cost.families import ELEMENTWISE, Place
+from sola_profile.cost.families import Place
 from sola_profile.cost.recording import Call, Recording
 from sola_profile.cost.reuse import Access, accesses
+from sola_profile.families import ELEMENTWISE
 from sola_profile.hardware import (
     CALL,
     FIRST_TOUCH,

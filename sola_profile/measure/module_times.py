@@ -50,9 +50,7 @@ def _time_once(model: nn.Module, step: Step, depth: int) -> Mapping[str, float]:
 
 
 @contextmanager
-def _hooks(
-    model: nn.Module, depth: int, begin: Callable[[str], None], end: Callable[[], None]
-) -> Iterator[None]:
+def _hooks(model: nn.Module, depth: int, begin: Callable[[str], None], end: Callable[[], None]) -> Iterator[None]:
     def on_begin(group: str) -> Callable[..., None]:
         return lambda *_: begin(group)
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sola_profile.cost import families as names
+from sola_profile import families as names
 from sola_profile.hardware import ELEMENTS, FLOPS
 from sola_vision import ops
 
@@ -58,11 +59,13 @@ def _batched(tensor: Any, batch: int, rows: int, inner: int, columns: int) -> tu
 
 def _fewer(count: int, work_of_one: float) -> int:
     """As many rows or positions as asked, or as make the most work that a probe has; from a few hundred on all are alike."""
-    return min(count, max(256, int(MOST_WORK / work_of_one)))
+    most: int = max(256, int(MOST_WORK / work_of_one))
+    return min(count, most)
 
 
 def _side(positions: int, work_of_one: float = 1) -> int:
-    return max(1, round(_fewer(positions, work_of_one) ** 0.5))
+    side: float = _fewer(positions, work_of_one) ** 0.5
+    return max(1, round(side))
 
 
 def _convolution(
@@ -177,7 +180,7 @@ def _resize(tensor: Any) -> tuple[Step, float]:
 
 def _copy(tensor: Any, run: int) -> tuple[Step, float]:
     x = tensor(max(1, CACHED // run), 2 * run)[:, :run]
-    return lambda: x.contiguous(), float(x.numel())
+    return x.contiguous, float(x.numel())
 
 
 def _transpose(tensor: Any, read_run: int, written_run: int, power: int) -> tuple[Step, float]:
@@ -185,13 +188,13 @@ def _transpose(tensor: Any, read_run: int, written_run: int, power: int) -> tupl
     # rows whose distance divides by a large power of two fall on few sets of a cache
     columns = power * (2 * round(read_run / shrink / power / 2) + 1)
     x = tensor(1, 1, round(written_run / shrink), columns).transpose(2, 3)
-    return lambda: x.contiguous(), float(x.numel())
+    return x.contiguous, float(x.numel())
 
 
 def _unary(function: Callable[[Tensor], Tensor]) -> Make:
     def make(tensor: Any) -> tuple[Step, float]:
         x = tensor(CACHED)
-        return lambda: function(x), float(CACHED)
+        return partial(function, x), float(CACHED)
 
     return make
 
@@ -203,7 +206,7 @@ def _spread(function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Make:
         rows = CACHED // run
         x, y = tensor(rows, run), tensor(rows, run)
         z = tensor(run) if rows > 1 else tensor(rows, run)
-        return lambda: function(x, y, z), float(CACHED)
+        return partial(function, x, y, z), float(CACHED)
 
     return make
 
@@ -314,7 +317,13 @@ FAMILIES: Sequence[Family] = (
         {"tokens": 1, "channels": 1},
     ),
     Family(names.LAYER_NORM, ELEMENTS, _layer_norm, {"width": (20, 80, 320, 1280)}, {"width": 1, "elements": 1}),
-    Family(names.BATCH_NORM, ELEMENTS, _batch_norm, {"positions": (1, 49, 625, 6400, 25600)}, {"positions": 1, "elements": 1}),
+    Family(
+        names.BATCH_NORM,
+        ELEMENTS,
+        _batch_norm,
+        {"positions": (1, 49, 625, 6400, 25600)},
+        {"positions": 1, "elements": 1},
+    ),
     Family(names.GROUP_NORM, ELEMENTS, _group_norm),
     Family(names.SOFTMAX, ELEMENTS, _softmax, {"width": (10, 100, 1000)}, {"width": 1, "elements": 1}),
     Family(names.SUM, ELEMENTS, _sum, {"run": (1, 49, 625, 6400)}, {"run": 4, "elements": 1}),
@@ -325,7 +334,15 @@ FAMILIES: Sequence[Family] = (
     ),
     Family(names.RESIZE, ELEMENTS, _resize),
     Family(names.COPY, ELEMENTS, _copy, {"run": (1, 4, 16, 64, 256, 4096)}),
-    Family(names.TRANSPOSE, ELEMENTS, _transpose, {"read run": (60, 400, 3000), "written run": (60, 400, 3000, 24000), "power": (4, 32, 128, 512)}),
+    Family(
+        names.TRANSPOSE,
+        ELEMENTS,
+        _transpose,
+        {"read run": (60, 400, 3000), "written run": (60, 400, 3000, 24000), "power": (4, 32, 128, 512)},
+    ),
     *(Family(names.ELEMENTWISE + name, ELEMENTS, _unary(function)) for name, function in UNARY.items()),
-    *(Family(names.ELEMENTWISE + name, ELEMENTS, _spread(function), {"run": RUNS}) for name, function in SPREAD.items()),
+    *(
+        Family(names.ELEMENTWISE + name, ELEMENTS, _spread(function), {"run": RUNS})
+        for name, function in SPREAD.items()
+    ),
 )

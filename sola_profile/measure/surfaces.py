@@ -12,14 +12,26 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from sola_profile.cost import families as names
-from sola_profile.cost.reuse import MMAP_THRESHOLD
-from sola_profile.hardware import BYTES, CALL, FIRST_TOUCH, MODULE, NONE, SECONDS, TRAFFIC, VIEW, Machine, Surface
+from sola_profile import families as names
+from sola_profile.hardware import (
+    BYTES,
+    CALL,
+    FIRST_TOUCH,
+    MMAP_THRESHOLD,
+    MODULE,
+    NONE,
+    SECONDS,
+    TRAFFIC,
+    VIEW,
+    Machine,
+    Span,
+    Surface,
+)
 from sola_profile.measure.latency import Timer, timer_for
 from sola_profile.measure.probes import FAMILIES, Family, Step
 
@@ -132,7 +144,7 @@ def rounds(place: Place, steps: Sequence[Step], number: int = ROUNDS) -> list[li
     calls = []
     for step in steps:
         step()
-        first_s = timer.time(step)
+        first_s = timer.time(cast("Callable[[], None]", step))
         calls.append(max(1, min(MOST_CALLS, round(SHORTEST_S / max(first_s, 1e-9)))))
     samples: list[list[float]] = [[] for _ in steps]
     for _ in range(number):
@@ -210,7 +222,7 @@ _COSTS: Mapping[str, Callable[[Place], Surface]] = {
 
 @dataclass(frozen=True)
 class Drift:
-    """A rate that isn't what it was. ``ratio``: now over then."""
+    """A rate that isn't what it was. ``ratio``: now over then, of the ends of their spans that face each other."""
 
     name: str
     ratio: float
@@ -218,7 +230,8 @@ class Drift:
 
 # off by more than this, ceilings no longer hold
 TOLERANCE = 0.2
-CHECKED_BYTES = 2**24
+# what the second cache holds: between caches a rate depends on the neighbours
+CHECKED_BYTES = 2**19
 # a rate of each sort: products, convolutions, attention, exponentials, memory, calls
 CHECKED: Mapping[str, Mapping[str, int]] = {
     names.LINEAR: {"rows": 400, "inner": 320, "columns": 320},
@@ -241,18 +254,25 @@ def _drifts(place: Place, machine: Machine, checked: Sequence[str]) -> list[Drif
         for name in checked:
             then = machine.rate(name, CHECKED.get(name, {"bytes": CHECKED_BYTES}))
             if then is not None:
-                ratio = _rate_now(place, name, machine) / then.middle
+                ratio = _apart(Span(*_rate_now(place, name, machine)), then)
                 if not 1 / (1 + TOLERANCE) <= ratio <= 1 + TOLERANCE:
                     found.append(Drift(name, ratio))
     return found
 
 
-def _rate_now(place: Place, name: str, machine: Machine) -> float:
+def _apart(now: Span, then: Span) -> float:
+    """How far two spans are apart: 1 where they overlap, else the ratio of the ends that face each other."""
+    if now.high < then.low:
+        return now.high / then.low
+    return now.low / then.high if now.low > then.high else 1.0
+
+
+def _rate_now(place: Place, name: str, machine: Machine) -> tuple[float, float, float]:
     if name == CALL:
-        return _call(place).rates[0][1]
+        return _call(place).rates[0]
     if name == TRAFFIC:
-        return _traffic(place, [CHECKED_BYTES]).rates[0][1]
+        return _traffic(place, [CHECKED_BYTES]).rates[0]
     family = next(family for family in FAMILIES if family.name == name)
     calls = machine.rate(f"{CALL}: {name}", {}) or machine.rate(CALL, {}) or NONE
     one = replace(family, axes={axis: (value,) for axis, value in CHECKED[name].items()})
-    return _surface(place, one, calls.middle).rates[0][1]
+    return _surface(place, one, calls.middle).rates[0]

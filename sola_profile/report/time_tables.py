@@ -80,7 +80,9 @@ def group_table(row: TimeRow, by: str, depth: int) -> Table:
     return Table(f"Predicted time by {by} at {row.resolution}", (*columns, *extra), tuple(rows), frozenset({by.capitalize(), "bound"}))  # fmt: skip
 
 
-def _group_cells(name: str, calls: list[CallTime], row: TimeRow, measured: Mapping[str, float] | None) -> tuple[str, ...]:
+def _group_cells(
+    name: str, calls: list[CallTime], row: TimeRow, measured: Mapping[str, float] | None
+) -> tuple[str, ...]:
     time_s = total(calls).middle
     by_bound = {bound: sum(call.time.middle for call in calls if call.bound == bound) for bound in BOUNDS}
     flops = 2 * sum(call.call.work.macs for call in calls)
