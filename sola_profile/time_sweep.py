@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -25,8 +26,9 @@ from sola_profile.workload import Step, cpu_threads, inference_step
 
 # sides at which the bound of every kind is looked at, beside those that were asked for
 BOUND_SIDES = (64, 128, 256, 512, 1024, 2048)
-# runs that a measured size must have room for: a first one, one to warm up, three samples
+# runs that a measured size must have room for: a first one, two by module, one to warm up, a sample
 FEWEST_RUNS = 5
+MODULE_RUNS = 2
 ROUNDS = 10
 WARMUP_SHARE = 0.1
 
@@ -139,16 +141,17 @@ class TimeSweep:
         missing: dict[str, str] = {}
         modules: dict[str, dict[str, float]] = {}
         settle()
+        end_s = time.monotonic() + plan.budget_s
         with cpu_threads(plan.machine.threads or None):
             for resolution, entry in entries.items():
                 key = str(resolution)
-                missing[key] = self._refusal(entry, plan.budget_s / len(entries))
+                missing[key] = self._refusal(entry, end_s - time.monotonic())
                 if missing[key]:
                     continue
                 try:
                     model, step = self._step(source, resolution, entry)
                     contestants[key] = prepare(step, timer, WARMUP_SHARE * plan.budget_s / len(entries))
-                    modules[key] = time_modules(model, step, plan.depth, runs=3)
+                    modules[key] = time_modules(model, step, plan.depth, MODULE_RUNS)
                 except (MemoryError, RuntimeError) as error:
                     missing[key] = first_line(error)
 
@@ -159,7 +162,7 @@ class TimeSweep:
                 return True
 
             try:
-                race(contestants, timer, ROUNDS, plan.budget_s, on_failure)
+                race(contestants, timer, ROUNDS, end_s - time.monotonic(), on_failure)
             finally:
                 self._keep(contestants, modules, missing)
 
@@ -183,10 +186,10 @@ class TimeSweep:
         return model, inference_step(model, image)
 
     @staticmethod
-    def _refusal(entry: _Entry, share_s: float) -> str:
+    def _refusal(entry: _Entry, left_s: float) -> str:
         run_s = entry.predicted.total.middle
-        if FEWEST_RUNS * run_s > share_s:
-            return f"about {run_s:.3g} s a run, and this size's share of the time is {share_s:.3g} s"
+        if FEWEST_RUNS * run_s > left_s:
+            return f"about {run_s:.3g} s a run, and {max(left_s, 0.0):.3g} s are left to measure this model"
         needed, free = peak_of(entry.recording).total_bytes, available_bytes(torch.device("cpu"))
         return f"needs {needed:,} bytes, {free:,} are free" if needed > free else ""
 

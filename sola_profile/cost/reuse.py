@@ -8,8 +8,8 @@ is the C library's; glibc keeps what is freed, with two exceptions: a block of 3
 every time, and more than 64 MiB of free memory at the top of the heap goes back to the system. These are where its limits
 stop moving, after one block of nearly 32 MiB was freed. Source: mallopt(3).
 
-The model has no addresses: a new block takes the place of the one freed last that it fits in, and the heap ends where the
-live bytes do.
+A new block takes the smallest free gap of the heap that it fits in, else room at its end, as glibc does; for distances it
+is taken to lie where the block freed last that it fits in was.
 """
 
 from __future__ import annotations
@@ -73,40 +73,79 @@ def accesses(events: Sequence[Event], calls: int) -> list[Access]:
 
 
 @dataclass
+class Heap:
+    """glibc's heap by addresses. ``gaps``: address → bytes that are free below ``top``; ``mapped``: where new bytes begin."""
+
+    gaps: dict[int, int] = field(default_factory=dict)
+    top: int = 0
+    mapped: int = 0
+
+    def take(self, size: int) -> tuple[int, int]:
+        """A place for a block: its address, and how many bytes of it are new to the process."""
+        fitting = [(gap, address) for address, gap in self.gaps.items() if gap >= size]
+        if fitting:
+            gap, address = min(fitting)
+            del self.gaps[address]
+            if gap > size:
+                self.gaps[address + size] = gap - size
+            return address, 0
+        address, self.top = self.top, self.top + size
+        new_bytes = max(0, self.top - self.mapped)
+        self.mapped += new_bytes
+        return address, new_bytes
+
+    def free(self, address: int, size: int) -> None:
+        """Give a block back; gaps side by side become one, and one at the end may go back to the system."""
+        before = next((start for start, gap in self.gaps.items() if start + gap == address), None)
+        if before is not None:
+            size += self.gaps.pop(before)
+            address = before
+        size += self.gaps.pop(address + size, 0)
+        if address + size < self.top:
+            self.gaps[address] = size
+            return
+        self.top = address
+        if self.mapped - self.top > TRIM_THRESHOLD:
+            self.mapped = self.top
+
+
+@dataclass
 class _Memory:
-    """``places``: where each live block is. ``recent``: bytes last touched of every place, the latest last."""
+    """``places``: where each live block is. ``recent``: bytes last touched of every place, the latest last.
+
+    ``addresses``: of the blocks in the heap.
+    """
 
     places: dict[int, int] = field(default_factory=dict)
     sizes: dict[int, int] = field(default_factory=dict)
     lasting: set[int] = field(default_factory=set)
     freed: list[int] = field(default_factory=list)
     recent: dict[int, int] = field(default_factory=dict)
-    live_bytes: int = 0
-    mapped_bytes: int = 0
+    heap: Heap = field(default_factory=Heap)
+    addresses: dict[int, tuple[int, int]] = field(default_factory=dict)
 
     def hold(self, event: Touch) -> int:
         """Find a place for a block that has none; returns its new bytes."""
-        if event.block in self.places:
+        block, size = event.block, event.block_bytes
+        if block in self.places:
             return 0
         if event.lasting:
-            self.lasting.add(event.block)
-            self._put(event.block, event.block_bytes)
+            self.lasting.add(block)
+            self._put(block, size)
             return 0
-        size = event.block_bytes
         if size >= MMAP_THRESHOLD:
-            self._put(event.block, size)
+            self._put(block, size)
             return size
         fitting = [
             place for place in reversed(self.freed) if LEAST_FILL * self.sizes[place] <= size <= self.sizes[place]
         ]
         if fitting:
             self.freed.remove(fitting[0])
-            self.places[event.block] = fitting[0]
+            self.places[block] = fitting[0]
         else:
-            self._put(event.block, size)
-        self.live_bytes += self.sizes[self.places[event.block]]
-        new_bytes = max(0, self.live_bytes - self.mapped_bytes)
-        self.mapped_bytes += new_bytes
+            self._put(block, size)
+        address, new_bytes = self.heap.take(size)
+        self.addresses[block] = address, size
         return new_bytes
 
     def _put(self, block: int, size: int) -> None:
@@ -126,17 +165,14 @@ class _Memory:
 
     def free(self, block: int) -> None:
         """Give a block back, where it was ever touched."""
-        place = self.places.pop(block, None)
-        if place is None or block in self.lasting:
+        if block in self.lasting or block not in self.places:
             return
-        size = self.sizes[place]
-        if size >= MMAP_THRESHOLD:
+        place = self.places.pop(block)
+        if block in self.addresses:
+            self.freed.append(place)
+            self.heap.free(*self.addresses.pop(block))
+        else:
             self.recent.pop(place, None)
-            return
-        self.freed.append(place)
-        self.live_bytes -= size
-        if self.mapped_bytes - self.live_bytes > TRIM_THRESHOLD:
-            self.mapped_bytes = self.live_bytes
 
     def end(self) -> None:
         """Free what the pass has left, its result."""

@@ -17,7 +17,6 @@ from torch import nn
 from sola_profile.workload import Step
 
 ITSELF = "(itself)"
-RUNS = 5
 
 
 def group_of(path: str, depth: int) -> str:
@@ -25,7 +24,7 @@ def group_of(path: str, depth: int) -> str:
     return ".".join(path.split(".")[:depth]) or ITSELF
 
 
-def time_modules(model: nn.Module, step: Step, depth: int, runs: int = RUNS) -> dict[str, float]:
+def time_modules(model: nn.Module, step: Step, depth: int, runs: int) -> dict[str, float]:
     """Median seconds of every group over some runs of a warm step on the CPU."""
     taken = [_time_once(model, step, depth) for _ in range(runs)]
     return {group: median(times.get(group, 0.0) for times in taken) for group in taken[0]}
