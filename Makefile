@@ -66,12 +66,14 @@ format: setup
 	$(BIN)/ruff format
 	$(BIN)/clang-format -i $(CXX_FILES)
 
-# every figure of the docs, measured anew on this machine, which must be quiet: half an hour, with pauses in which the load
+# every figure of the docs, measured anew on this machine, which must be quiet: an hour, with pauses in which the load
 # of the run before dies down
 PAUSE := sleep 80
 SOME := 1x6x1024x64,1x6x4096x64,1x16384x96
 docs: setup
 	$(BIN)/sola-profile --model sola_t --res 224,512,1024 --out docs/reports/sola_t
+	$(PAUSE)
+	$(BIN)/sola-profile predict --accuracy
 	$(PAUSE)
 	$(BIN)/sola-profile kernels --no-compile --budget 600
 	$(PAUSE)
