@@ -21,8 +21,8 @@ from sola_profile.measure.latency import Doubt
 from sola_profile.measure.statistics import Interval
 from sola_profile.report import render, svg
 from sola_profile.report.charts import specs
+from sola_profile.report.folder import write_folder
 from sola_profile.report.json_file import SCHEMA_VERSION
-from sola_profile.report.markdown import write_markdown
 from sola_profile.report.numbers import (
     doubt_text,
     duration,
@@ -52,7 +52,7 @@ def draw(profile):
 
 def write(profile, folder, others=()):
     with svg.Renderer() as renderer:
-        return write_markdown(profile, folder, renderer, others)
+        return write_folder(profile, folder, renderer, others)
 
 
 def with_model_row(profile, place, **changes):
@@ -201,7 +201,7 @@ def test_a_renderer_that_fails_costs_only_the_charts(tmp_path, monkeypatch):
     page = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert "![" not in page
     assert "| 64 |" in page
-    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "report.html"]
 
 
 def test_charts_are_svg_on_white_and_repeat_to_the_byte():

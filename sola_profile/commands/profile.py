@@ -87,7 +87,7 @@ def profile(**options: Any) -> None:
     """
     request = read_request(options)
     request.targets.check()
-    with Renderer() if request.targets.folder else nullcontext() as renderer:
+    with Renderer(with_bundle=True) if request.targets.folder else nullcontext() as renderer:
         finished = run(request, renderer)
     if finished.interrupted:
         raise KeyboardInterrupt
@@ -141,9 +141,9 @@ def write(finished: Profile, targets: Targets, renderer: Renderer | None) -> Non
         targets.put(RESULT, texts.get("json") or render("json", finished))
     targets.deliver(texts)
     if targets.folder is not None and renderer is not None:
-        from sola_profile.report.markdown import write_markdown
+        from sola_profile.report.folder import write_folder
 
-        problem = write_markdown(finished, targets.folder, renderer, [RESULT])
+        problem = write_folder(finished, targets.folder, renderer, [RESULT])
         if problem:
             click.echo(f"the report has no charts: {problem}", err=True)
     console = targets.console()

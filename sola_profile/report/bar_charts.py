@@ -34,6 +34,10 @@ MEMORY_COLORS: Mapping[str, str] = {
 }
 
 
+# vega-tooltip takes what is called "image" for the address of one
+_TOOLTIP = (("bar", "image size"), ("part", "part"), ("value", "is"))
+
+
 def shares_chart(profile: Profile) -> Spec:
     """Stacked bars per size: shares in MACs, and in time where it was measured."""
     segments, bars, shown = [], [], shown_kinds(profile)
@@ -57,7 +61,7 @@ def shares_chart(profile: Profile) -> Spec:
     ]
     return {
         "width": WIDTH,
-        "height": {"step": 30},
+        "height": 30 * len(bars),
         "title": {
             "text": f"Share of each kind of {'layer' if profile.model.spec is not None else 'product'}",
             "subtitle": "of the matrix products (MACs), and of the measured time where there is one",
@@ -73,7 +77,7 @@ def _share_segments(bar: str, shares: Mapping[str, float], shown: Mapping[str, t
         number = percent(share, 0)
         # a name needs about 100 pixels, a number 30
         text = f"{name} {number}" if share > 0.2 else number if share > 0.055 else ""
-        segment: Spec = {"bar": bar, "part": name, "text": text}
+        segment: Spec = {"bar": bar, "part": name, "text": text, "value": number}
         for key, place in (("start", start), ("end", start + share), ("middle", start + share / 2)):
             segment[key] = round(place, 6)
         segments.append(segment)
@@ -88,14 +92,17 @@ def memory_chart(profile: Profile) -> Spec:
     marks = [_memory_mark(row) for row in profile.model.rows]
     measured = {
         "data": {"values": [mark for mark in marks if "measured" in mark]},
-        "mark": {"type": "tick", "color": "black", "thickness": 3, "size": 26},
+        "mark": {"type": "tick", "color": "#000000", "thickness": 3, "size": 26},
         "encoding": {"x": _x("measured"), "y": _y(sizes)},
     }
-    bars = _segments(segments, sizes, MEMORY_COLORS, _x("start", {"title": "MiB", "tickCount": 6}))
+    # room for the figures behind the longest bar
+    domain = [0, 1.6 * max(mark["end"] for mark in marks)]
+    x = {**_x("start", {"title": "MiB", "tickCount": 6}), "scale": {"domain": domain, "nice": False}}
+    bars = _segments(segments, sizes, MEMORY_COLORS, x)
     texts = _texts(marks, "end", sizes, {"align": "left", "dx": 7})
     return {
         "width": WIDTH,
-        "height": {"step": 34},
+        "height": 34 * len(sizes),
         "title": {"text": "Peak memory", "subtitle": "predicted by liveness; black marks: measured"},
         "layer": [bars, measured, texts],
     }
@@ -105,7 +112,13 @@ def _memory_segments(row: Row) -> list[Spec]:
     peak, start, segments = row.predicted_memory, 0, []
     for name, part in zip(MEMORY_COLORS, (peak.parameter_bytes, peak.input_bytes, peak.step_bytes), strict=True):
         segments.append(
-            {"bar": str(row.resolution), "part": name, "start": start / 2**20, "end": (start + part) / 2**20}
+            {
+                "bar": str(row.resolution),
+                "part": name,
+                "start": start / 2**20,
+                "end": (start + part) / 2**20,
+                "value": mebibytes(part),
+            }
         )
         start += part
     return segments
@@ -129,6 +142,7 @@ def _segments(values: Sequence[Spec], bars: Sequence[str], colors: Mapping[str, 
             "x": x,
             "x2": {"field": "end"},
             "y": _y(bars),
+            "tooltip": [{"field": field, "title": title} for field, title in _TOOLTIP],
             "color": {
                 "field": "part",
                 "type": "nominal",

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from sola_profile.report.bar_charts import memory_chart, shares_chart
+from sola_profile.report.numbers import duration, duration_interval, significant
 from sola_profile.report.scaling_chart import Point, Series, scaling_chart, styles
 from sola_profile.result import Contender, Profile, Row
 
@@ -37,6 +38,8 @@ STYLE: Spec = {
             "subtitleColor": "#444444",
             "subtitleFontSize": 11.5,
         },
+        "text": {"color": "#222222"},
+        "legend": {"labelColor": "#222222", "titleColor": "#222222"},
     },
 }
 
@@ -73,15 +76,20 @@ def _latency_point(tokens: int, row: Row) -> Point | None:
     if row.latency is None:
         return None
     interval = row.latency.interval_s
-    return Point(tokens, 1e3 * row.latency.median_s, 1e3 * interval.low, 1e3 * interval.high)
+    text = f"{duration(row.latency.median_s)}, 95 % interval {duration_interval(interval)}"
+    return Point(tokens, 1e3 * row.latency.median_s, 1e3 * interval.low, 1e3 * interval.high, str(row.resolution), text)
+
+
+def _flops_point(tokens: int, row: Row) -> Point | None:
+    if not row.cost.macs:
+        return None
+    flops = 2 * row.cost.macs
+    return Point(tokens, flops / 1e9, size=str(row.resolution), text=significant(flops / 1e9, 4))
 
 
 def _flops(profile: Profile) -> Spec | None:
     found = [
-        replace(series, curve=_flops_curve(series.contender, profile))
-        for series in _series(
-            profile, lambda tokens, row: Point(tokens, 2 * row.cost.macs / 1e9) if row.cost.macs else None
-        )
+        replace(series, curve=_flops_curve(series.contender, profile)) for series in _series(profile, _flops_point)
     ]
     if not found[0].points:
         return None

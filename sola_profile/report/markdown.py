@@ -1,14 +1,12 @@
-"""A profile as a Markdown page with its charts beside it."""
+"""A profile as a Markdown page, which names the charts that lie beside it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import jinja2
 
 from sola_profile.machine import Environment
-from sola_profile.report.charts import CHARTS, specs
 from sola_profile.report.numbers import mebibytes
 from sola_profile.report.sentences import (
     coverage_sentence,
@@ -18,7 +16,6 @@ from sola_profile.report.sentences import (
     scalar_sentence,
     witness_sentences,
 )
-from sola_profile.report.svg import DrawingError, Renderer
 from sola_profile.report.tables import (
     ROLE_NAMES,
     Table,
@@ -33,28 +30,6 @@ from sola_profile.report.tables import (
     work_table,
 )
 from sola_profile.result import Profile
-
-PAGE = "README.md"
-
-
-def write_markdown(profile: Profile, folder: Path, renderer: Renderer, others: Sequence[str] = ()) -> str:
-    """Write ``README.md`` and its SVG charts; ``others`` are files in the folder that the page should name.
-
-    Returns why there are no charts, or an empty string. Charts of an earlier run that this one doesn't have are
-    removed, so that page and charts always belong together.
-    """
-    problem, charts = "", {}
-    try:
-        charts = renderer.draw(specs(profile))
-    except DrawingError as error:
-        problem = str(error)
-    for name in CHARTS:
-        if name in charts:
-            (folder / name).write_text(charts[name], encoding="utf-8")
-        else:
-            (folder / name).unlink(missing_ok=True)
-    (folder / PAGE).write_text(page_text(profile, sorted(charts), others), encoding="utf-8")
-    return problem
 
 
 def page_text(profile: Profile, charts: Sequence[str], others: Sequence[str]) -> str:
@@ -97,10 +72,14 @@ def page_text(profile: Profile, charts: Sequence[str], others: Sequence[str]) ->
     )
 
 
-def template(name: str) -> jinja2.Template:
-    """A page of ``templates/`` with its blanks."""
-    loader = jinja2.PackageLoader("sola_profile.report")
-    environment = jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+def template(name: str, *, escape: bool = False) -> jinja2.Template:
+    """A page of ``templates/`` with its blanks; ``escape`` what is filled in, for HTML."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("sola_profile.report"),
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        autoescape=escape,
+    )
     return environment.get_template(name)
 
 

@@ -45,12 +45,17 @@ MORE_STYLES = (
 
 @dataclass(frozen=True)
 class Point:
-    """One marked value of one model at N tokens of the first one, with an interval where there is one."""
+    """One marked value of one model at N tokens of the first one, with an interval where there is one.
+
+    ``size``: of the image. ``text``: what the reader is told of the value.
+    """
 
     tokens: int
     value: float
     low: float | None = None
     high: float | None = None
+    size: str = ""
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,9 +96,10 @@ def scaling_chart(
             continue
         joined = [(float(point.tokens), point.value) for point in points]
         drawn = joined if series.curve is None else _sampled(series.curve, points)
-        layers.append(_line(frame, drawn, color=style.color, strokeWidth=1.8, strokeDash=list(style.dash)))
-        layers += _points(frame, style, points)
-        ends.append(_End(contender_name(series.contender), *joined[-1], style.color))
+        name = contender_name(series.contender)
+        line = _line(frame, drawn, color=style.color, strokeWidth=1.8, strokeDash=list(style.dash))
+        layers += [_named(layer, name) for layer in (line, *_points(frame, style, points))]
+        ends.append(_End(name, *joined[-1], style.color))
     layers += _end_labels(frame, ends)
     return {"width": WIDTH, "height": HEIGHT, "title": title, "layer": layers}
 
@@ -118,6 +124,7 @@ class _Frame:
 
     encoding: Spec
     y_domain: tuple[float, float]
+    quantity: str
 
     def height_of(self, value: float) -> float:
         """Pixels from the top of the frame."""
@@ -148,7 +155,7 @@ def _frame(profile: Profile, found: Sequence[Series], guides: Sequence[_Guide], 
         "x": _log_axis("tokens", (min(sizes) / 1.12, max(sizes) * 1.12), x_axis),
         "y": _log_axis("value", y_domain, y_axis),
     }
-    return _Frame(encoding, y_domain)
+    return _Frame(encoding, y_domain, unit)
 
 
 def _log_axis(field: str, domain: tuple[float, float], axis: Spec) -> Spec:
@@ -166,6 +173,13 @@ def _ticks(low: float, high: float) -> list[float]:
 def _layer(frame: _Frame, mark: Spec, pairs: Sequence[tuple[float, float]]) -> Spec:
     values = [{"tokens": tokens, "value": value} for tokens, value in pairs]
     return {"data": {"values": values}, "mark": mark, "encoding": frame.encoding}
+
+
+def _named(layer: Spec, series: str) -> Spec:
+    """The same with the name of its series, by which a page can hide it."""
+    for value in layer["data"]["values"]:
+        value["series"] = series
+    return layer
 
 
 def _line(frame: _Frame, pairs: Sequence[tuple[float, float]], **style: Any) -> Spec:
@@ -192,6 +206,10 @@ def _points(frame: _Frame, style: Style, points: Sequence[Point]) -> list[Spec]:
     ]
     dot = {"type": "point", "shape": style.shape, "color": style.color, "fill": style.color, "size": 65, "opacity": 1}
     dots = _layer(frame, dot, [(point.tokens, point.value) for point in points])
+    for value, point in zip(dots["data"]["values"], points, strict=True):
+        value.update({"size": point.size, "text": point.text})
+    shown = (("series", "model"), ("size", "image size"), ("tokens", "N"), ("text", frame.quantity))
+    dots["encoding"] = {**frame.encoding, "tooltip": [{"field": field, "title": title} for field, title in shown]}
     if not spread:
         return [dots]
     bars = {
@@ -220,5 +238,5 @@ def _end_labels(frame: _Frame, ends: Sequence[_End]) -> list[Spec]:
         height = max(frame.height_of(end.value), lowest.get(end.tokens, -LABEL_HEIGHT) + LABEL_HEIGHT)
         lowest[end.tokens] = height
         mark = {"type": "text", "text": end.name, "align": "left", "dx": 9, "color": end.color, "fontSize": 12}
-        layers.append(_layer(frame, mark, [(end.tokens, frame.value_at(height))]))
+        layers.append(_named(_layer(frame, mark, [(end.tokens, frame.value_at(height))]), end.name))
     return layers

@@ -20,8 +20,9 @@ TIMEOUT_S = 120
 _PROGRAM = """
 import json, sys, vl_convert
 vl_convert.vegalite_to_svg({"data": {"values": []}, "mark": "point"})
+bundle = vl_convert.javascript_bundle() if "bundle" in sys.argv else ""
 drawn = {name: vl_convert.vegalite_to_svg(spec) for name, spec in json.load(sys.stdin).items()}
-json.dump(drawn, sys.stdout)
+json.dump({"charts": drawn, "bundle": bundle}, sys.stdout)
 """
 
 
@@ -30,10 +31,17 @@ class DrawingError(RuntimeError):
 
 
 class Renderer:
-    """A renderer that is starting up; use it once, as a context."""
+    """A renderer that is starting up; use it once, as a context.
+
+    ``bundle``: after drawing, the JavaScript that draws the same specs in a browser, where that was asked for.
+    """
+
+    def __init__(self, *, with_bundle: bool = False) -> None:
+        self._arguments = ["bundle"] if with_bundle else []
+        self.bundle = ""
 
     def __enter__(self) -> Renderer:
-        command = [sys.executable, "-c", _PROGRAM]
+        command = [sys.executable, "-c", _PROGRAM, *self._arguments]
         pipe = subprocess.PIPE
         # a session of its own: Ctrl-C on the terminal is for the measurement, not for the charts of what is finished
         self._process = subprocess.Popen(
@@ -55,5 +63,6 @@ class Renderer:
         if self._process.returncode != 0:
             said = [line.strip("# ") for line in err.splitlines() if "memory" in line.lower()]
             raise DrawingError(said[0] if said else f"the renderer left with exit status {self._process.returncode}")
-        drawn: dict[str, str] = json.loads(out)
-        return {name: svg.rstrip("\n") + "\n" for name, svg in drawn.items()}
+        drawn = json.loads(out)
+        self.bundle = drawn["bundle"]
+        return {name: svg.rstrip("\n") + "\n" for name, svg in drawn["charts"].items()}

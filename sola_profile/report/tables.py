@@ -210,6 +210,19 @@ def polynomial_table(contender: Contender) -> Table | None:
     return Table(title, ("Kind", "a", "b", "c"), tuple(rows), frozenset({"Kind"}))
 
 
+def pieces_table(profile: Profile) -> Table:
+    """Every piece of the model at every size."""
+    rows = []
+    for row in profile.model.rows:
+        for piece in row.cost.pieces:
+            share = percent(piece.macs / max(1, row.cost.macs))
+            scalars = sum(piece.scalar_ops.values())
+            figures = (whole(piece.macs), share, whole(scalars), whole(piece.parameters))
+            rows.append((str(row.resolution), piece.name, piece.kind, *figures))
+    columns = ("Size", "Piece", "Kind", "MACs", "of all", "Scalar ops", "Parameters")
+    return Table("Every piece", columns, tuple(rows), frozenset({"Piece", "Kind"}))
+
+
 def comparison_table(profile: Profile) -> Table | None:
     """The model and the others, size by size; None when there are none."""
     if len(profile.contenders) == 1:
