@@ -95,7 +95,7 @@ class Machine:
     """The ceilings of one machine with one number of threads and one dtype.
 
     ``fingerprint``: what they depend on; of a machine that was not measured, its sources. ``surfaces``: family → rates.
-    ``took_s``: time that measuring took.
+    ``took_s``: time that measuring took. ``load_1min``: runnable threads before it, all users.
     """
 
     name: str
@@ -107,6 +107,7 @@ class Machine:
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
     measured_at: str = ""
     took_s: float = 0.0
+    load_1min: float = 0.0
 
     def rate(self, family: str, place: Mapping[str, float]) -> Span | None:
         """The rate of a family at a shape; None for a family that the machine has no figure for."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
+import psutil
 import torch
 
 from sola_profile.hardware import Machine, Surface
@@ -49,7 +50,7 @@ class Measuring:
 
     def run(self) -> Iterator[str]:
         """Yields what is measured next; keeps the machine at the end."""
-        wanted, start = self._wanted, time.monotonic()
+        wanted, start, load = self._wanted, time.monotonic(), round(psutil.getloadavg()[0], 2)
         surfaces: dict[str, Surface] = {}
         with cpu_threads(wanted.threads):
             for name, surface in measure_surfaces(wanted.place):
@@ -68,6 +69,7 @@ class Measuring:
             marks,
             datetime.now(timezone.utc).isoformat(timespec="seconds"),
             round(time.monotonic() - start, 2),
+            load,
         )
         save(self.machine)
 

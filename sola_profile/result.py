@@ -11,6 +11,7 @@ from sola_profile.compare.witnesses import Agreement
 from sola_profile.cost.breakdown import Breakdown
 from sola_profile.cost.formula_cost import Growth
 from sola_profile.cost.polynomial import Complexity
+from sola_profile.hardware import Span
 from sola_profile.machine import Environment
 from sola_profile.measure.kind_times import KindTimes
 from sola_profile.measure.latency import Latency
@@ -58,7 +59,8 @@ class Row:
 
     ``tokens_per_stage``: of a backbone, after padding; of another model, the positions after its first convolution.
     ``counted_parameters``: numbers in the built module, a check of the closed form. ``step_macs``: multiply-accumulates
-    of a whole training step, counted; ``cost`` and ``agreement`` speak of the forward pass.
+    of a whole training step, counted; ``cost`` and ``agreement`` speak of the forward pass. ``predicted_time``: seconds
+    of the forward pass by the machine's ceilings, where such are kept.
     """
 
     case: Case
@@ -72,6 +74,7 @@ class Row:
     latency: Latency | None = None
     kind_times: KindTimes | None = None
     missing: Missing | None = None
+    predicted_time: Span | None = None
 
     @property
     def resolution(self) -> Resolution:

@@ -19,6 +19,7 @@ from sola_profile.report.svg import Renderer
 from sola_profile.source import DEFAULT_INPUT, BuildError, InputShape, ModelSource, read_source
 
 if TYPE_CHECKING:
+    from sola_profile.hardware import Machine
     from sola_profile.result import Profile
 
 BUDGET_S = 80.0
@@ -41,6 +42,7 @@ class Request:
     budget_s: float | None
     targets: Targets
     strict: bool
+    predict: bool
 
 
 @click.command()
@@ -72,6 +74,9 @@ class Request:
 )
 @click.option("--compile", "compiled", is_flag=True, help="Measure the model under torch.compile.")
 @click.option("--budget", default=BUDGET_S, show_default=True, metavar="SECONDS", help="Time for all measuring.")
+@click.option(
+    "--predict", is_flag=True, help="Predict the latency too: by the machine's ceilings, measured if need be."
+)
 @click.option("--no-measure", is_flag=True, help="Count and predict only; runs nothing.")
 @click.option("--out", metavar="FOLDER", help="Where the report goes.  [default: docs/reports/MODEL]")
 @click.option("--no-report", is_flag=True, help="Write no report folder.")
@@ -112,6 +117,7 @@ def run(request: Request, renderer: Renderer | None) -> Profile:
             request.others,
             request.with_twins,
             request.limit_s,
+            ceilings(request.settings, measure=request.predict),
         )
     )
     try:
@@ -130,6 +136,28 @@ def run(request: Request, renderer: Renderer | None) -> Profile:
         reasons = "; ".join(f"{size}: {reason}" for size, reason in sweep.refused.items())
         raise click.UsageError(f"{request.source.name} takes none of these sizes of {finished.shape}: {reasons}")
     return finished
+
+
+def ceilings(settings: Settings, *, measure: bool) -> Machine | None:
+    """Ceilings of this machine: kept ones, measured ones where asked for; None without or where nothing is predicted."""
+    if settings.mode != "infer" or settings.compile or settings.device_type != "cpu":
+        return None
+    import torch
+
+    threads = settings.threads or torch.get_num_threads()
+    if measure:
+        from sola_profile.commands.ceilings import this_machine
+        from sola_profile.machine_measuring import Wanted
+
+        return this_machine(Wanted("cpu", settings.dtype, threads))
+    from sola_profile.machine_store import stored
+
+    try:
+        return stored("cpu", settings.dtype, threads)
+    except ValueError as error:
+        # a prediction is an extra; a broken file of it stops no profile
+        click.echo(f"no latency is predicted: {error}", err=True)
+        return None
 
 
 def write(finished: Profile, targets: Targets, renderer: Renderer | None) -> None:
@@ -176,6 +204,7 @@ def read_request(options: dict[str, Any]) -> Request:
         None if options["no_measure"] else budget_s,
         Targets(folder, files),
         options["strict"],
+        options["predict"],
     )
 
 

@@ -9,6 +9,9 @@ from sola_profile.hardware import CALL, SECONDS, TRAFFIC, Machine, Surface
 from sola_profile.report.numbers import duration, mebibytes, percent, scaled, significant
 from sola_profile.report.tables import Table
 
+# runnable threads over a minute, beyond which something else was running
+QUIET = 0.5
+
 
 def machine_headline(machine: Machine) -> str:
     """What was measured, when and how long it took."""
@@ -16,7 +19,15 @@ def machine_headline(machine: Machine) -> str:
         return f"{machine.name}, {machine.dtype}: not measured, from data sheets"
     threads = f"{machine.threads} thread{'s' if machine.threads > 1 else ''}"
     took = f"in {significant(machine.took_s, 2)} s"
-    return f"{machine.name}: {machine.device}, {machine.dtype}, {threads}, measured {machine.measured_at} {took}"
+    headline = f"{machine.name}: {machine.device}, {machine.dtype}, {threads}, measured {machine.measured_at} {took}"
+    return headline + (f"; {busy}" if (busy := busy_text(machine)) else "")
+
+
+def busy_text(machine: Machine) -> str:
+    """That other programs ran before the ceilings were measured, or nothing."""
+    if machine.load_1min <= QUIET:
+        return ""
+    return f"the load was {machine.load_1min:.1f} before, so rates may be too low: sola-profile machine --fresh measures anew"
 
 
 def machine_tables(machine: Machine) -> Iterator[Table]:

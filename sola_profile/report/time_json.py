@@ -7,8 +7,8 @@ an interval is [low, high].
 from __future__ import annotations
 
 from sola_profile.cost.roofline import CallTime
-from sola_profile.hardware import Machine, Span
-from sola_profile.report.json_parts import Json, dump, latency_json
+from sola_profile.hardware import Machine
+from sola_profile.report.json_parts import Json, dump, latency_json, span_json
 from sola_profile.time_result import ModelTimes, TimeResult, TimeRow
 
 SCHEMA_VERSION = 1
@@ -68,8 +68,8 @@ def _row(row: TimeRow) -> Json:
     return {
         "height": row.resolution.height,
         "width": row.resolution.width,
-        "predicted": _span(row.predicted.total),
-        "views_and_modules": _span(row.predicted.rest),
+        "predicted": span_json(row.predicted.total),
+        "views_and_modules": span_json(row.predicted.rest),
         "bound_shares": dict(row.predicted.shares),
         "uncounted": list(row.predicted.uncounted),
         "calls": [_call(call) for call in row.predicted.calls],
@@ -99,7 +99,3 @@ def _call(time: CallTime) -> Json:
         "like": time.like,
         "uncounted": time.uncounted,
     }
-
-
-def _span(span: Span) -> Json:
-    return {"time_s": span.middle, "interval_s": [span.low, span.high]}

@@ -9,6 +9,7 @@ from sola_profile.cost.roofline import BOUNDS, COMPUTE, MEMORY, OVERHEAD, CallTi
 from sola_profile.cost.work import PRODUCT_KINDS
 from sola_profile.measure.module_times import ITSELF, group_of
 from sola_profile.measure.statistics import Interval
+from sola_profile.report.machine_tables import busy_text
 from sola_profile.report.numbers import doubts_text, duration, duration_interval, percent, scaled, signed_percent
 from sola_profile.report.tables import Table
 from sola_profile.time_result import OTHERS, ModelTimes, TimeResult, TimeRow, kind_of
@@ -123,6 +124,8 @@ def warning_sentences(result: TimeResult) -> Iterator[str]:
             f"Not measured: every figure takes {machine.name} at its peaks, which no kernel reaches. "
             f"Assumed: {'; '.join(machine.fingerprint['assumptions'])}. Sources: {'; '.join(machine.fingerprint['sources'])}."
         )
+    if machine.measured and (busy := busy_text(machine)):
+        yield f"Ceilings: {busy}."
     for model in result.models:
         yield from _model_warnings(model)
 
