@@ -23,7 +23,7 @@ PROFILE_LAYERS = (
     ("measuring",),
     ("kernel_measuring",),
     ("kernel_crossover", "kernel_models", "kernel_cuda"),
-    ("sweep", "kernel_sweep", "formula_sweep", "time_sweep", "selftest"),
+    ("sweep", "kernel_sweep", "formula_sweep", "time_sweep", "selftest", "audit"),
     ("report",),
     ("api", "api_time"),
     ("commands",),
@@ -114,19 +114,9 @@ def test_cases_and_commands_load_without_torch():
     ]
     light += [
         f"sola_profile/commands/{name}.py"
-        for name in (
-            "__init__",
-            "output",
-            "profile",
-            "kernels",
-            "kernels_cuda",
-            "formula",
-            "machine",
-            "predict",
-            "ceilings",
-            "selftest",
-        )
+        for name in ("__init__", "output", "profile", "kernels", "kernels_cuda", "formula", "selftest", "audit")
     ]
+    light += [f"sola_profile/commands/{name}.py" for name in ("machine", "predict", "ceilings")]
     for name in light:
         tree = ast.parse((ROOT / name).read_text(encoding="utf-8"))
         for node in tree.body:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sola_profile.operators import operator_kind
 
@@ -19,12 +19,16 @@ class Uncounted:
 
 @dataclass(frozen=True)
 class Count:
-    """The matrix products that one witness found, in multiply-accumulates, by operator and by piece of the backbone."""
+    """The matrix products that one witness found, in multiply-accumulates, by operator and by piece of the backbone.
+
+    ``others``: what a witness counts beside them in its own way, by operator, such as norms.
+    """
 
     witness: str
     macs_by_operator: Mapping[str, int]
     macs_by_piece: Mapping[str, int]
     uncounted: tuple[Uncounted, ...] = ()
+    others: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def macs(self) -> int:

@@ -48,7 +48,8 @@ def count_module(module: nn.Module, image: Tensor, pieces: Mapping[str, str] | N
         skipped = analysis.unsupported_ops()
     macs = {path: _products(operators) for path, operators in by_module.items()}
     by_piece = {name: sum(macs[path].values()) for name, path in (pieces or {}).items()}
-    return Count(NAME, macs[""], by_piece, uncounted(skipped))
+    others = {name: int(value) for name, value in by_module[""].items() if name not in MATRIX_PRODUCTS}
+    return Count(NAME, macs[""], by_piece, uncounted(skipped), others)
 
 
 def _products(operators: Mapping[str, Any]) -> dict[str, int]:
