@@ -121,6 +121,9 @@ def test_kept_ceilings_are_listed_shown_and_doubted(sola_profile, folder):
     code, _, err = sola_profile("machine", "--check")
     assert code == 4
     assert "no longer hold: element-wise exp" in err
+    code, _, err = sola_profile("machine", "--threads", "1,al", "--check")
+    assert code == 2
+    assert "did you mean 'all'" in err
 
 
 def test_another_dtype_or_torch_is_another_machine():

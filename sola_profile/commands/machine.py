@@ -9,6 +9,7 @@ import click
 
 from sola_profile.case import DTYPES, nearest
 from sola_profile.commands.output import Targets, checked
+from sola_profile.kernel_case import parse_threads
 
 if TYPE_CHECKING:
     from sola_profile.hardware import Machine
@@ -18,7 +19,9 @@ UNSTABLE = 4
 
 
 @click.command()
-@click.option("--threads", metavar="NUMBER", help="Threads of PyTorch's CPU operators; all cores unless given.")
+@click.option(
+    "--threads", metavar="NUMBERS", help="Threads of PyTorch's CPU operators, such as 1,all; all unless given."
+)
 @click.option("--dtype", default="float32", show_default=True, metavar="DTYPE", help=f"{', '.join(DTYPES)}.")
 @click.option("--device", default="cpu", show_default=True, metavar="DEVICE", help="cpu, cuda or cuda:N.")
 @click.option("--fresh", is_flag=True, help="Measure anew, whatever is kept.")
@@ -37,18 +40,24 @@ def machine(**options: Any) -> None:
     targets.check()
     if options["as_list"]:
         show_list(targets)
-    elif options["show"]:
+        return
+    if options["show"]:
         show(find(options["show"], options["dtype"]), targets)
-    elif options["check"]:
-        check(read_wanted(options))
-    else:
-        from sola_profile.commands.ceilings import this_machine
+        return
+    wanted = read_wanted(options)
+    if targets.files and len(wanted) > 1:
+        raise click.UsageError(f"--json writes one machine; --threads {options['threads']} are {len(wanted)}")
+    for one in wanted:
+        if options["check"]:
+            check(one)
+        else:
+            from sola_profile.commands.ceilings import this_machine
 
-        show(this_machine(read_wanted(options), fresh=options["fresh"]), targets)
+            show(this_machine(one, fresh=options["fresh"]), targets)
 
 
-def read_wanted(options: dict[str, Any]) -> Wanted:
-    """Device, dtype and threads, checked."""
+def read_wanted(options: dict[str, Any]) -> list[Wanted]:
+    """Device, dtype and numbers of threads, checked."""
     import torch
 
     from sola_profile.machine import check_device
@@ -56,7 +65,9 @@ def read_wanted(options: dict[str, Any]) -> Wanted:
 
     check_dtype(options["dtype"])
     checked(lambda: check_device(options["device"]), "--device")
-    return Wanted(options["device"], options["dtype"], read_threads(options["threads"]) or torch.get_num_threads())
+    every = torch.get_num_threads()
+    threads = checked(lambda: parse_threads(options["threads"] or "all", every), "--threads")
+    return [Wanted(options["device"], options["dtype"], number) for number in threads]
 
 
 def check_dtype(dtype: str) -> None:

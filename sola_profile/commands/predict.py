@@ -151,7 +151,7 @@ def run(request: Request, options: dict[str, Any]) -> TimeResult:
     try:
         for step in sweep.run():
             click.echo(step, err=True)
-            request.targets.checkpoint(RESULT, lambda: _json(sweep.result()))
+            request.targets.checkpoint(RESULT, lambda: _json(sweep.result(), calls=False))
     except BuildError as error:
         raise click.UsageError(str(error)) from error
     except KeyboardInterrupt:
@@ -173,10 +173,10 @@ def find_this_or(request: Request) -> Machine:
     return this_machine(Wanted("cpu", request.dtype, request.threads or torch.get_num_threads()))
 
 
-def _json(result: TimeResult) -> str:
+def _json(result: TimeResult, *, calls: bool) -> str:
     from sola_profile.report.time_json import json_text
 
-    return json_text(result)
+    return json_text(result, calls=calls)
 
 
 def show(result: TimeResult, targets: Targets, options: dict[str, Any]) -> None:
@@ -185,8 +185,8 @@ def show(result: TimeResult, targets: Targets, options: dict[str, Any]) -> None:
     from sola_profile.report.time_terminal import print_times
 
     if targets.files:
-        targets.deliver({"json": _json(result)})
+        targets.deliver({"json": _json(result, calls=True)})
     if targets.folder is not None:
-        targets.put(RESULT, _json(result))
+        targets.put(RESULT, _json(result, calls=False))
         targets.put(PAGE, page_text(result, [RESULT]))
     print_times(result, targets.console(), options["by"])

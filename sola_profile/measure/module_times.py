@@ -58,7 +58,8 @@ def _hooks(model: nn.Module, depth: int, begin: Callable[[str], None], end: Call
 
     handles = []
     for path, module in model.named_modules():
-        if path and path.count(".") < depth:
+        # containers are never called, and whether a module is one shows only when its parts are
+        if path:
             handles.append(module.register_forward_pre_hook(on_begin(group_of(path, depth))))
             handles.append(module.register_forward_hook(on_end))
     try:

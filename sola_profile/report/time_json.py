@@ -14,12 +14,12 @@ from sola_profile.time_result import ModelTimes, TimeResult, TimeRow
 SCHEMA_VERSION = 1
 
 
-def json_text(result: TimeResult) -> str:
-    """The document with one field to a line."""
-    return dump(document(result))
+def json_text(result: TimeResult, *, calls: bool = True) -> str:
+    """The document with one field to a line; without ``calls`` a hundredth as long."""
+    return dump(document(result, calls=calls))
 
 
-def document(result: TimeResult) -> Json:
+def document(result: TimeResult, *, calls: bool = True) -> Json:
     """The document as plain dicts and lists."""
     return {
         "schema_version": SCHEMA_VERSION,
@@ -30,7 +30,7 @@ def document(result: TimeResult) -> Json:
         "load_1min": result.load_1min,
         "interrupted": result.interrupted,
         "median_absolute_error": result.median_absolute_error,
-        "models": [_model(model) for model in result.models],
+        "models": [_model(model, calls) for model in result.models],
     }
 
 
@@ -47,11 +47,11 @@ def _machine(machine: Machine) -> Json:
     }
 
 
-def _model(model: ModelTimes) -> Json:
+def _model(model: ModelTimes, calls: bool) -> Json:
     return {
         "name": model.name,
         "parameters": model.parameters,
-        "sizes": [_row(row) for row in model.rows],
+        "sizes": [_row(row, calls) for row in model.rows],
         "failed": dict(model.failed),
         "bounds": [
             {
@@ -64,7 +64,7 @@ def _model(model: ModelTimes) -> Json:
     }
 
 
-def _row(row: TimeRow) -> Json:
+def _row(row: TimeRow, calls: bool) -> Json:
     return {
         "height": row.resolution.height,
         "width": row.resolution.width,
@@ -72,7 +72,7 @@ def _row(row: TimeRow) -> Json:
         "views_and_modules": span_json(row.predicted.rest),
         "bound_shares": dict(row.predicted.shares),
         "uncounted": list(row.predicted.uncounted),
-        "calls": [_call(call) for call in row.predicted.calls],
+        "calls": [_call(call) for call in row.predicted.calls] if calls else [],
         "latency": None if row.latency is None else latency_json(row.latency),
         "error": row.error,
         "module_times_s": None if row.module_times is None else dict(row.module_times),

@@ -23,7 +23,7 @@ def page_text(result: TimeResult, others: Sequence[str]) -> str:
         command=result.command,
         interrupted=result.interrupted,
         load=f"{result.load_1min:.2f}",
-        threads=result.threads,
+        threads=f"{result.threads} thread{'s' if result.threads > 1 else ''}",
         accuracy=list(accuracy_sentences(result)),
         warnings=list(warning_sentences(result)),
         interval=INTERVAL if result.machine.measured else "",
