@@ -50,14 +50,14 @@ def machine_tables(machine: Machine) -> Iterator[Table]:
 
 def _family_cells(name: str, surface: Surface) -> tuple[str, ...]:
     middles = [middle for _, middle, _ in surface.rates]
-    scatter = median((high - low) / 2 / middle for low, middle, high in surface.rates)
+    scatter = median((high - low) / middle for low, middle, high in surface.rates)
     return (
         name,
         scaled(min(middles)),
         scaled(max(middles)),
         surface.unit,
         str(len(middles)),
-        f"± {percent(scatter)}",
+        percent(scatter),
         ", ".join(surface.axes),
     )
 

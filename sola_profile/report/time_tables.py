@@ -167,6 +167,6 @@ def _inside(row: TimeRow) -> bool:
 
 
 INTERVAL = (
-    "The interval is the sum of all calls at the fastest and at the slowest of the rounds in which the ceilings were"
-    " measured. It holds their scatter, not the error of the model."
+    "The interval is the sum of all calls at the best and at the median sample of the ceilings. It holds their scatter,"
+    " not the error of the model."
 )
