@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 from sola_vision.version import __version__
 
 if TYPE_CHECKING:
-    from sola_profile.api import formula
+    from sola_profile.api import formula, load, profile
     from sola_profile.api_time import predict
 
-__all__ = ["__version__", "formula", "predict"]
+__all__ = ["__version__", "formula", "load", "predict", "profile"]
 
-_HOMES = {"formula": "sola_profile.api", "predict": "sola_profile.api_time"}
+_HOMES = {**dict.fromkeys(("formula", "load", "profile"), "sola_profile.api"), "predict": "sola_profile.api_time"}
 
 
 def __getattr__(name: str) -> object:

@@ -1,44 +1,77 @@
-"""For notebooks: a model's formula as an object that shows itself."""
+"""For notebooks: a model's formula and its profile as objects that show themselves."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 from torch import nn
 
-from sola_profile.case import Resolution, parse_resolutions
+from sola_profile.auto_sizes import auto_sizes
+from sola_profile.case import Resolution, Settings, parse_resolutions
 from sola_profile.cost.symbolic import LIMIT_S
 from sola_profile.formula_result import FormulaResult
 from sola_profile.formula_sweep import FormulaSweep, MemoryOptions
 from sola_profile.report.formula_terminal import print_formula
+from sola_profile.report.json_file import json_text
+from sola_profile.report.read_json import load_profile
+from sola_profile.report.terminal import print_profile
+from sola_profile.result import Profile
 from sola_profile.source import DEFAULT_INPUT, FACTORY, InputShape, ModelSource, read_source
+from sola_profile.sweep import Plan, Sweep
 
 WIDTH = 120
 
+Model = nn.Module | Callable[[], nn.Module]
 
-class ShownFormula(FormulaResult):
-    """A ``FormulaResult`` that prints as tables under rich and shows as HTML in a notebook."""
+
+class Shown:
+    """Prints as tables under rich and shows as HTML in a notebook."""
+
+    def print_to(self, console: Console) -> None:
+        """Print everything."""
+        raise NotImplementedError
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield Text.from_ansi(self._printed(options.max_width))
 
     def _repr_html_(self) -> str:
         console = Console(record=True, width=WIDTH, file=io.StringIO())
-        print_formula(self, console)
+        self.print_to(console)
         return console.export_html(inline_styles=True, code_format='<pre style="line-height:1.25">{code}</pre>')
 
     def _printed(self, width: int) -> str:
         console = Console(width=width, file=io.StringIO(), force_terminal=True, highlight=False)
-        print_formula(self, console)
+        self.print_to(console)
         assert isinstance(console.file, io.StringIO)
         return console.file.getvalue()
 
 
+class ShownFormula(Shown, FormulaResult):
+    """A ``FormulaResult`` that shows itself."""
+
+    def print_to(self, console: Console) -> None:
+        """Print its tables."""
+        print_formula(self, console)
+
+
+class ShownProfile(Shown, Profile):
+    """A ``Profile`` that shows itself."""
+
+    def print_to(self, console: Console) -> None:
+        """Print its tables and sentences."""
+        print_profile(self, console)
+
+    def json_text(self) -> str:
+        """What ``--json`` writes, and ``load`` reads."""
+        return json_text(self)
+
+
 def formula(
-    model: str | nn.Module | Callable[[], nn.Module],
+    model: str | Model,
     resolutions: str | Iterable[Resolution] = "224,512,1024",
     *,
     input_shape: str = DEFAULT_INPUT,
@@ -65,8 +98,7 @@ def formula(
         ValueError: names the argument, what came and what is allowed.
 
     """
-    source = read_source(model) if isinstance(model, str) else ModelSource(_name(model), FACTORY, made=model)
-    sizes = parse_resolutions(resolutions) if isinstance(resolutions, str) else tuple(resolutions)
+    source, sizes = _source(model), _sizes(resolutions)
     sweep = FormulaSweep(source, sizes, InputShape.parse(input_shape), dtype, limit_s, memory=memory)
     for _ in sweep.run():
         pass
@@ -75,5 +107,72 @@ def formula(
     return ShownFormula(**vars(result))
 
 
-def _name(model: nn.Module | Callable[[], nn.Module]) -> str:
+def profile(
+    model: str | Model,
+    resolutions: str | Iterable[Resolution] = "224,512,1024",
+    *,
+    settings: Settings | None = None,
+    budget_s: float | None = 80.0,
+    input_shape: str | None = None,
+    others: Iterable[str] = (),
+    with_twins: bool = True,
+    isolate: bool = False,
+) -> ShownProfile:
+    """Count, predict and measure a model at several image sizes, as ``sola-profile`` does.
+
+    Args:
+        model: as for ``formula``.
+        resolutions: sizes in pixels as ``--res`` takes them, ``auto`` among them, or ``Resolution`` objects.
+        settings: batch, dtype, device, mode, compilation and threads.
+        budget_s: seconds for all measuring; None measures nothing.
+        input_shape: what the model takes, with the letters H and W for the sides; None for the usual.
+        others: models to set beside it, by name.
+        with_twins: whether a preset stands beside itself all linear and all softmax.
+        isolate: whether every size is measured in a process of its own; a program must then start behind
+            ``if __name__ == "__main__"``, as Python's multiprocessing wants it.
+
+    Returns:
+        The result: ``model`` with its ``rows`` by size and its ``scaling``, ``twins``, ``crossovers``, ``environment``.
+        Units: seconds, bytes, multiply-accumulates. Ctrl-C returns what is finished, with ``interrupted`` set.
+
+    Raises:
+        ValueError: names the argument, what came and what is allowed.
+
+    """
+    source, settings = _source(model), settings or Settings()
+    shape = None if input_shape is None else InputShape.parse(input_shape)
+    auto = resolutions == "auto"
+    sizes = auto_sizes(source, settings, budget_s, shape).resolutions if auto else _sizes(resolutions)
+    beside = tuple(map(read_source, others))
+    sweep = Sweep(Plan(source, sizes, settings, budget_s, "", shape, beside, with_twins, isolate=isolate))
+    try:
+        for _ in sweep.run():
+            pass
+    except KeyboardInterrupt:
+        sweep.interrupted = True
+    found = sweep.profile()
+    if not found.contenders:
+        if sweep.interrupted:
+            raise KeyboardInterrupt
+        raise ValueError(f"resolutions: {source.name} takes none of them: {sweep.refused}")
+    return ShownProfile(**vars(found))
+
+
+def load(path: str | Path) -> ShownProfile:
+    """The profile in a file that ``sola-profile --json`` wrote, such as ``result.json`` of a report.
+
+    Raises ``OSError`` when it can't be read, and ``ValueError`` when it is no profile or of another ``schema_version``.
+    """
+    return ShownProfile(**vars(load_profile(path)))
+
+
+def _source(model: str | Model) -> ModelSource:
+    return read_source(model) if isinstance(model, str) else ModelSource(_name(model), FACTORY, made=model)
+
+
+def _sizes(resolutions: str | Iterable[Resolution]) -> tuple[Resolution, ...]:
+    return parse_resolutions(resolutions) if isinstance(resolutions, str) else tuple(resolutions)
+
+
+def _name(model: Model) -> str:
     return type(model).__name__ if isinstance(model, nn.Module) else getattr(model, "__name__", repr(model))

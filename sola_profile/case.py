@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from sola_profile.source import InputShape, ModelSource
 
 MODES = ("infer", "train")
+# sgd has a momentum of 0.9
+OPTIMIZERS = ("none", "sgd", "adamw")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 # 65,536 pixels a side are 2^28 tokens at patch 4, past which products of two token counts leave 64 bits
@@ -74,8 +76,9 @@ def nearest(wrong: str, known: Collection[str]) -> str:
 class Settings:
     """How every case of a sweep is run.
 
-    ``mode``: ``infer`` is the forward pass without gradients, ``train`` is forward and backward, without an
-    optimizer. ``threads``: of PyTorch's CPU operators, None leaves them as they are.
+    ``mode``: ``infer`` is the forward pass without gradients, ``train`` is forward and backward, and a step of the
+    ``optimizer`` if there is one. ``checkpointing``: what a block computes is dropped and computed again in the backward
+    pass. ``threads``: of PyTorch's CPU operators, None leaves them as they are.
     """
 
     batch: int = 1
@@ -84,16 +87,22 @@ class Settings:
     mode: str = "infer"
     compile: bool = False
     threads: int | None = None
+    optimizer: str = "none"
+    checkpointing: bool = False
 
     def __post_init__(self) -> None:
         if self.batch < 1:
             raise ValueError(f"batch: expected at least 1 image, got {self.batch}")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads: expected at least 1, got {self.threads}")
-        for name, value, known in (("dtype", self.dtype, DTYPES), ("mode", self.mode, MODES)):
+        choices = (("dtype", self.dtype, DTYPES), ("mode", self.mode, MODES), ("optimizer", self.optimizer, OPTIMIZERS))
+        for name, value, known in choices:
             if value not in known:
                 hint = nearest(value, known)
                 raise ValueError(f"{name}: expected one of {', '.join(known)}, got {value!r}{hint}")
+        if self.mode != "train" and (self.optimizer != "none" or self.checkpointing):
+            name = "checkpointing" if self.checkpointing else "optimizer"
+            raise ValueError(f"{name}: belongs to mode train, got mode {self.mode!r}")
 
     @property
     def device_type(self) -> str:

@@ -1,7 +1,6 @@
 """The ``sola-profile`` command: a table of its commands, loaded when they are called.
 
-``sola-profile --model sola_t`` is short for ``sola-profile profile --model sola_t``. Exit codes: 0 fine, 1 an internal
-error, 2 bad use or a failed ``--strict``, 4 ceilings that no longer hold, 130 interrupted.
+``sola-profile --model sola_t`` is short for ``sola-profile profile --model sola_t``. Exit codes: ``exit_codes.py``.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import click
 
 from sola_profile.case import nearest
 from sola_profile.commands.output import ARGUMENTS
+from sola_profile.exit_codes import MEANINGS, ExitCode
 from sola_vision.version import __version__
 
 DEFAULT = "profile"
@@ -23,6 +23,7 @@ DEFAULT = "profile"
 # name → where its click command lives; one line per command
 COMMANDS: Mapping[str, str] = {
     DEFAULT: "sola_profile.commands.profile:profile",
+    "compare": "sola_profile.commands.compare:compare",
     "formula": "sola_profile.commands.formula:formula",
     "predict": "sola_profile.commands.predict:predict",
     "machine": "sola_profile.commands.machine:machine",
@@ -30,8 +31,6 @@ COMMANDS: Mapping[str, str] = {
     "audit": "sola_profile.commands.audit:audit",
     "selftest": "sola_profile.commands.selftest:selftest",
 }
-
-INTERRUPTED = 130
 
 
 class LazyGroup(click.Group):
@@ -82,11 +81,15 @@ Examples:
   sola-profile formula --model timm:pvt_v2_b0
   sola-profile predict --model timm:resnet18 --measure
   sola-profile kernels --quick
+  sola-profile compare old.json new.json
 """
+CODES = "\b\nExit codes:\n" + "\n".join(f"  {code:>3}  {meaning}" for code, meaning in MEANINGS.items())
 
 
 @click.group(
-    cls=LazyGroup, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+    cls=LazyGroup,
+    epilog=f"{EXAMPLES}\n{CODES}",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__, prog_name="sola-profile")
 def cli() -> None:
@@ -105,9 +108,9 @@ def main() -> None:
         code = error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
-        code = INTERRUPTED
+        code = ExitCode.INTERRUPTED
     except BrokenPipeError:
         # the reader of a pipe has left; Python would complain about the same when it flushes at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
+        code = ExitCode.INTERNAL
     sys.exit(code)

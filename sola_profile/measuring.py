@@ -27,7 +27,6 @@ from sola_profile.measure.latency import (
     warm_up,
 )
 from sola_profile.measure.peak_memory import measure_peak_bytes
-from sola_profile.memory import PeakMemory
 from sola_profile.result import LeftOut, Missing, NotReached, OutOfMemory, OverBudget, Row
 from sola_profile.source import ModelSource
 from sola_profile.workload import Step, Workload, build
@@ -110,8 +109,7 @@ class Measuring:
         row, measured = self._rows[case], self._measured[case]
         memory = None
         if measured.peak_bytes is not None:
-            static = row.predicted_memory
-            memory = PeakMemory(static.parameter_bytes, static.input_bytes, measured.peak_bytes)
+            memory = replace(row.predicted_memory, step_bytes=measured.peak_bytes, at="", gradient_bytes=0)
         latency = None
         if measured.samples and measured.warm is not None:
             latency = summarize(measured.samples, measured.warm)

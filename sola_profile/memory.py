@@ -11,15 +11,18 @@ class PeakMemory:
 
     ``parameter_bytes``: parameters and buffers. ``input_bytes``: the image batch. ``step_bytes``: everything that
     one step allocates and that lives at the peak: activations, in training also gradients. ``at``: the place of the
-    peak where it is known, such as ``stages.0.1.mix aten.relu``.
+    peak where it is known, such as ``stages.0.1.mix aten.relu``. ``optimizer_bytes``: what an optimizer keeps between
+    steps. ``gradient_bytes``: of the step, gradients of parameters that were complete at the peak.
     """
 
     parameter_bytes: int
     input_bytes: int
     step_bytes: int
     at: str = ""
+    optimizer_bytes: int = 0
+    gradient_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
-        """Parameters, input and step together."""
-        return self.parameter_bytes + self.input_bytes + self.step_bytes
+        """Parameters, optimizer, input and step together."""
+        return self.parameter_bytes + self.optimizer_bytes + self.input_bytes + self.step_bytes

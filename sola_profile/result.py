@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sola_profile.case import Case, Resolution, Settings
+from sola_profile.compare.growth_class import GrowthClass
+from sola_profile.compare.overtaking import Crossover
 from sola_profile.compare.scaling import Fit, Slope
 from sola_profile.compare.witnesses import Agreement
 from sola_profile.cost.breakdown import Breakdown
@@ -50,7 +53,20 @@ class LeftOut:
     reason: str
 
 
-Missing = OverBudget | OutOfMemory | NotReached | LeftOut
+@dataclass(frozen=True)
+class Killed:
+    """Not measured: its process ended with this exit code, or by this signal where it is below 0."""
+
+    exit_code: int
+
+
+Missing = OverBudget | OutOfMemory | NotReached | LeftOut | Killed
+
+
+def ran_out_of_memory(missing: Missing | None) -> bool:
+    """Whether memory is why there is no measurement; a process that is killed by force has nearly always had too much."""
+    killed = isinstance(missing, Killed) and missing.exit_code == -signal.SIGKILL
+    return killed or isinstance(missing, OutOfMemory)
 
 
 @dataclass(frozen=True)
@@ -91,13 +107,15 @@ class Row:
 class Scaling:
     """How one model grows with N: exactly in matrix products, by fit in measured time.
 
-    ``complexity``: None where the matrix products are no quadratic in N.
+    ``complexity``: None where the matrix products are no quadratic in N. ``latency_class``: what the measured sizes leave
+    open, None below two of them.
     """
 
     complexity: Complexity | None
     macs_slopes: tuple[Slope, ...]
     latency_fit: Fit | None
     latency_slopes: tuple[Slope, ...]
+    latency_class: GrowthClass | None = None
 
 
 @dataclass(frozen=True)
@@ -127,6 +145,11 @@ class Contender:
         """Of a backbone of ``sola_vision``."""
         return self.source.spec
 
+    @property
+    def nothing_fitted(self) -> bool:
+        """Whether sizes were to be measured and memory was too little for every one of them."""
+        return all(row.latency is None and ran_out_of_memory(row.missing) for row in self.rows)
+
     def row_at(self, resolution: Resolution) -> Row | None:
         """The row of a size, if it is there."""
         return next((row for row in self.rows if row.resolution == resolution), None)
@@ -139,6 +162,7 @@ class Profile:
     ``contenders``: the model first, then its twins with every layer linear and with every layer softmax, then others
     that were named. ``shape``: of what the model takes.
     ``helpful_sizes``: further square sizes that would give the latency fit freedom. ``interrupted``: stopped by hand.
+    ``crossovers``: of the model and each of its twins, the one that costs more in the long run first.
     """
 
     command: str
@@ -150,6 +174,7 @@ class Profile:
     contenders: tuple[Contender, ...]
     helpful_sizes: tuple[int, ...]
     interrupted: bool
+    crossovers: tuple[Crossover, ...] = ()
 
     @property
     def model(self) -> Contender:

@@ -6,22 +6,23 @@ interruption or a failure later on loses nothing: ``profile()`` can be asked for
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
 from sola_profile.analysis import analyse, analyse_model, first_line, with_time
 from sola_profile.case import Case, Resolution, Settings
-from sola_profile.compare.scaling import fit_quadratic, helpful_sizes, local_slopes
+from sola_profile.compare.scaling import helpful_sizes
 from sola_profile.cost.closed_form import complexity
 from sola_profile.cost.formula_cost import Growth, formula_complexity, growth
 from sola_profile.cost.polynomial import Complexity
 from sola_profile.cost.symbolic import LIMIT_S, ModelFormula, model_formula
+from sola_profile.growing import crossovers, scaling
 from sola_profile.hardware import Machine
+from sola_profile.isolated import Isolated
 from sola_profile.machine import environment
-from sola_profile.measure.statistics import bootstrap_medians
 from sola_profile.measuring import Measuring, Progress
-from sola_profile.result import MODEL, Contender, Profile, Row, Scaling
+from sola_profile.result import MODEL, Contender, Profile, Row
 from sola_profile.source import InputShape, ModelSource
 from sola_profile.workload import Workload, build, cpu_threads
 from sola_vision.presets import twins
@@ -33,7 +34,8 @@ class Plan:
 
     ``shape``: of what the model takes, with one image; None for the usual. ``others``: models to set beside it.
     ``with_twins``: whether a backbone's all-linear and all-softmax twins run too. ``limit_s``: to look for the formula
-    of a model that has no spec. ``machine``: whose ceilings predict the model's time, None predicts none.
+    of a model that has no spec. ``isolate``: whether every size is measured in a process of its own. ``machine``: whose
+    ceilings predict the model's time, None predicts none.
     """
 
     source: ModelSource
@@ -45,6 +47,7 @@ class Plan:
     others: tuple[ModelSource, ...] = ()
     with_twins: bool = True
     limit_s: float = LIMIT_S
+    isolate: bool = False
     machine: Machine | None = None
 
 
@@ -82,7 +85,7 @@ class Sweep:
             for role, source in contenders(plan).items()
         ]
         self._rows: dict[Case, Row] = {}
-        self._measuring: Measuring | None = None
+        self._measuring: Measuring | Isolated | None = None
         self._started = datetime.now(timezone.utc).isoformat(timespec="seconds")
         with cpu_threads(plan.settings.threads):
             self._environment = environment()
@@ -92,7 +95,8 @@ class Sweep:
         with cpu_threads(self.plan.settings.threads):
             yield from self._analyse()
             if self.plan.budget_s is not None and self._rows:
-                self._measuring = Measuring(list(self._rows.values()), self.plan.settings, self.plan.budget_s)
+                measure = Isolated if self.plan.isolate else Measuring
+                self._measuring = measure(list(self._rows.values()), self.plan.settings, self.plan.budget_s)
                 yield from self._measuring.run()
 
     @property
@@ -103,6 +107,7 @@ class Sweep:
     def profile(self) -> Profile:
         """Everything that is finished by now."""
         plan = self.plan
+        contenders = tuple(filter(None, map(self._contender, self._contestants)))
         return Profile(
             command=plan.command,
             started=self._started,
@@ -110,9 +115,10 @@ class Sweep:
             settings=plan.settings,
             shape=self._shape,
             budget_s=plan.budget_s,
-            contenders=tuple(filter(None, map(self._contender, self._contestants))),
+            contenders=contenders,
             helpful_sizes=helpful_sizes([round(size.pixels**0.5) for size in plan.resolutions], self._stride),
             interrupted=self.interrupted,
+            crossovers=tuple(crossovers(contenders)),
         )
 
     @property
@@ -133,9 +139,8 @@ class Sweep:
             return None
         spec = found.source.spec
         patch = round((rows[0].resolution.pixels / rows[0].tokens) ** 0.5) if spec is None else spec.patch_size
-        return Contender(
-            found.role, found.source, rows, scaling(found.complexity, rows), patch, found.growth, found.refused
-        )
+        growing = scaling(found.complexity, rows, patch, self._stride)
+        return Contender(found.role, found.source, rows, growing, patch, found.growth, found.refused)
 
     def _finished(self, case: Case) -> Row:
         return self._rows[case] if self._measuring is None else self._measuring.row(case)
@@ -189,18 +194,3 @@ def contenders(plan: Plan) -> dict[str, ModelSource]:
     known = set(found.values())
     found.update({source.name: source for source in plan.others if source not in known})
     return found
-
-
-def scaling(found: Complexity | None, rows: Sequence[Row]) -> Scaling:
-    """How the rows of one model grow with the number of tokens."""
-    rows = sorted(rows, key=lambda row: row.tokens)
-    timed = [(row.tokens, row.latency) for row in rows if row.latency is not None]
-    tokens = [count for count, _ in timed]
-    medians = [latency.median_s for _, latency in timed]
-    resampled = [bootstrap_medians(latency.samples_s, latency.rounds) for _, latency in timed]
-    return Scaling(
-        complexity=found,
-        macs_slopes=local_slopes([row.tokens for row in rows], [float(row.cost.macs) for row in rows]),
-        latency_fit=fit_quadratic(tokens, medians, resampled),
-        latency_slopes=local_slopes(tokens, medians, resampled),
-    )

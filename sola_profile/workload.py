@@ -33,6 +33,7 @@ class Workload:
     shape: InputShape
     settings: Settings
     device: torch.device
+    optimizer: torch.optim.Optimizer | None = None
 
     def image(self, resolution: Resolution) -> Tensor:
         """Random pixels in the dtype and on the device of the model."""
@@ -44,9 +45,9 @@ class Workload:
         return torch.randn(shape, generator=generator).to(self.device, dtype)
 
     def step(self, image: Tensor) -> Step:
-        """One step: forward under ``inference_mode``, or forward and backward."""
+        """One step: forward under ``inference_mode``, or forward, backward and the optimizer."""
         if self.settings.mode == "train":
-            return training_step(self.model, image)
+            return training_step(self.model, image, self.optimizer)
         return inference_step(self.model, image)
 
 
@@ -68,12 +69,30 @@ def build(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         module = _module(source, resolution, place)
+    if settings.checkpointing:
+        _switch_on_checkpointing(module, source)
     module = module.to(device=place, dtype=getattr(torch, settings.dtype))
     module.train(settings.mode == "train")
     if settings.compile and place.type != "meta":
         module = cast(nn.Module, torch.compile(module))
     taken = (shape or source.default_input).with_batch(settings.batch)
-    return Workload(module, source, taken, settings, place)
+    return Workload(module, source, taken, settings, place, _optimizer(module, settings.optimizer))
+
+
+def _optimizer(module: nn.Module, name: str) -> torch.optim.Optimizer | None:
+    """One that does all its work and changes no weight, so that every step is like the first."""
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    if name == "sgd":
+        return torch.optim.SGD(trained, lr=0.0, momentum=0.9)
+    return torch.optim.AdamW(trained, lr=0.0) if name == "adamw" else None
+
+
+def _switch_on_checkpointing(module: nn.Module, source: ModelSource) -> None:
+    """Through the method that our backbones and timm's models have."""
+    switch = getattr(module, "set_grad_checkpointing", None)
+    if switch is None:
+        raise ValueError(f"checkpointing: {source.name} has no method set_grad_checkpointing")
+    switch(True)
 
 
 def _module(source: ModelSource, resolution: Resolution | None, place: torch.device) -> nn.Module:
@@ -97,12 +116,14 @@ def inference_step(model: nn.Module, image: Tensor) -> Step:
     return step
 
 
-def training_step(model: nn.Module, image: Tensor) -> Step:
-    """Forward and backward of the summed output; the gradients are dropped at the end, no optimizer runs."""
+def training_step(model: nn.Module, image: Tensor, optimizer: torch.optim.Optimizer | None = None) -> Step:
+    """Forward and backward of the summed output, then the optimizer; the gradients are dropped at the end."""
 
     def step() -> None:
         outputs = [leaf for leaf in tree_leaves(model(image)) if isinstance(leaf, Tensor) and leaf.requires_grad]
         sum((output.sum() for output in outputs[1:]), start=outputs[0].sum()).backward()
+        if optimizer is not None:
+            optimizer.step()
         for parameter in model.parameters():
             parameter.grad = None
 

@@ -4,12 +4,13 @@ from dataclasses import replace
 from functools import cache
 
 from sola_profile.case import Settings, parse_resolutions
+from sola_profile.growing import crossovers, scaling
 from sola_profile.measure.kind_times import KindTimes
 from sola_profile.measure.latency import Sample, WarmUp, summarize
 from sola_profile.memory import PeakMemory
 from sola_profile.result import OverBudget
 from sola_profile.source import read_source
-from sola_profile.sweep import Plan, Sweep, scaling
+from sola_profile.sweep import Plan, Sweep
 
 SPEED_FLOPS = 1.5e11
 LONGEST_S = 5.0
@@ -43,5 +44,6 @@ def sample_profile(model="sola_t", sizes="64,128,512x256", *, measured=True, int
     contenders = []
     for contender in found.contenders:
         rows = tuple(map(_measured, contender.rows))
-        contenders.append(replace(contender, rows=rows, scaling=scaling(contender.scaling.complexity, rows)))
-    return replace(found, contenders=tuple(contenders), budget_s=60.0)
+        growing = scaling(contender.scaling.complexity, rows, contender.patch, 32)
+        contenders.append(replace(contender, rows=rows, scaling=growing))
+    return replace(found, contenders=tuple(contenders), budget_s=60.0, crossovers=tuple(crossovers(contenders)))

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 
 # every layer may import those before it and itself, never one behind it
 PROFILE_LAYERS = (
-    ("case", "memory", "operators", "families", "hardware"),
+    ("case", "memory", "operators", "exit_codes", "families", "hardware"),
     ("source",),
     ("kernel_case",),
     ("kernel_targets",),
@@ -19,12 +19,15 @@ PROFILE_LAYERS = (
     ("machine", "cost", "measure"),
     ("compare", "machine_store"),
     ("result", "kernel_result", "formula_result", "time_result"),
-    ("analysis", "machine_measuring"),
+    ("analysis", "growing", "comparison", "machine_measuring"),
     ("measuring",),
+    ("isolated", "auto_sizes"),
     ("kernel_measuring",),
     ("kernel_crossover", "kernel_models", "kernel_cuda"),
     ("sweep", "kernel_sweep", "formula_sweep", "time_sweep", "selftest", "audit"),
     ("report",),
+    ("versions_worker",),
+    ("versions",),
     ("api", "api_time"),
     ("commands",),
     ("cli",),
@@ -110,11 +113,31 @@ def test_cases_and_commands_load_without_torch():
     heavy = {"torch", "numpy", "scipy", "sympy", "altair", "vl_convert", "fvcore", "rich", "jinja2", "psutil"}
     light = [
         f"sola_profile/{name}.py"
-        for name in ("case", "source", "kernel_case", "kernel_targets", "memory", "cli", "report/__init__")
+        for name in (
+            "case",
+            "source",
+            "exit_codes",
+            "kernel_case",
+            "kernel_targets",
+            "memory",
+            "cli",
+            "report/__init__",
+        )
     ]
     light += [
         f"sola_profile/commands/{name}.py"
-        for name in ("__init__", "output", "profile", "kernels", "kernels_cuda", "formula", "selftest", "audit")
+        for name in (
+            "__init__",
+            "output",
+            "profile",
+            "kernels",
+            "kernels_cuda",
+            "formula",
+            "selftest",
+            "audit",
+            "compare",
+            "gates",
+        )
     ]
     light += [f"sola_profile/commands/{name}.py" for name in ("machine", "predict", "ceilings")]
     for name in light:

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from sola_profile import cli, measuring
+from sola_profile import measuring
 from sola_profile.cli import main
 from sola_profile.commands import output
 from sola_profile.compare import witnesses
+from sola_profile.exit_codes import ExitCode
 from sola_profile.measure import latency
 
 ROOT = Path(__file__).parent.parent
@@ -116,7 +117,7 @@ def test_counting_alone_writes_table_and_report(run, tmp_path):
     assert "analysing sola_t at 64" in err
     folder = tmp_path / "docs" / "reports" / "sola_t"
     assert {path.name for path in folder.iterdir()} == {
-        *("README.md", "result.json", "flops.svg", "shares.svg", "memory.svg")
+        *("README.md", "report.html", "result.json", "flops.svg", "shares.svg", "memory.svg")
     }
     assert (
         "sola-profile --model sola_t --res 64,96 --threads 1 --no-measure --strict"
@@ -215,7 +216,7 @@ def test_ctrl_c_keeps_what_is_finished(run, monkeypatch):
 
     monkeypatch.setattr(measuring.Measuring, "_prepare", interrupt_later)
     code, out, err = run(*SMALL, *BUDGET, "--json", "all.json")
-    assert code == cli.INTERRUPTED
+    assert code == ExitCode.INTERRUPTED
     assert "Interrupted" in out
     assert "interrupted" in err
     document = json.loads(Path("all.json").read_text())
@@ -250,7 +251,7 @@ def test_a_real_interrupt_while_measuring(tmp_path):
         out, _ = child.communicate(timeout=60)
     finally:
         child.kill()
-    assert child.returncode == cli.INTERRUPTED
+    assert child.returncode == ExitCode.INTERRUPTED
     assert "Measured latency" in out
     assert "\x1b" not in out
     document = json.loads((tmp_path / "docs/reports/sola_t/result.json").read_text())
@@ -262,6 +263,7 @@ LIMITED = """
 import resource, sys
 import psutil, torch, sola_profile.sweep
 import sola_profile.measuring as measuring
+from sola_profile.exit_codes import ExitCode
 from sola_profile.measure import latency
 latency.MOST_WARMUP_RUNS, latency.FEWEST_SAMPLES, latency.MOST_SAMPLES = 2, 2, 3
 {patch}

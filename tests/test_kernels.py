@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from sola_profile import cli, kernel_models
+from sola_profile import kernel_models
 from sola_profile.commands import kernels as command
 from sola_profile.compare.crossover import MOST_TOKENS, crossing, next_tokens
 from sola_profile.compare.ratios import Ratio, ratio
 from sola_profile.compare.shares import shares
 from sola_profile.cost.kernels import Work
+from sola_profile.exit_codes import ExitCode
 from sola_profile.kernel_case import ATTENTION_SHAPES, KERNELS, Choice, KernelCase, Shape, parse_threads
 from sola_profile.kernel_measuring import KernelMeasuring, Sampling
 from sola_profile.measure import ceilings, contest, latency
@@ -165,7 +166,7 @@ def test_ctrl_c_keeps_what_is_finished(run, monkeypatch):
 
     monkeypatch.setattr(KernelMeasuring, "measure", interrupt_later)
     code, out, err = run(*TINY, "--op", "linear_attention", "--json", "all.json", "--out", "here")
-    assert code == cli.INTERRUPTED
+    assert code == ExitCode.INTERRUPTED
     assert "Interrupted" in out
     assert "interrupted" in err
     document = json.loads(Path("all.json").read_text())

@@ -8,13 +8,17 @@ from pathlib import Path
 import jsonschema
 import pytest
 import torch
+from profiles import sample_profile
 from rich.console import Console
 from torch import nn
 
 import sola_profile as package
 from sola_profile import families as names
-from sola_profile.hardware import ELEMENTS, FLOPS, Machine, constant
+from sola_profile.cost.recording import record_at
+from sola_profile.cost.roofline import predict_times
+from sola_profile.hardware import ELEMENTS, FLOPS, Machine, Span, constant
 from sola_profile.machine_store import fingerprint, machine_name, save
+from sola_profile.report.tables import latency_table
 from sola_profile.source import FACTORY, ModelSource
 from sola_profile.time_sweep import TimePlan, TimeSweep
 
@@ -124,6 +128,31 @@ def test_kept_ceilings_are_listed_shown_and_doubted(sola_profile, folder):
     code, _, err = sola_profile("machine", "--threads", "1,al", "--check")
     assert code == 2
     assert "did you mean 'all'" in err
+
+
+def test_a_profile_has_the_predicted_time_where_ceilings_are_kept(sola_profile, tmp_path):
+    machine = kept(1e-6)
+    file = tmp_path / "result.json"
+    command = ("--model", "timm:resnet18", "--res", "64", "--no-measure", "--no-report", "--json", str(file))
+    assert sola_profile(*command)[0] == 0
+    (row,) = package.load(str(file)).model.rows
+    times = predict_times(record_at(row.case.source, row.case.shape, "float32", row.resolution), machine)
+    assert row.predicted_time == times.total
+    code, _, err = sola_profile("--model", "sola_t", "--predict", "--mode", "train")
+    assert code == 2
+    assert "--predict speaks of inference" in " ".join(err.split())
+
+
+def test_the_latency_table_has_a_prediction_and_its_error():
+    profile = sample_profile("sola_t", "64,128")
+    assert "Predicted" not in latency_table(profile).columns
+    (model, *others) = profile.contenders
+    half = model.rows[0].latency.median_s / 2
+    rows = (replace(model.rows[0], predicted_time=Span(half, half, half)), *model.rows[1:])
+    table = latency_table(replace(profile, contenders=(replace(model, rows=rows), *others)))
+    assert table.columns[-3:] == ("Predicted", "Error", "")
+    assert table.rows[0][-2] == "-50.0 %"
+    assert table.rows[1][-3:-1] == ("–", "–")
 
 
 def test_another_dtype_or_torch_is_another_machine():

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from sola_profile.case import Settings
+
 if TYPE_CHECKING:
     from sola_profile.hardware import Machine
     from sola_profile.machine_measuring import Wanted
@@ -24,6 +26,29 @@ def this_machine(wanted: Wanted, *, fresh: bool = False) -> Machine:
         for drift in drifts:
             click.echo(drift_text(drift), err=True)
     return measured(wanted)
+
+
+def for_profile(settings: Settings, *, measure: bool) -> Machine | None:
+    """Ceilings of this machine: kept ones, measured ones where asked for; None without or where nothing is predicted."""
+    if settings.mode != "infer" or settings.compile or settings.device_type != "cpu":
+        if measure:
+            raise click.UsageError("--predict speaks of inference on the CPU without --compile")
+        return None
+    import torch
+
+    threads = settings.threads or torch.get_num_threads()
+    if measure:
+        from sola_profile.machine_measuring import Wanted
+
+        return this_machine(Wanted("cpu", settings.dtype, threads))
+    from sola_profile.machine_store import stored
+
+    try:
+        return stored("cpu", settings.dtype, threads)
+    except ValueError as error:
+        # a prediction is an extra; a broken file of it stops no profile
+        click.echo(f"no latency is predicted: {error}", err=True)
+        return None
 
 
 def drift_text(drift: Drift) -> str:

@@ -12,12 +12,12 @@ import click
 
 from sola_profile.case import DTYPES, Resolution, nearest, parse_resolutions
 from sola_profile.commands.output import Targets, checked, written_command
+from sola_profile.exit_codes import ExitCode
 from sola_profile.source import DEFAULT_INPUT, BuildError, InputShape, ModelSource, read_source
 
 if TYPE_CHECKING:
     from sola_profile.formula_result import FormulaResult
 
-STRICT_FAILED = 2
 LIMIT_S = 60.0
 GROUPS = ("kind", "module", "operator")
 
@@ -77,7 +77,7 @@ def formula(**options: Any) -> None:
         raise click.UsageError(f"{finished.formula.source.name} takes none of these sizes of {finished.formula.shape}")
     if options["strict"] and (complaints := list(objections(finished))):
         click.echo(f"strict: {'; '.join(complaints)}", err=True)
-        sys.exit(STRICT_FAILED)
+        sys.exit(ExitCode.USAGE)
 
 
 def read_request(options: dict[str, Any]) -> Request:

@@ -9,13 +9,12 @@ import click
 
 from sola_profile.case import DTYPES, nearest
 from sola_profile.commands.output import Targets, checked
+from sola_profile.exit_codes import ExitCode
 from sola_profile.kernel_case import parse_threads
 
 if TYPE_CHECKING:
     from sola_profile.hardware import Machine
     from sola_profile.machine_measuring import Wanted
-
-UNSTABLE = 4
 
 
 @click.command()
@@ -107,7 +106,7 @@ def check(wanted: Wanted) -> None:
     for drift in drifts:
         click.echo(drift_text(drift), err=True)
     if drifts:
-        sys.exit(UNSTABLE)
+        sys.exit(ExitCode.UNSTABLE)
     click.echo(f"the ceilings of {found.name} hold")
 
 

@@ -13,36 +13,44 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sola_profile.case import DTYPES, MODES, Resolution, Settings, parse_resolutions
+from sola_profile.commands.gates import Baseline, gate_options, read_baseline
 from sola_profile.commands.output import Targets, checked, checked_budget, report_folder, written_command
+from sola_profile.exit_codes import ExitCode
 from sola_profile.report import FORMATS, render
 from sola_profile.report.svg import Renderer
 from sola_profile.source import DEFAULT_INPUT, BuildError, InputShape, ModelSource, read_source
 
 if TYPE_CHECKING:
-    from sola_profile.hardware import Machine
     from sola_profile.result import Profile
 
 BUDGET_S = 80.0
 LIMIT_S = 60.0
-STRICT_FAILED = 2
+AUTO = "auto"
 RESULT = "result.json"
 
 
 @dataclass(frozen=True)
 class Request:
-    """The command line, checked. ``budget_s`` is None when nothing shall be measured."""
+    """The command line, checked.
+
+    ``budget_s`` is None when nothing shall be measured, ``resolutions`` when they are to be chosen. ``baseline``: an
+    earlier result, by the name of its file.
+    """
 
     source: ModelSource
     shape: InputShape | None
     others: tuple[ModelSource, ...]
     with_twins: bool
     limit_s: float
-    resolutions: tuple[Resolution, ...]
+    resolutions: tuple[Resolution, ...] | None
     settings: Settings
     budget_s: float | None
     targets: Targets
     strict: bool
     predict: bool
+    isolate: bool
+    require_stable: bool
+    baseline: Baseline | None
 
 
 @click.command()
@@ -54,7 +62,7 @@ class Request:
     help="A preset, timm:NAME, torchvision:NAME or package.module:factory.",
 )
 @click.option(
-    "-r", "--res", default="224,512,1024", show_default=True, metavar="SIZES", help="Pixels: 224 or 512x2048."
+    "-r", "--res", default="224,512,1024", show_default=True, metavar="SIZES", help="Pixels: 224 or 512x2048; or auto."
 )
 @click.option("--pattern", metavar="PATTERN", help="Another layer pattern, such as 'L*2|L*2|(LLS)*2|LS'.")
 @click.option("--with", "others", metavar="NAMES", help="Models to set beside it, named like it, with commas between.")
@@ -77,12 +85,16 @@ class Request:
 @click.option(
     "--predict", is_flag=True, help="Predict the latency too: by the machine's ceilings, measured if need be."
 )
+@click.option("--isolate", is_flag=True, help="Measure every size in a new process of its own.")
 @click.option("--no-measure", is_flag=True, help="Count and predict only; runs nothing.")
 @click.option("--out", metavar="FOLDER", help="Where the report goes.  [default: docs/reports/MODEL]")
 @click.option("--no-report", is_flag=True, help="Write no report folder.")
 @click.option("--json", "json_file", metavar="FILE", help="Write everything as JSON; - is standard output.")
 @click.option("--csv", "csv_file", metavar="FILE", help="Write one line per row as CSV; - is standard output.")
 @click.option("--strict", is_flag=True, help="Exit with 2 when witnesses differ or an operator may be uncounted.")
+@click.option("--require-stable", is_flag=True, help="Exit with 4 when a latency is unstable or couldn't be had.")
+@click.option("--baseline", metavar="FILE", help="An earlier --json; exit with 3 when a figure is worse than there.")
+@gate_options
 def profile(**options: Any) -> None:
     """Count, predict and measure one model at several image sizes.
 
@@ -96,20 +108,23 @@ def profile(**options: Any) -> None:
         finished = run(request, renderer)
     if finished.interrupted:
         raise KeyboardInterrupt
+    code = outcome(finished, request)
     if request.strict and (complaints := list(objections(finished))):
         click.echo(f"strict: {'; '.join(complaints)}", err=True)
-        sys.exit(STRICT_FAILED)
+        code = ExitCode.USAGE
+    sys.exit(code)
 
 
 def run(request: Request, renderer: Renderer | None) -> Profile:
     """Sweep as far as it gets and write what is finished, whatever happened."""
+    from sola_profile.commands.ceilings import for_profile
     from sola_profile.commands.progress import follow
     from sola_profile.sweep import Plan, Sweep
 
     sweep = Sweep(
         Plan(
             request.source,
-            request.resolutions,
+            request.resolutions or choose_sizes(request),
             request.settings,
             request.budget_s,
             written_command(),
@@ -117,9 +132,12 @@ def run(request: Request, renderer: Renderer | None) -> Profile:
             request.others,
             request.with_twins,
             request.limit_s,
-            ceilings(request.settings, measure=request.predict),
+            isolate=request.isolate,
+            machine=for_profile(request.settings, measure=request.predict),
         )
     )
+    if request.baseline is not None:
+        request.baseline.check(request.source.name, sweep.plan.resolutions, sweep.profile())
     try:
         for _ in follow(sweep.run()):
             if sweep.measuring:
@@ -138,26 +156,38 @@ def run(request: Request, renderer: Renderer | None) -> Profile:
     return finished
 
 
-def ceilings(settings: Settings, *, measure: bool) -> Machine | None:
-    """Ceilings of this machine: kept ones, measured ones where asked for; None without or where nothing is predicted."""
-    if settings.mode != "infer" or settings.compile or settings.device_type != "cpu":
-        return None
-    import torch
-
-    threads = settings.threads or torch.get_num_threads()
-    if measure:
-        from sola_profile.commands.ceilings import this_machine
-        from sola_profile.machine_measuring import Wanted
-
-        return this_machine(Wanted("cpu", settings.dtype, threads))
-    from sola_profile.machine_store import stored
+def choose_sizes(request: Request) -> tuple[Resolution, ...]:
+    """``--res auto``: says what was chosen and why there is no more."""
+    from sola_profile.auto_sizes import auto_sizes
 
     try:
-        return stored("cpu", settings.dtype, threads)
-    except ValueError as error:
-        # a prediction is an extra; a broken file of it stops no profile
-        click.echo(f"no latency is predicted: {error}", err=True)
-        return None
+        choice = auto_sizes(request.source, request.settings, request.budget_s, request.shape)
+    except Exception as error:
+        if request.source.spec is not None:
+            raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise click.UsageError(
+            f"--res auto can't run {request.source.name}: {reason}; name sizes that it takes"
+        ) from error
+    click.echo(f"sizes: {','.join(map(str, choice.resolutions))}; {choice.why}", err=True)
+    return choice.resolutions
+
+
+def outcome(finished: Profile, request: Request) -> ExitCode:
+    """Compare with the baseline, and say what is wrong with the measurements as a whole."""
+    code = ExitCode.FINE
+    if request.baseline is not None:
+        code = request.baseline.compare(finished, request.targets.console())
+    if request.budget_s is None or code is ExitCode.REGRESSION:
+        return code
+    if finished.model.nothing_fitted:
+        click.echo(f"no size of {finished.model.name} fitted in memory", err=True)
+        return ExitCode.NOTHING_FITTED
+    shaky = [str(row.resolution) for row in finished.model.rows if row.latency is None or row.latency.unstable]
+    if request.require_stable and shaky:
+        click.echo(f"--require-stable: no stable latency at {', '.join(shaky)}", err=True)
+        return ExitCode.UNSTABLE
+    return code
 
 
 def write(finished: Profile, targets: Targets, renderer: Renderer | None) -> None:
@@ -186,13 +216,17 @@ def read_request(options: dict[str, Any]) -> Request:
     names = [name.strip() for name in (options["others"] or "").split(",") if name.strip()]
     others = tuple(checked(partial(read_source, name), "--with") for name in names)
     shape = checked(lambda: _read_shape(options["shape"], options["batch"]), "--input")
-    resolutions = checked(lambda: parse_resolutions(options["res"]), "--res")
+    auto = options["res"].strip().lower() == AUTO
+    resolutions = None if auto else checked(lambda: parse_resolutions(options["res"]), "--res")
     fields = ("batch", "dtype", "device", "mode", "threads")
     settings = checked(lambda: Settings(**{name: options[name] for name in fields}, compile=options["compiled"]))
     checked(lambda: _check_device(settings.device), "--device")
     budget_s = checked_budget(options["budget"])
     folder = report_folder(options, Path("docs", "reports", _folder_name(source)))
     files = {name: options[f"{name}_file"] for name in ("json", "csv") if options[f"{name}_file"]}
+    for name in ("require_stable", "isolate", "max_regression"):
+        if options[name] and options["no_measure"]:
+            raise click.UsageError(f"--{name.replace('_', '-')} needs measured times, and --no-measure takes none")
     return Request(
         source,
         shape,
@@ -205,6 +239,9 @@ def read_request(options: dict[str, Any]) -> Request:
         Targets(folder, files),
         options["strict"],
         options["predict"],
+        options["isolate"],
+        options["require_stable"],
+        read_baseline(options),
     )
 
 

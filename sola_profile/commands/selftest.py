@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 import click
 
 from sola_profile.commands.output import Targets
+from sola_profile.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sola_profile.report.tables import Table
     from sola_profile.selftest import Counter, Outcome
-
-UNTRUSTED = 1
 
 
 @click.command()
@@ -41,7 +40,7 @@ def selftest() -> None:
     for complaint in complaints:
         click.echo(complaint, err=True)
     if complaints:
-        sys.exit(UNTRUSTED)
+        sys.exit(ExitCode.INTERNAL)
     console.print("Every counter that the witnesses rely on is right.", highlight=False)
 
 

@@ -27,6 +27,15 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class Timings:
+    """Medians of one model by the number of tokens, and bootstrap medians of each."""
+
+    tokens: Sequence[int]
+    medians_s: Sequence[float]
+    resampled_s: Sequence[Floats]
+
+
+@dataclass(frozen=True)
 class Fit:
     """``time = a·N² + b·N + c`` with a, b, c ≥ 0, in seconds; N tokens of stage 1.
 
@@ -63,7 +72,7 @@ def fit_quadratic(tokens: Sequence[int], medians_s: Sequence[float], resampled_s
     if len(set(tokens)) < COEFFICIENTS:
         return None
     values = _nonnegative(tokens, medians_s)
-    refits = np.array([_nonnegative(tokens, draw) for draw in np.stack(resampled_s, axis=1)])
+    refits = refitted(tokens, resampled_s)
     a, b, c = (
         Estimate(float(value), percentile_interval(column)) for value, column in zip(values, refits.T, strict=True)
     )
@@ -77,6 +86,11 @@ def fit_quadratic(tokens: Sequence[int], medians_s: Sequence[float], resampled_s
         worst_residual=float(residuals.max()),
         quadratic_overtakes=_overtaking(values, refits),
     )
+
+
+def refitted(tokens: Sequence[int], resampled_s: Sequence[Floats]) -> Floats:
+    """Coefficients a, b, c of fits to resampled medians, one row per resample."""
+    return np.array([_nonnegative(tokens, draw) for draw in np.stack(resampled_s, axis=1)])
 
 
 def _nonnegative(tokens: Sequence[int], times_s: Sequence[float] | Floats) -> Floats:
@@ -94,14 +108,20 @@ def _nonnegative(tokens: Sequence[int], times_s: Sequence[float] | Floats) -> Fl
 
 
 def _overtaking(values: Floats, refits: Floats) -> Estimate | None:
-    def crossing(row: Floats) -> float | None:
-        a, b, c = (float(value) for value in row)
-        return last_rise(a, -b, -c)
+    signs = np.array([1.0, -1.0, -1.0])
+    return crossing_estimate(signs * values, signs * refits)
 
-    middle = crossing(values)
+
+def crossing_estimate(difference: Floats, resampled: Floats) -> Estimate | None:
+    """The N from which a difference of two curves, coefficients a, b, c, is above 0 for good; None where it never is.
+
+    ``resampled``: coefficients of the same difference between resampled curves, one row each. The interval ends at
+    infinity where some of them never cross.
+    """
+    middle = last_rise(*map(float, difference))
     if middle is None:
         return None
-    crossings = [crossing(row) for row in refits]
+    crossings = [last_rise(*map(float, row)) for row in resampled]
     return Estimate(middle, _interval_with_infinity([float("inf") if x is None else x for x in crossings]))
 
 

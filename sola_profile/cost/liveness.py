@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack, nullcontext
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.module_tracker import ModuleTracker
 
 from sola_profile.case import Resolution
+from sola_profile.cost.cpu_attention import cpu_attention
 from sola_profile.cost.workspaces import Workspaces, workspaces_on
 from sola_profile.memory import PeakMemory
 from sola_profile.workload import Workload
@@ -29,12 +31,41 @@ def predict_peak(workload: Workload, resolution: Resolution) -> PeakMemory:
     image = workload.image(resolution)
     static = [*workload.model.parameters(), *workload.model.buffers()]
     step = workload.step(image)
-    liveness = Liveness([*static, image], workspaces_on(workload.settings.device_type))
-    with ModuleTracker() as modules:
-        liveness.where = lambda: _innermost(modules.parents)
-        with liveness:
-            step()
-    return PeakMemory(storage_bytes(static), storage_bytes([image]), liveness.peak_bytes, liveness.peak_at)
+    if workload.optimizer is not None:
+        # the first step makes what the optimizer keeps
+        step()
+    kept = _kept(workload.optimizer)
+    liveness = Liveness([*static, *kept, image], workspaces_on(workload.settings.device_type))
+    hooks = [parameter.register_post_accumulate_grad_hook(liveness.is_gradient) for parameter in _trained(workload)]
+    on_cpu = workload.settings.device_type == "cpu"
+    with ExitStack() as contexts:
+        if not workload.settings.checkpointing:
+            # the tracker holds on to what a checkpoint computes again
+            modules = contexts.enter_context(ModuleTracker())
+            liveness.where = lambda: _innermost(modules.parents)
+        contexts.enter_context(liveness)
+        contexts.enter_context(cpu_attention() if on_cpu else nullcontext())
+        step()
+    for hook in hooks:
+        hook.remove()
+    return PeakMemory(
+        storage_bytes(static),
+        storage_bytes([image]),
+        liveness.peak_bytes,
+        liveness.peak_at,
+        storage_bytes(kept),
+        liveness.peak_gradient_bytes,
+    )
+
+
+def _kept(optimizer: torch.optim.Optimizer | None) -> list[Tensor]:
+    """What an optimizer keeps between steps."""
+    states = [] if optimizer is None else list(optimizer.state.values())
+    return [value for state in states for value in state.values() if isinstance(value, Tensor)]
+
+
+def _trained(workload: Workload) -> list[Tensor]:
+    return [parameter for parameter in workload.model.parameters() if parameter.requires_grad]
 
 
 def storage_bytes(tensors: Iterable[Tensor]) -> int:
@@ -68,6 +99,9 @@ class Liveness(TorchDispatchMode):
         self.live_bytes: Any = 0
         self.peak_bytes = 0
         self.peak_at = ""
+        self.peak_gradient_bytes = 0
+        self._gradient_bytes = 0
+        self._gradients: set[int] = set()
         self.where: Callable[[], str] = str
         self.on_death: Callable[[int], object] = lambda _: None
         self._storages: dict[int, weakref.ref[Any]] = {}
@@ -96,6 +130,15 @@ class Liveness(TorchDispatchMode):
         if live_bytes > self.peak_bytes:
             self.peak_bytes = live_bytes
             self.peak_at = self._place(func)
+            self.peak_gradient_bytes = self._gradient_bytes
+
+    def is_gradient(self, parameter: Tensor) -> None:
+        """The gradient of a parameter is complete; what holds it counts as gradients from now on."""
+        assert parameter.grad is not None
+        storage = parameter.grad.untyped_storage()
+        if storage._cdata in self._storages and storage._cdata not in self._gradients:
+            self._gradients.add(storage._cdata)
+            self._gradient_bytes += storage.nbytes()
 
     def _place(self, func: Any) -> str:
         return f"{self.where()} {func._overloadpacket}".strip()
@@ -111,6 +154,9 @@ class Liveness(TorchDispatchMode):
             del self._storages[key]
             self.live_bytes -= size_bytes
             self.on_death(key)
+            if key in self._gradients:
+                self._gradients.remove(key)
+                self._gradient_bytes -= size_bytes
 
         self._storages[key] = weakref.ref(storage, died)
         self.live_bytes += size_bytes

@@ -29,7 +29,9 @@ KIND_COLORS: Mapping[str, str] = {
 DARK_KINDS = ("softmax", "linear", "bridge", "attention", "depthwise convolution")
 MEMORY_COLORS: Mapping[str, str] = {
     "parameters": "#BFC5CA",
+    "optimizer": "#CC79A7",
     "input": "#E69F00",
+    "gradients": "#009E73",
     "activations": "#0072B2",
 }
 
@@ -98,7 +100,8 @@ def memory_chart(profile: Profile) -> Spec:
     # room for the figures behind the longest bar
     domain = [0, 1.6 * max(mark["end"] for mark in marks)]
     x = {**_x("start", {"title": "MiB", "tickCount": 6}), "scale": {"domain": domain, "nice": False}}
-    bars = _segments(segments, sizes, MEMORY_COLORS, x)
+    present = {segment["part"] for segment in segments}
+    bars = _segments(segments, sizes, {part: MEMORY_COLORS[part] for part in MEMORY_COLORS if part in present}, x)
     texts = _texts(marks, "end", sizes, {"align": "left", "dx": 7})
     return {
         "width": WIDTH,
@@ -110,7 +113,11 @@ def memory_chart(profile: Profile) -> Spec:
 
 def _memory_segments(row: Row) -> list[Spec]:
     peak, start, segments = row.predicted_memory, 0, []
-    for name, part in zip(MEMORY_COLORS, (peak.parameter_bytes, peak.input_bytes, peak.step_bytes), strict=True):
+    activations = peak.step_bytes - peak.gradient_bytes
+    parts = (peak.parameter_bytes, peak.optimizer_bytes, peak.input_bytes, peak.gradient_bytes, activations)
+    for name, part in zip(MEMORY_COLORS, parts, strict=True):
+        if part == 0:
+            continue
         segments.append(
             {
                 "bar": str(row.resolution),

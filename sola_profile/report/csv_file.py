@@ -62,6 +62,8 @@ def _cost(row: Row, kinds: Sequence[str]) -> Cells:
 def _memory(row: Row) -> Cells:
     predicted, measured = row.predicted_memory, row.measured_memory
     return {
+        "predicted_optimizer_bytes": predicted.optimizer_bytes,
+        "predicted_gradient_bytes": predicted.gradient_bytes,
         "predicted_step_bytes": predicted.step_bytes,
         "predicted_total_bytes": predicted.total_bytes,
         "measured_step_bytes": None if measured is None else measured.step_bytes,

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from fractions import Fraction
 
+from sola_profile.compare.growth_class import GrowthClass
+from sola_profile.compare.overtaking import Crossover
 from sola_profile.compare.scaling import Estimate, Fit, Slope
 from sola_profile.compare.witnesses import Agreement
 from sola_profile.cost.breakdown import Breakdown
@@ -20,6 +22,8 @@ from sola_profile.result import Contender, Profile, Row
 from sola_vision.spec import BackboneSpec
 
 SCHEMA_VERSION = 2
+# the name of docs/schema/profile.json, a name and no address
+SCHEMA = f"urn:sola-profile:profile:{SCHEMA_VERSION}"
 
 
 def json_text(profile: Profile) -> str:
@@ -30,6 +34,7 @@ def json_text(profile: Profile) -> str:
 def document(profile: Profile) -> Json:
     """The document as plain dicts and lists."""
     return {
+        "$schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,
         "command": profile.command,
         "started": profile.started,
@@ -40,6 +45,7 @@ def document(profile: Profile) -> Json:
         "budget_s": profile.budget_s,
         "models": [_contender(contender) for contender in profile.contenders],
         "helpful_sizes": list(profile.helpful_sizes),
+        "crossovers": [_crossover(found) for found in profile.crossovers],
     }
 
 
@@ -49,6 +55,7 @@ def _contender(contender: Contender) -> Json:
         "role": contender.role,
         "name": contender.name,
         "source": contender.source.kind,
+        "input": str(contender.rows[0].case.shape),
         "patch": contender.patch,
         "spec": None if contender.spec is None else _spec(contender.spec),
         "rows": [_row(row) for row in contender.rows],
@@ -58,6 +65,7 @@ def _contender(contender: Contender) -> Json:
         "macs_slopes": [_slope(slope) for slope in scaling.macs_slopes],
         "latency_fit": None if scaling.latency_fit is None else _fit(scaling.latency_fit),
         "latency_slopes": [_slope(slope) for slope in scaling.latency_slopes],
+        "latency_class": None if scaling.latency_class is None else _class(scaling.latency_class),
     }
 
 
@@ -89,6 +97,7 @@ def _spec(spec: BackboneSpec) -> Json:
         "patch_size": spec.patch_size,
         "in_channels": spec.in_channels,
         "num_classes": spec.num_classes,
+        "drop_path": spec.drop_path,
     }
 
 
@@ -189,4 +198,24 @@ def _slope(slope: Slope) -> Json:
         "to_tokens": slope.to_tokens,
         "value": slope.value,
         "interval": None if slope.interval is None else interval_json(slope.interval),
+    }
+
+
+def _class(found: GrowthClass) -> Json:
+    return {
+        "name": found.name,
+        "open": list(found.open),
+        "weights": dict(found.weights),
+        "noise": found.noise,
+        "separating_side": found.separating_side,
+    }
+
+
+def _crossover(found: Crossover) -> Json:
+    return {
+        "dearer": found.dearer,
+        "cheaper": found.cheaper,
+        "macs_at_tokens": found.macs_at,
+        "time_at_tokens": None if found.time_at is None else _estimate(found.time_at),
+        "beyond": found.beyond,
     }

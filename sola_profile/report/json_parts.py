@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict
 from math import isinf
 from typing import Any
@@ -11,11 +12,18 @@ from typing import Any
 from sola_profile.hardware import Span
 from sola_profile.measure.latency import Latency
 from sola_profile.measure.statistics import Interval
-from sola_profile.result import LeftOut, Missing, NotReached, OutOfMemory, OverBudget
+from sola_profile.result import Killed, LeftOut, Missing, NotReached, OutOfMemory, OverBudget
 
 _NUMBERS = re.compile(r"\[[-+0-9.eE,\s]+\]")
 
 Json = dict[str, Any]
+
+_REASONS: Mapping[type[Missing], str] = {
+    OverBudget: "over budget",
+    OutOfMemory: "out of memory",
+    NotReached: "not reached",
+    Killed: "killed",
+}
 
 
 def dump(document: Json) -> str:
@@ -43,12 +51,26 @@ def span_json(span: Span) -> Json:
     return {"time_s": span.middle, "interval_s": [span.low, span.high]}
 
 
+def read_span(found: Json) -> Span:
+    """What ``span_json`` wrote."""
+    low, high = found["interval_s"]
+    return Span(low, found["time_s"], high)
+
+
 def missing_json(missing: Missing) -> Json:
     """Why there is no measurement."""
     if isinstance(missing, LeftOut):
         return {"reason": "left out", "why": missing.reason}
-    reasons = {OverBudget: "over budget", OutOfMemory: "out of memory", NotReached: "not reached"}
-    return {"reason": reasons[type(missing)], **asdict(missing)}
+    return {"reason": _REASONS[type(missing)], **asdict(missing)}
+
+
+def read_missing(found: Json) -> Missing:
+    """What ``missing_json`` wrote."""
+    values = {name: value for name, value in found.items() if name != "reason"}
+    if found["reason"] == "left out":
+        return LeftOut(values["why"])
+    kinds = {reason: kind for kind, reason in _REASONS.items()}
+    return kinds[found["reason"]](**values)
 
 
 def interval_json(interval: Interval) -> list[float | None]:

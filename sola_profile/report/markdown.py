@@ -64,6 +64,7 @@ def page_text(profile: Profile, charts: Sequence[str], others: Sequence[str]) ->
         measured=markdown(latency_table(profile)) if profile.budget_s is not None else "",
         memory=markdown(memory_table(profile)),
         train=settings.mode == "train",
+        optimizer=settings.optimizer != "none",
         compiled=settings.compile,
         allocator="the allocation events of PyTorch's CPU allocator" if on_cpu else "`torch.cuda.max_memory_allocated`",
         environment_table=markdown(environment_table(profile.environment)),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from fractions import Fraction
 from math import floor, isinf, log10
 
 from sola_profile.cost.expression import Expression, monomial
 from sola_profile.measure.latency import Doubt, Latency
 from sola_profile.measure.statistics import Interval
-from sola_profile.result import LeftOut, Missing, NotReached, OutOfMemory, OverBudget
+from sola_profile.result import Killed, LeftOut, Missing, NotReached, OutOfMemory, OverBudget, ran_out_of_memory
 
 _SCALES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -117,8 +118,21 @@ def missing_text(missing: Missing) -> str:
         return f"out of memory (needs {mebibytes(missing.needed_bytes)}, {mebibytes(missing.free_bytes)} free)"
     if isinstance(missing, LeftOut):
         return missing.reason
+    if isinstance(missing, Killed):
+        return _killed_text(missing)
     assert isinstance(missing, NotReached)
     return "not reached"
+
+
+def _killed_text(missing: Killed) -> str:
+    if missing.exit_code >= 0:
+        return f"its process ended with code {missing.exit_code}"
+    try:
+        name = signal.Signals(-missing.exit_code).name
+    except ValueError:
+        name = f"signal {-missing.exit_code}"
+    cause = ", as Linux does when memory runs out" if ran_out_of_memory(missing) else ""
+    return f"its process was killed ({name}{cause})"
 
 
 def doubt_text(doubt: Doubt) -> str:

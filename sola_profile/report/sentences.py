@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from sola_profile.compare.growth_class import FEWEST_SIZES, GrowthClass
 from sola_profile.compare.scaling import Fit, Slope
 from sola_profile.measure.statistics import Interval
 from sola_profile.report.numbers import exact, percent, polynomial_text, seconds_per, significant, tokens_and_side
+from sola_profile.report.tables import contender_name
 from sola_profile.result import Contender, Profile
 
 
@@ -75,6 +77,43 @@ def growth_sentences(contender: Contender, profile: Profile) -> Iterator[str]:
         yield from _fit_sentences(scaling.latency_fit, patch, profile)
     elif profile.budget_s is not None:
         yield f"No fit of latency: it takes three measured sizes.{_advice(profile)}"
+    if scaling.latency_class is not None:
+        yield _class_sentence(scaling.latency_class)
+    yield from _crossover_sentences(profile)
+
+
+def _class_sentence(found: GrowthClass) -> str:
+    """The class of growth, or why none is named."""
+    if not found.open:
+        return f"No class of growth is named: it takes {FEWEST_SIZES} measured sizes."
+    weights = ", ".join(percent(found.weights[name], 0) for name in found.open)
+    noise = f"with errors of ± {percent(found.noise)} a size"
+    if found.name is not None:
+        return f"Growth of latency over these sizes: {found.name} in N ({weights} of the weight, {noise})."
+    advice = "no single further size would be expected to tell"
+    if found.separating_side is not None:
+        advice = f"--res {found.separating_side} as well would be expected to tell"
+    return f"These sizes can't tell whether latency is {' or '.join(found.open)} in N (weights {weights}, {noise}); {advice}."
+
+
+def _crossover_sentences(profile: Profile) -> Iterator[str]:
+    """From which N the model costs more than each of the others, or they than it."""
+    names = {contender.role: contender_name(contender) for contender in profile.contenders}
+    fitted = {contender.role for contender in profile.contenders if contender.scaling.latency_fit is not None}
+    patch = profile.model.patch
+    for found in profile.crossovers:
+        at = "at every size" if found.macs_at is None else f"from N = {tokens_and_side(found.macs_at, patch)}"
+        text = f"{names[found.dearer]} costs more MACs than {names[found.cheaper]} {at}"
+        if found.time_at is not None:
+            interval = found.time_at.interval
+            text += (
+                f"; by the fits of latency it takes longer from N = {tokens_and_side(found.time_at.value, patch)}, 95 % "
+                f"interval {tokens_and_side(interval.low, patch)} to {tokens_and_side(interval.high, patch)}"
+            )
+            text += ", beyond the measured sizes" if found.beyond else ""
+        elif {found.dearer, found.cheaper} <= fitted:
+            text += "; the fits of latency don't cross"
+        yield f"{text}."
 
 
 def _fit_sentences(fit: Fit, patch: int, profile: Profile) -> Iterator[str]:

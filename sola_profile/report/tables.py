@@ -32,6 +32,8 @@ SHOWN_KINDS: Mapping[str, tuple[str, ...]] = {
     "head": ("head",),
 }
 
+OPTIMIZER_NAMES: Mapping[str, str] = {"sgd": "SGD with momentum", "adamw": "AdamW"}
+
 ROLE_NAMES: Mapping[str, str] = {"linear": "all linear", "softmax": "all softmax"}
 
 
@@ -184,7 +186,9 @@ def memory_table(profile: Profile) -> Table:
             (
                 size_name(row),
                 mebibytes(peak.parameter_bytes),
+                mebibytes(peak.optimizer_bytes),
                 mebibytes(peak.input_bytes),
+                mebibytes(peak.gradient_bytes),
                 mebibytes(peak.step_bytes),
                 "–" if seen is None else mebibytes(seen.step_bytes),
                 "–" if seen is None else signed_percent(peak.step_bytes / seen.step_bytes - 1),
@@ -192,8 +196,12 @@ def memory_table(profile: Profile) -> Table:
                 peak.at,
             )
         )
-    columns = ("Size", "Parameters", "Input", "Activations", "measured", "residual", "Total", "Peak at")
-    return Table("Peak memory, predicted and measured", columns, tuple(rows), frozenset({"Peak at"}))
+    before = ("Size", "Parameters", "Optimizer", "Input", "Gradients")
+    columns = (*before, "Step", "measured", "residual", "Total", "Peak at")
+    table = Table("Peak memory, predicted and measured", columns, tuple(rows), frozenset({"Peak at"}))
+    if profile.settings.mode == "train":
+        return table if profile.settings.optimizer != "none" else table.without("Optimizer")
+    return table.without("Optimizer").without("Gradients")
 
 
 def kinds_table(profile: Profile) -> Table:
@@ -290,5 +298,7 @@ def headline(profile: Profile) -> str:
         else settings.device
     )
     mode = "inference" if settings.mode == "infer" else "forward and backward"
+    mode += "" if settings.optimizer == "none" else f", {OPTIMIZER_NAMES[settings.optimizer]}"
+    mode += ", checkpointed" if settings.checkpointing else ""
     compiled = ", compiled" if settings.compile else ""
     return f"{model.name}{pattern}  {parameters} parameters  batch {settings.batch}, {settings.dtype}, {device}, {mode}{compiled}"
