@@ -6,18 +6,17 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from sola_profile.case import Case, Resolution
-from sola_profile.compare.witnesses import agreement, family_agreement
-from sola_profile.cost.breakdown import FORMULAS
+from sola_profile.compare.witnesses import Agreement, agreement, family_agreement
+from sola_profile.cost.breakdown import FORMULAS, Breakdown
 from sola_profile.cost.closed_form import closed_form
 from sola_profile.cost.formula_cost import formula_breakdown
-from sola_profile.cost.liveness import predict_peak
+from sola_profile.cost.liveness import follow_step
 from sola_profile.cost.recording import Recording, record_at
 from sola_profile.cost.roofline import predict_times
-from sola_profile.cost.symbolic import ModelFormula, grouped, peak_of, total
+from sola_profile.cost.symbolic import ModelFormula, grouped, total
 from sola_profile.hardware import Machine
 from sola_profile.measure import flop_counter, fvcore_counter
 from sola_profile.measure.counts import Count
-from sola_profile.memory import PeakMemory
 from sola_profile.pieces import piece_modules
 from sola_profile.result import Row
 from sola_profile.workload import Workload
@@ -37,15 +36,7 @@ def analyse(case: Case, workload: Workload, formula: ModelFormula | None = None)
     if formula is not None:
         counts = [formula_count(formula.at(case.resolution), case.spec)]
         agreed = agreement(closed, counts + [count(workload, case.resolution) for count in COUNTERS.values()])
-    return Row(
-        case=case,
-        cost=closed,
-        tokens_per_stage=case.tokens,
-        counted_parameters=_parameters(workload),
-        predicted_memory=predict_peak(workload, case.resolution),
-        agreement=agreed,
-        step_macs=_step_macs(case, workload) if agreed else None,
-    )
+    return _row(case, workload, closed, case.tokens, agreed)
 
 
 def analyse_model(case: Case, workload: Workload, formula: ModelFormula) -> Row:
@@ -53,15 +44,22 @@ def analyse_model(case: Case, workload: Workload, formula: ModelFormula) -> Row:
     recording = formula.at(case.resolution)
     cost = formula_breakdown(recording, workload.model)
     counts, absent = count_all(workload, case.resolution)
-    patch = recording.patch
+    rows, columns = (-(-side // recording.patch) for side in (case.resolution.height, case.resolution.width))
+    return _row(case, workload, cost, (rows * columns,), family_agreement(cost, recording, counts, absent))
+
+
+def _row(case: Case, workload: Workload, cost: Breakdown, tokens: tuple[int, ...], agreed: Agreement | None) -> Row:
+    peak, moments = follow_step(workload, case.resolution)
+    trains = case.settings.mode == "train" and agreed is not None
     return Row(
         case=case,
         cost=cost,
-        tokens_per_stage=(-(-case.resolution.height // patch) * -(-case.resolution.width // patch),),
-        counted_parameters=_parameters(workload),
-        predicted_memory=_memory(case, workload, formula, recording),
-        agreement=family_agreement(cost, recording, counts, absent),
-        step_macs=_step_macs(case, workload),
+        tokens_per_stage=tokens,
+        counted_parameters=sum(parameter.numel() for parameter in workload.model.parameters()),
+        predicted_memory=peak,
+        agreement=agreed,
+        step_macs=flop_counter.count_step(workload.step(workload.image(case.resolution))).macs if trains else None,
+        memory_timeline=moments,
     )
 
 
@@ -101,21 +99,3 @@ def _inside(module: str, path: str) -> bool:
 def first_line(error: Exception) -> str:
     """What an error says, in one line."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def _memory(case: Case, workload: Workload, formula: ModelFormula, recording: Recording) -> PeakMemory:
-    """The formula speaks of inference on the CPU, where other operators may be chosen than on meta."""
-    if case.settings.mode == "infer" and case.settings.device_type == "cpu":
-        return peak_of(recording) if recording.moments else formula.memory(case.resolution)
-    return predict_peak(workload, case.resolution)
-
-
-def _parameters(workload: Workload) -> int:
-    return sum(parameter.numel() for parameter in workload.model.parameters())
-
-
-def _step_macs(case: Case, workload: Workload) -> int | None:
-    """Multiply-accumulates of a training step, counted; None for inference."""
-    if case.settings.mode != "train":
-        return None
-    return flop_counter.count_step(workload.step(workload.image(case.resolution))).macs

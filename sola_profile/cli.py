@@ -28,6 +28,7 @@ COMMANDS: Mapping[str, str] = {
     "predict": "sola_profile.commands.predict:predict",
     "machine": "sola_profile.commands.machine:machine",
     "kernels": "sola_profile.commands.kernels:kernels",
+    "trace": "sola_profile.commands.trace:trace",
     "audit": "sola_profile.commands.audit:audit",
     "selftest": "sola_profile.commands.selftest:selftest",
 }

@@ -6,6 +6,14 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class Moment:
+    """What a step holds when an operator has run: ``live_bytes`` on top of what was there before it."""
+
+    place: str
+    live_bytes: int
+
+
+@dataclass(frozen=True)
 class PeakMemory:
     """Tensor memory at the moment when most of it is alive.
 

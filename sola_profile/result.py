@@ -18,7 +18,7 @@ from sola_profile.hardware import Span
 from sola_profile.machine import Environment
 from sola_profile.measure.kind_times import KindTimes
 from sola_profile.measure.latency import Latency
-from sola_profile.memory import PeakMemory
+from sola_profile.memory import Moment, PeakMemory
 from sola_profile.source import InputShape, ModelSource
 from sola_vision.spec import BackboneSpec
 
@@ -75,8 +75,9 @@ class Row:
 
     ``tokens_per_stage``: of a backbone, after padding; of another model, the positions after its first convolution.
     ``counted_parameters``: numbers in the built module, a check of the closed form. ``step_macs``: multiply-accumulates
-    of a whole training step, counted; ``cost`` and ``agreement`` speak of the forward pass. ``predicted_time``: seconds
-    of the forward pass by the machine's ceilings, where such are kept.
+    of a whole training step, counted; ``cost`` and ``agreement`` speak of the forward pass. ``memory_timeline``: predicted,
+    of the largest size of the model only. ``predicted_time``: seconds of the forward pass by the machine's ceilings,
+    where such are kept.
     """
 
     case: Case
@@ -90,6 +91,7 @@ class Row:
     latency: Latency | None = None
     kind_times: KindTimes | None = None
     missing: Missing | None = None
+    memory_timeline: tuple[Moment, ...] = ()
     predicted_time: Span | None = None
 
     @property

@@ -7,7 +7,7 @@ interruption or a failure later on loses nothing: ``profile()`` can be asked for
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 
 from sola_profile.analysis import analyse, analyse_model, first_line, with_time
@@ -155,7 +155,10 @@ class Sweep:
                 case = Case(found.source, resolution, self.plan.settings, found.shape, found.sized)
                 done += 1
                 try:
-                    self._rows[case] = self._row(case, found)
+                    row = self._row(case, found)
+                    # one timeline is enough to look at
+                    kept = found.role == MODEL and resolution == self.plan.resolutions[-1]
+                    self._rows[case] = row if kept else replace(row, memory_timeline=())
                 except Exception as error:
                     # a backbone of ours takes every size, others may not
                     if case.spec is not None:

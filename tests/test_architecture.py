@@ -135,6 +135,7 @@ def test_cases_and_commands_load_without_torch():
             "formula",
             "selftest",
             "audit",
+            "trace",
             "compare",
             "gates",
         )

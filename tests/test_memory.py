@@ -6,9 +6,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from sola_profile.case import Resolution, Settings
-from sola_profile.cost.liveness import Liveness, predict_peak, storage_bytes
+from sola_profile.cost.liveness import Liveness, condensed, follow_step, predict_peak, storage_bytes
 from sola_profile.cost.workspaces import workspaces_on
+from sola_profile.measure import flop_counter
 from sola_profile.measure.peak_memory import measure_peak_bytes
+from sola_profile.memory import Moment
+from sola_profile.source import read_source
 from sola_profile.workload import build, cpu_threads, inference_step, training_step
 from sola_vision import get_spec
 
@@ -118,6 +121,57 @@ def test_training_within_five_percent(model, dtype):
     step = workload.step(workload.image(resolution))
     step()
     assert peak.step_bytes == pytest.approx(measure_peak_bytes(step, CPU), rel=0.05)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(
+    ("model", "optimizer", "kept"),
+    [("sola_t", "none", 0), ("sola_t", "sgd", 1), ("timm:deit_tiny_patch16_224", "adamw", 2)],
+)
+def test_optimizers_and_checkpoints_within_five_percent(model, optimizer, kept, checkpointing):
+    settings = Settings(mode="train", batch=2, optimizer=optimizer, checkpointing=checkpointing)
+    source, resolution = read_source(model), Resolution(96, 96)
+    peak = predict_peak(build(source, settings, "meta"), resolution)
+    workload = build(source, settings)
+    step = workload.step(workload.image(resolution))
+    before = [parameter.clone() for parameter in workload.model.parameters()]
+    step()
+    assert peak.step_bytes == pytest.approx(measure_peak_bytes(step, CPU), rel=0.05)
+    parameter_bytes = storage_bytes(workload.model.parameters())
+    # AdamW counts its steps, one number a parameter
+    assert peak.optimizer_bytes == pytest.approx(kept * parameter_bytes, abs=4 * len(before))
+    assert 0 <= peak.gradient_bytes <= parameter_bytes
+    assert all(map(torch.equal, before, workload.model.parameters())), "every step does the same work"
+
+
+def test_a_checkpoint_trades_memory_for_products():
+    spec, resolution = get_spec("sola_t"), Resolution(128, 128)
+    plain, kept = (Settings(mode="train", checkpointing=on) for on in (False, True))
+    peaks = [predict_peak(build(spec, settings, "meta"), resolution).step_bytes for settings in (plain, kept)]
+    assert peaks[1] < 0.8 * peaks[0]
+    workloads = [build(spec, settings, "meta") for settings in (plain, kept)]
+    macs = [flop_counter.count_step(load.step(load.image(resolution))).macs for load in workloads]
+    assert 1.2 < macs[1] / macs[0] < 1.34
+
+
+def test_what_cannot_be_checkpointed_or_optimized_says_so():
+    with pytest.raises(ValueError, match="optimizer: belongs to mode train, got mode 'infer'"):
+        Settings(optimizer="adamw")
+    with pytest.raises(ValueError, match="did you mean 'adamw'"):
+        Settings(mode="train", optimizer="adam")
+    with pytest.raises(ValueError, match="checkpointing: torchvision:resnet18 has no method set_grad_checkpointing"):
+        build(read_source("torchvision:resnet18"), Settings(mode="train", checkpointing=True), "meta")
+
+
+def test_a_timeline_keeps_its_highest_moment_and_its_order():
+    moments = [Moment(f"at {place}", (place * 37) % 101) for place in range(1000)]
+    kept = condensed(moments, most=50)
+    assert len(kept) <= 52
+    assert max(moment.live_bytes for moment in kept) == 100
+    places = [int(moment.place.removeprefix("at ")) for moment in kept]
+    assert places == sorted(set(places))
+    peak, timeline = follow_step(build(get_spec("sola_t"), Settings(), "meta"), Resolution(64, 64))
+    assert max(moment.live_bytes for moment in timeline) == peak.step_bytes
 
 
 def test_the_peak_names_its_place():

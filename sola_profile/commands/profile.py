@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sola_profile.case import DTYPES, MODES, Resolution, Settings, parse_resolutions
+from sola_profile.case import DTYPES, MODES, OPTIMIZERS, Resolution, Settings, parse_resolutions
 from sola_profile.commands.gates import Baseline, gate_options, read_baseline
-from sola_profile.commands.output import Targets, checked, checked_budget, report_folder, written_command
+from sola_profile.commands.output import Targets, check_device, checked, checked_budget, report_folder, written_command
 from sola_profile.exit_codes import ExitCode
 from sola_profile.report import FORMATS, render
 from sola_profile.report.svg import Renderer
@@ -80,6 +80,10 @@ class Request:
     metavar="MODE",
     help=f"{' or '.join(MODES)}; train is forward and backward.",
 )
+@click.option(
+    "--optimizer", default="none", show_default=True, metavar="NAME", help=f"With train: {', '.join(OPTIMIZERS)}."
+)
+@click.option("--checkpointing", is_flag=True, help="With train: compute every block again in the backward pass.")
 @click.option("--compile", "compiled", is_flag=True, help="Measure the model under torch.compile.")
 @click.option("--budget", default=BUDGET_S, show_default=True, metavar="SECONDS", help="Time for all measuring.")
 @click.option(
@@ -218,9 +222,9 @@ def read_request(options: dict[str, Any]) -> Request:
     shape = checked(lambda: _read_shape(options["shape"], options["batch"]), "--input")
     auto = options["res"].strip().lower() == AUTO
     resolutions = None if auto else checked(lambda: parse_resolutions(options["res"]), "--res")
-    fields = ("batch", "dtype", "device", "mode", "threads")
+    fields = ("batch", "dtype", "device", "mode", "threads", "optimizer", "checkpointing")
     settings = checked(lambda: Settings(**{name: options[name] for name in fields}, compile=options["compiled"]))
-    checked(lambda: _check_device(settings.device), "--device")
+    checked(lambda: check_device(settings.device), "--device")
     budget_s = checked_budget(options["budget"])
     folder = report_folder(options, Path("docs", "reports", _folder_name(source)))
     files = {name: options[f"{name}_file"] for name in ("json", "csv") if options[f"{name}_file"]}
@@ -253,14 +257,6 @@ def _read_shape(text: str | None, batch: int) -> InputShape | None:
     if shape.batch not in (1, batch):
         raise ValueError(f"expected 1 or --batch {batch} first, got {text!r}; --batch sets the images per step")
     return shape
-
-
-def _check_device(name: str) -> None:
-    if name == "cpu":
-        return
-    from sola_profile.machine import check_device
-
-    check_device(name)
 
 
 def _folder_name(source: ModelSource) -> str:

@@ -9,7 +9,7 @@ What it can't see are buffers inside an operator; ``sola_profile.cost.workspaces
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from typing import Any
 
@@ -22,12 +22,20 @@ from torch.utils.module_tracker import ModuleTracker
 from sola_profile.case import Resolution
 from sola_profile.cost.cpu_attention import cpu_attention
 from sola_profile.cost.workspaces import Workspaces, workspaces_on
-from sola_profile.memory import PeakMemory
+from sola_profile.memory import Moment, PeakMemory
 from sola_profile.workload import Workload
+
+# as many as a chart can show
+MOST_MOMENTS = 400
 
 
 def predict_peak(workload: Workload, resolution: Resolution) -> PeakMemory:
     """Peak memory of one step of a ``meta`` workload at an image size."""
+    return follow_step(workload, resolution)[0]
+
+
+def follow_step(workload: Workload, resolution: Resolution) -> tuple[PeakMemory, tuple[Moment, ...]]:
+    """Peak memory of one step of a ``meta`` workload, and how much of it is alive as the step goes on."""
     image = workload.image(resolution)
     static = [*workload.model.parameters(), *workload.model.buffers()]
     step = workload.step(image)
@@ -37,18 +45,17 @@ def predict_peak(workload: Workload, resolution: Resolution) -> PeakMemory:
     kept = _kept(workload.optimizer)
     liveness = Liveness([*static, *kept, image], workspaces_on(workload.settings.device_type))
     hooks = [parameter.register_post_accumulate_grad_hook(liveness.is_gradient) for parameter in _trained(workload)]
-    on_cpu = workload.settings.device_type == "cpu"
     with ExitStack() as contexts:
         if not workload.settings.checkpointing:
             # the tracker holds on to what a checkpoint computes again
             modules = contexts.enter_context(ModuleTracker())
             liveness.where = lambda: _innermost(modules.parents)
         contexts.enter_context(liveness)
-        contexts.enter_context(cpu_attention() if on_cpu else nullcontext())
+        contexts.enter_context(cpu_attention() if workload.settings.device_type == "cpu" else nullcontext())
         step()
     for hook in hooks:
         hook.remove()
-    return PeakMemory(
+    peak = PeakMemory(
         storage_bytes(static),
         storage_bytes([image]),
         liveness.peak_bytes,
@@ -56,6 +63,18 @@ def predict_peak(workload: Workload, resolution: Resolution) -> PeakMemory:
         storage_bytes(kept),
         liveness.peak_gradient_bytes,
     )
+    return peak, condensed(liveness.history)
+
+
+def condensed(moments: Sequence[Moment], most: int = MOST_MOMENTS) -> tuple[Moment, ...]:
+    """At most about so many moments in their order: of every stretch the lowest and the highest."""
+    length = max(1, -(-2 * len(moments) // most))
+    kept = []
+    for start in range(0, len(moments), length):
+        stretch = range(start, min(start + length, len(moments)))
+        ends = {pick(stretch, key=lambda place: moments[place].live_bytes) for pick in (min, max)}
+        kept += [moments[place] for place in sorted(ends)]
+    return tuple(kept)
 
 
 def _kept(optimizer: torch.optim.Optimizer | None) -> list[Tensor]:
@@ -100,6 +119,7 @@ class Liveness(TorchDispatchMode):
         self.peak_bytes = 0
         self.peak_at = ""
         self.peak_gradient_bytes = 0
+        self.history: list[Moment] = []
         self._gradient_bytes = 0
         self._gradients: set[int] = set()
         self.where: Callable[[], str] = str
@@ -127,9 +147,10 @@ class Liveness(TorchDispatchMode):
         return out
 
     def _mark(self, live_bytes: Any, func: Any) -> None:
+        self.history.append(Moment(self._place(func), live_bytes))
         if live_bytes > self.peak_bytes:
             self.peak_bytes = live_bytes
-            self.peak_at = self._place(func)
+            self.peak_at = self.history[-1].place
             self.peak_gradient_bytes = self._gradient_bytes
 
     def is_gradient(self, parameter: Tensor) -> None:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from sola_profile.report.bar_charts import memory_chart, shares_chart
+from sola_profile.report.memory_chart import timeline_chart
 from sola_profile.report.numbers import duration, duration_interval, significant
 from sola_profile.report.scaling_chart import Point, Series, scaling_chart, styles
 from sola_profile.result import Contender, Profile, Row
@@ -119,4 +120,5 @@ CHARTS: Mapping[str, Callable[[Profile], Spec | None]] = {
     "flops.svg": _flops,
     "shares.svg": shares_chart,
     "memory.svg": memory_chart,
+    "timeline.svg": timeline_chart,
 }

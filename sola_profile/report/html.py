@@ -36,6 +36,7 @@ from sola_profile.report.tables import (
     memory_table,
     pieces_table,
     polynomial_table,
+    residual_table,
     witness_table,
     work_table,
 )
@@ -189,7 +190,7 @@ def _sections(profile: Profile, charts: Sequence[str]) -> Iterator[Section]:
     yield Section("comparison", "Beside others", (), (), _shown(comparison_table(profile)))
     shares = tuple(name for name in ("shares.svg",) if name in charts)
     yield Section("kinds", "Where the work is", (scalar_sentence(profile),), shares, _shown(kinds_table(profile)))
-    memory = tuple(name for name in ("memory.svg",) if name in charts)
+    memory = tuple(name for name in ("memory.svg", "timeline.svg") if name in charts)
     yield Section("memory", "Memory", (), memory, _shown(memory_table(profile)))
     remarks = (*witness_sentences(profile), *refusal_sentences(profile), coverage_sentence(profile, names=True))
     yield Section(
@@ -197,7 +198,7 @@ def _sections(profile: Profile, charts: Sequence[str]) -> Iterator[Section]:
         "Witnesses",
         remarks,
         (),
-        _shown(work_table(profile), witness_table(profile), difference_table(profile)),
+        _shown(work_table(profile), residual_table(profile), witness_table(profile), difference_table(profile)),
     )
     yield Section("pieces", "Piece by piece", (), (), (_pieces(profile),))
     yield Section("environment", "Environment", (), (), _shown(environment_table(profile.environment)))

@@ -119,6 +119,7 @@ def _row(row: Row) -> Json:
         "predicted_time": None if row.predicted_time is None else span_json(row.predicted_time),
         "kind_times_s": None if row.kind_times is None else [dict(run) for run in row.kind_times.runs],
         "missing": None if row.missing is None else missing_json(row.missing),
+        "memory_timeline": [asdict(moment) for moment in row.memory_timeline],
     }
 
 
@@ -153,6 +154,7 @@ def _agreement(agreement: Agreement) -> Json:
         },
         "blind": {witness: list(operators) for witness, operators in agreement.blind.items()},
         "absent": dict(agreement.absent),
+        "macs_by_kind": {kind: dict(macs) for kind, macs in agreement.by_kind.items()},
     }
 
 
