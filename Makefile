@@ -66,7 +66,7 @@ format: setup
 	$(BIN)/ruff format
 	$(BIN)/clang-format -i $(CXX_FILES)
 
-# every figure of the docs, measured anew on this machine, which must be quiet: half an hour, with pauses in which the load
+# every figure of the docs, measured anew on this machine, which must be quiet: an hour, with pauses in which the load
 # of the run before dies down
 PAUSE := sleep 80
 SOME := 1x6x1024x64,1x6x4096x64,1x16384x96
@@ -84,6 +84,8 @@ reports: setup
 	$(PAUSE)
 	$(BIN)/sola-profile --model sola_s --with sola_s_llls,sola_s_llss,sola_s_lasthalf --res 224,448,896 --budget 200 \
 		--out docs/reports/patterns
+	$(PAUSE)
+	$(BIN)/sola-profile predict --accuracy
 
 kernels-reports: setup
 	$(BIN)/sola-profile kernels --no-compile --budget 600

@@ -1,19 +1,21 @@
 """Cost models, measurement, comparison and reports for hybrid vision backbones; the ``sola-profile`` command."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from sola_vision.version import __version__
 
 if TYPE_CHECKING:
     from sola_profile.api import formula, load, profile
+    from sola_profile.api_time import predict
 
-__all__ = ["__version__", "formula", "load", "profile"]
+__all__ = ["__version__", "formula", "load", "predict", "profile"]
+
+_HOMES = {**dict.fromkeys(("formula", "load", "profile"), "sola_profile.api"), "predict": "sola_profile.api_time"}
 
 
 def __getattr__(name: str) -> object:
     # torch loads with the first call, so that the command's help needs none
-    if name in __all__:
-        from sola_profile import api
-
-        return getattr(api, name)
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'sola_profile' has no attribute {name!r}")

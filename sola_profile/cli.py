@@ -25,6 +25,8 @@ COMMANDS: Mapping[str, str] = {
     DEFAULT: "sola_profile.commands.profile:profile",
     "compare": "sola_profile.commands.compare:compare",
     "formula": "sola_profile.commands.formula:formula",
+    "predict": "sola_profile.commands.predict:predict",
+    "machine": "sola_profile.commands.machine:machine",
     "kernels": "sola_profile.commands.kernels:kernels",
     "fit": "sola_profile.commands.fit:fit",
     "trace": "sola_profile.commands.trace:trace",
@@ -79,6 +81,7 @@ Examples:
   sola-profile --model sola_t --res 224,512,1024
   sola-profile --model sola_s --res 512x2048 --no-measure
   sola-profile formula --model timm:pvt_v2_b0
+  sola-profile predict --model timm:resnet18 --measure
   sola-profile kernels --quick
   sola-profile compare old.json new.json
 """

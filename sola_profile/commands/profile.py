@@ -47,6 +47,7 @@ class Request:
     budget_s: float | None
     targets: Targets
     strict: bool
+    predict: bool
     isolate: bool
     require_stable: bool
     baseline: Baseline | None
@@ -85,6 +86,9 @@ class Request:
 @click.option("--checkpointing", is_flag=True, help="With train: compute every block again in the backward pass.")
 @click.option("--compile", "compiled", is_flag=True, help="Measure the model under torch.compile.")
 @click.option("--budget", default=BUDGET_S, show_default=True, metavar="SECONDS", help="Time for all measuring.")
+@click.option(
+    "--predict", is_flag=True, help="Predict the latency too: by the machine's ceilings, measured if need be."
+)
 @click.option("--isolate", is_flag=True, help="Measure every size in a new process of its own.")
 @click.option("--no-measure", is_flag=True, help="Count and predict only; runs nothing.")
 @click.option("--out", metavar="FOLDER", help="Where the report goes.  [default: docs/reports/MODEL]")
@@ -117,6 +121,7 @@ def profile(**options: Any) -> None:
 
 def run(request: Request, renderer: Renderer | None) -> Profile:
     """Sweep as far as it gets and write what is finished, whatever happened."""
+    from sola_profile.commands.ceilings import for_profile
     from sola_profile.commands.progress import follow
     from sola_profile.sweep import Plan, Sweep
 
@@ -131,7 +136,8 @@ def run(request: Request, renderer: Renderer | None) -> Profile:
             request.others,
             request.with_twins,
             request.limit_s,
-            request.isolate,
+            isolate=request.isolate,
+            machine=for_profile(request.settings, measure=request.predict),
         )
     )
     if request.baseline is not None:
@@ -236,6 +242,7 @@ def read_request(options: dict[str, Any]) -> Request:
         None if options["no_measure"] else budget_s,
         Targets(folder, files),
         options["strict"],
+        options["predict"],
         options["isolate"],
         options["require_stable"],
         read_baseline(options),

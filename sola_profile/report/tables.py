@@ -170,9 +170,21 @@ def difference_table(profile: Profile) -> Table | None:
 
 
 def latency_table(profile: Profile) -> Table:
-    """Median, interval, throughput, and what speaks against them."""
-    rows = tuple((size_name(row), *_latency_cells(row), _remark(row)) for row in profile.model.rows)
-    columns = ("Size", "Latency", "95 % interval", "Runs", "GFLOP/s", "")
+    """Median, interval, throughput, the predicted time where there is one, and what speaks against them."""
+    predicted = any(row.predicted_time for row in profile.model.rows)
+    rows = tuple(
+        (size_name(row), *_latency_cells(row), *(_predicted_cells(row) if predicted else ()), _remark(row))
+        for row in profile.model.rows
+    )
+    columns = (
+        "Size",
+        "Latency",
+        "95 % interval",
+        "Runs",
+        "GFLOP/s",
+        *(("Predicted", "Error") if predicted else ()),
+        "",
+    )
     return Table("Measured latency", columns, rows, frozenset({""}))
 
 
@@ -186,6 +198,13 @@ def _latency_cells(row: Row) -> tuple[str, str, str, str]:
         whole(len(row.latency.samples_s)),
         significant(2 * macs / row.latency.median_s / 1e9),
     )
+
+
+def _predicted_cells(row: Row) -> tuple[str, str]:
+    if row.predicted_time is None:
+        return "–", "–"
+    time_s = row.predicted_time.middle
+    return duration(time_s), "–" if row.latency is None else signed_percent(time_s / row.latency.median_s - 1)
 
 
 def _remark(row: Row) -> str:
