@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 
 CXX_FILES = $(shell find csrc tests/emulator -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: setup build profile test lint sanitize format docs gpu cuda-report clean
+.PHONY: setup build profile test lint sanitize format docs reports kernels-reports gpu cuda-report clean
 
 setup: $(READY) build
 
@@ -66,13 +66,28 @@ format: setup
 	$(BIN)/ruff format
 	$(BIN)/clang-format -i $(CXX_FILES)
 
-# every figure of the docs, measured anew on this machine, which must be quiet: half an hour, with pauses in which the load
+# every figure of the docs, measured anew on this machine, which must be quiet: an hour, with pauses in which the load
 # of the run before dies down
 PAUSE := sleep 80
 SOME := 1x6x1024x64,1x6x4096x64,1x16384x96
-docs: setup
-	$(BIN)/sola-profile --model sola_t --res 224,512,1024 --out docs/reports/sola_t
+SIZES := 224,320,448,640,896,1280,2048
+docs: reports kernels-reports
+
+# every model's report
+reports: setup
+	$(BIN)/sola-profile audit --out docs/reports
+	$(BIN)/sola-profile --model sola_t --res 224,512,1024,2048 --budget 150
 	$(PAUSE)
+	$(BIN)/sola-profile --model sola_s --res $(SIZES) --budget 200
+	$(PAUSE)
+	$(BIN)/sola-profile --model sola_b --res $(SIZES) --budget 200
+	$(PAUSE)
+	$(BIN)/sola-profile --model sola_s --with sola_s_llls,sola_s_llss,sola_s_lasthalf --res 224,448,896 --budget 200 \
+		--out docs/reports/patterns
+	$(PAUSE)
+	$(BIN)/sola-profile predict --accuracy
+
+kernels-reports: setup
 	$(BIN)/sola-profile kernels --no-compile --budget 600
 	$(PAUSE)
 	$(BIN)/sola-profile kernels --op linear_attention,causal_decay_attention,wkv --shape $(SOME) --mode forward \

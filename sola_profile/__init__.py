@@ -1,5 +1,6 @@
 """Cost models, measurement, comparison and reports for hybrid vision backbones; the ``sola-profile`` command."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from sola_vision.version import __version__
@@ -7,18 +8,19 @@ from sola_vision.version import __version__
 if TYPE_CHECKING:
     from sola_profile.api import formula, load, profile
     from sola_profile.api_place import place
+    from sola_profile.api_time import predict
 
-__all__ = ["__version__", "formula", "load", "place", "profile"]
+__all__ = ["__version__", "formula", "load", "place", "predict", "profile"]
+
+_HOMES = {
+    **dict.fromkeys(("formula", "load", "profile"), "sola_profile.api"),
+    "place": "sola_profile.api_place",
+    "predict": "sola_profile.api_time",
+}
 
 
 def __getattr__(name: str) -> object:
     # torch loads with the first call, so that the command's help needs none
-    if name == "place":
-        from sola_profile.api_place import place
-
-        return place
-    if name in __all__:
-        from sola_profile import api
-
-        return getattr(api, name)
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'sola_profile' has no attribute {name!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from sola_profile.case import Case, Resolution
 from sola_profile.compare.witnesses import Agreement, agreement, family_agreement
@@ -10,8 +11,10 @@ from sola_profile.cost.breakdown import FORMULAS, Breakdown
 from sola_profile.cost.closed_form import closed_form
 from sola_profile.cost.formula_cost import formula_breakdown
 from sola_profile.cost.liveness import follow_step
-from sola_profile.cost.recording import Recording
+from sola_profile.cost.recording import Recording, record_at
+from sola_profile.cost.roofline import predict_times
 from sola_profile.cost.symbolic import ModelFormula, grouped, total
+from sola_profile.hardware import Machine
 from sola_profile.measure import flop_counter, fvcore_counter
 from sola_profile.measure.counts import Count
 from sola_profile.pieces import piece_modules
@@ -58,6 +61,13 @@ def _row(case: Case, workload: Workload, cost: Breakdown, tokens: tuple[int, ...
         step_macs=flop_counter.count_step(workload.step(workload.image(case.resolution))).macs if trains else None,
         memory_timeline=moments,
     )
+
+
+def with_time(row: Row, machine: Machine) -> Row:
+    """The same with the time that a machine's ceilings predict for the forward pass."""
+    case = row.case
+    recording = record_at(case.source, case.shape, case.settings.dtype, case.resolution, sized=case.sized)
+    return replace(row, predicted_time=predict_times(recording, machine).total)
 
 
 def count_all(workload: Workload, resolution: Resolution) -> tuple[list[Count], dict[str, str]]:

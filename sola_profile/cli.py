@@ -25,8 +25,12 @@ COMMANDS: Mapping[str, str] = {
     DEFAULT: "sola_profile.commands.profile:profile",
     "compare": "sola_profile.commands.compare:compare",
     "formula": "sola_profile.commands.formula:formula",
+    "predict": "sola_profile.commands.predict:predict",
+    "machine": "sola_profile.commands.machine:machine",
     "place": "sola_profile.commands.place:place",
     "kernels": "sola_profile.commands.kernels:kernels",
+    "fit": "sola_profile.commands.fit:fit",
+    "trace": "sola_profile.commands.trace:trace",
     "audit": "sola_profile.commands.audit:audit",
     "selftest": "sola_profile.commands.selftest:selftest",
 }
@@ -78,6 +82,7 @@ Examples:
   sola-profile --model sola_t --res 224,512,1024
   sola-profile --model sola_s --res 512x2048 --no-measure
   sola-profile formula --model timm:pvt_v2_b0
+  sola-profile predict --model timm:resnet18 --measure
   sola-profile place --model sola_t --res 512 --softmax 3
   sola-profile kernels --quick
   sola-profile compare old.json new.json

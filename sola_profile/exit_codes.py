@@ -23,7 +23,7 @@ MEANINGS: Mapping[ExitCode, str] = {
     ExitCode.INTERNAL: "an internal error, with its traceback; a counter that selftest distrusts; a closed pipe",
     ExitCode.USAGE: "bad use, or something that --strict objects to",
     ExitCode.REGRESSION: "a figure is worse than that of the baseline",
-    ExitCode.UNSTABLE: "timing too unstable for the verdict that --max-regression or --require-stable asked for",
+    ExitCode.UNSTABLE: "timing too unstable for the verdict that --max-regression or --require-stable asked for; ceilings that machine --check doubts",
     ExitCode.NOTHING_FITTED: "no size of the model fitted in memory",
     ExitCode.INTERRUPTED: "interrupted; what was finished is written",
 }

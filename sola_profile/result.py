@@ -14,6 +14,7 @@ from sola_profile.compare.witnesses import Agreement
 from sola_profile.cost.breakdown import Breakdown
 from sola_profile.cost.formula_cost import Growth
 from sola_profile.cost.polynomial import Complexity
+from sola_profile.hardware import Span
 from sola_profile.machine import Environment
 from sola_profile.measure.kind_times import KindTimes
 from sola_profile.measure.latency import Latency
@@ -75,7 +76,8 @@ class Row:
     ``tokens_per_stage``: of a backbone, after padding; of another model, the positions after its first convolution.
     ``counted_parameters``: numbers in the built module, a check of the closed form. ``step_macs``: multiply-accumulates
     of a whole training step, counted; ``cost`` and ``agreement`` speak of the forward pass. ``memory_timeline``: predicted,
-    of the largest size of the model only.
+    of the largest size of the model only. ``predicted_time``: seconds of the forward pass by the machine's ceilings,
+    where such are kept.
     """
 
     case: Case
@@ -90,6 +92,7 @@ class Row:
     kind_times: KindTimes | None = None
     missing: Missing | None = None
     memory_timeline: tuple[Moment, ...] = ()
+    predicted_time: Span | None = None
 
     @property
     def resolution(self) -> Resolution:

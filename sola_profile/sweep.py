@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 
-from sola_profile.analysis import analyse, analyse_model, first_line
+from sola_profile.analysis import analyse, analyse_model, first_line, with_time
 from sola_profile.case import Case, Resolution, Settings
 from sola_profile.compare.scaling import helpful_sizes
 from sola_profile.cost.closed_form import complexity
@@ -18,6 +18,7 @@ from sola_profile.cost.formula_cost import Growth, formula_complexity, growth
 from sola_profile.cost.polynomial import Complexity
 from sola_profile.cost.symbolic import LIMIT_S, ModelFormula, model_formula
 from sola_profile.growing import crossovers, scaling
+from sola_profile.hardware import Machine
 from sola_profile.isolated import Isolated
 from sola_profile.machine import environment
 from sola_profile.measuring import Measuring, Progress
@@ -33,7 +34,8 @@ class Plan:
 
     ``shape``: of what the model takes, with one image; None for the usual. ``others``: models to set beside it.
     ``with_twins``: whether a backbone's all-linear and all-softmax twins run too. ``limit_s``: to look for the formula
-    of a model that has no spec. ``isolate``: whether every size is measured in a process of its own.
+    of a model that has no spec. ``isolate``: whether every size is measured in a process of its own. ``machine``: whose
+    ceilings predict the model's time, None predicts none.
     """
 
     source: ModelSource
@@ -46,6 +48,7 @@ class Plan:
     with_twins: bool = True
     limit_s: float = LIMIT_S
     isolate: bool = False
+    machine: Machine | None = None
 
 
 @dataclass
@@ -179,8 +182,10 @@ class Sweep:
                 case.source, case.settings, "meta", shape=case.shape, resolution=case.resolution if case.sized else None
             )
         if case.spec is None and found.formula is not None:
-            return analyse_model(case, found.workload, found.formula)
-        return analyse(case, found.workload, found.formula)
+            row = analyse_model(case, found.workload, found.formula)
+        else:
+            row = analyse(case, found.workload, found.formula)
+        return row if found.role != MODEL or self.plan.machine is None else with_time(row, self.plan.machine)
 
 
 def contenders(plan: Plan) -> dict[str, ModelSource]:

@@ -1,13 +1,17 @@
 """What tests of more than one file use. Nothing is imported here that a machine with torch and pytest alone lacks."""
 
+import os
 import sys
 
 import pytest
 
 
 @pytest.fixture
-def sola_profile(monkeypatch, capsys):
+def sola_profile(monkeypatch, capsys, tmp_path):
     """``sola-profile`` as it is typed: exit code, standard output and standard error of its arguments."""
+    # ceilings that the user keeps would show in every profile
+    if "SOLA_MACHINES" not in os.environ:
+        monkeypatch.setenv("SOLA_MACHINES", str(tmp_path / "machines"))
 
     def call(*arguments):
         from sola_profile.cli import main

@@ -10,27 +10,26 @@ ROOT = Path(__file__).parent.parent
 
 # every layer may import those before it and itself, never one behind it
 PROFILE_LAYERS = (
-    ("case", "memory", "operators", "exit_codes"),
+    ("case", "memory", "operators", "exit_codes", "families", "hardware"),
     ("source",),
     ("kernel_case",),
     ("kernel_targets",),
     ("pieces", "workload", "peers"),
     ("kernel_workload",),
     ("machine", "cost", "measure"),
-    ("compare",),
-    ("result", "kernel_result", "formula_result"),
-    ("analysis", "growing", "comparison"),
+    ("compare", "machine_store"),
+    ("result", "kernel_result", "formula_result", "time_result"),
+    ("analysis", "growing", "comparison", "machine_measuring"),
     ("measuring",),
     ("study",),
     ("isolated", "auto_sizes"),
     ("kernel_measuring",),
     ("kernel_crossover", "kernel_models", "kernel_cuda"),
-    ("sweep", "kernel_sweep", "formula_sweep", "selftest", "audit"),
+    ("sweep", "kernel_sweep", "formula_sweep", "time_sweep", "selftest", "audit", "fitting", "fitting_worker"),
     ("report",),
     ("versions_worker",),
     ("versions",),
-    ("api",),
-    ("api_place",),
+    ("api", "api_time", "api_place"),
     ("commands",),
     ("cli",),
     ("__main__",),
@@ -137,11 +136,14 @@ def test_cases_and_commands_load_without_torch():
             "formula",
             "selftest",
             "audit",
+            "fit",
+            "trace",
             "compare",
             "gates",
             "place",
         )
     ]
+    light += [f"sola_profile/commands/{name}.py" for name in ("machine", "predict", "ceilings")]
     for name in light:
         tree = ast.parse((ROOT / name).read_text(encoding="utf-8"))
         for node in tree.body:

@@ -34,7 +34,14 @@ from sola_profile.report.numbers import (
     tokens_and_side,
 )
 from sola_profile.report.sentences import coverage_sentence, growth_sentences, polynomial_sentences
-from sola_profile.report.tables import comparison_table, difference_table, kinds_table, latency_table, work_table
+from sola_profile.report.tables import (
+    comparison_table,
+    difference_table,
+    kinds_table,
+    latency_table,
+    residual_table,
+    work_table,
+)
 from sola_profile.report.terminal import print_profile
 from sola_profile.result import NotReached, OutOfMemory, OverBudget
 
@@ -125,6 +132,25 @@ def test_differences_are_shown_where_there_are_any():
     changed = with_model_row(profile, 1, agreement=replace(agreement, differences=(part,)))
     assert difference_table(changed).rows == (("128", "fvcore", "2.1 linear", "99", "100", "-1"),)
     assert "differ (1)" in terminal_text(changed)
+
+
+def test_residuals_name_a_verdict_for_every_kind_and_witness():
+    profile = sample_profile()
+    table = residual_table(profile)
+    assert {row[-1] for row in table.rows} == {"agrees"}
+    assert len({row[1] for row in table.rows}) == 8
+    agreement = profile.model.rows[0].agreement
+    macs = {**agreement.by_kind["softmax"], "fvcore": 1, "FlopCounterMode": 2}
+    wrong = replace(agreement, by_kind={"softmax": macs}, blind={"fvcore": ("aten::mystery",)})
+    seen = replace(profile.model.rows[0].measured_memory, step_bytes=1)
+    changed = residual_table(with_model_row(profile, 0, agreement=wrong, measured_memory=seen))
+    verdicts = {row[2]: row[-1] for row in changed.rows if row[0] == "64"}
+    assert verdicts == {
+        "formulas": "agrees",
+        "fvcore": "blind to aten::mystery",
+        "FlopCounterMode": "one of the two is wrong",
+        "allocator": "differs",
+    }
 
 
 def test_sentences_state_the_polynomial_and_the_crossover():

@@ -46,6 +46,15 @@ def checked(read: Callable[[], T], option: str | None = None) -> T:
         raise click.BadParameter(str(error), param_hint=option) if option else click.UsageError(str(error)) from error
 
 
+def check_device(name: str) -> None:
+    """Raise ``ValueError`` unless there is such a device; torch isn't loaded to learn of the CPU."""
+    if name == "cpu":
+        return
+    from sola_profile.machine import check_device as check
+
+    check(name)
+
+
 def checked_budget(seconds: float) -> float:
     """``--budget``, which is more than 0 seconds."""
     if seconds <= 0:

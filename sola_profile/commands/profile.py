@@ -14,7 +14,7 @@ import click
 
 from sola_profile.case import DTYPES, MODES, OPTIMIZERS, Resolution, Settings, parse_resolutions
 from sola_profile.commands.gates import Baseline, gate_options, read_baseline
-from sola_profile.commands.output import Targets, checked, checked_budget, report_folder, written_command
+from sola_profile.commands.output import Targets, check_device, checked, checked_budget, report_folder, written_command
 from sola_profile.exit_codes import ExitCode
 from sola_profile.report import FORMATS, render
 from sola_profile.report.svg import Renderer
@@ -47,6 +47,7 @@ class Request:
     budget_s: float | None
     targets: Targets
     strict: bool
+    predict: bool
     isolate: bool
     require_stable: bool
     baseline: Baseline | None
@@ -85,6 +86,9 @@ class Request:
 @click.option("--checkpointing", is_flag=True, help="With train: compute every block again in the backward pass.")
 @click.option("--compile", "compiled", is_flag=True, help="Measure the model under torch.compile.")
 @click.option("--budget", default=BUDGET_S, show_default=True, metavar="SECONDS", help="Time for all measuring.")
+@click.option(
+    "--predict", is_flag=True, help="Predict the latency too: by the machine's ceilings, measured if need be."
+)
 @click.option("--isolate", is_flag=True, help="Measure every size in a new process of its own.")
 @click.option("--no-measure", is_flag=True, help="Count and predict only; runs nothing.")
 @click.option("--out", metavar="FOLDER", help="Where the report goes.  [default: docs/reports/MODEL]")
@@ -117,6 +121,7 @@ def profile(**options: Any) -> None:
 
 def run(request: Request, renderer: Renderer | None) -> Profile:
     """Sweep as far as it gets and write what is finished, whatever happened."""
+    from sola_profile.commands.ceilings import for_profile
     from sola_profile.commands.progress import follow
     from sola_profile.sweep import Plan, Sweep
 
@@ -131,7 +136,8 @@ def run(request: Request, renderer: Renderer | None) -> Profile:
             request.others,
             request.with_twins,
             request.limit_s,
-            request.isolate,
+            isolate=request.isolate,
+            machine=for_profile(request.settings, measure=request.predict),
         )
     )
     if request.baseline is not None:
@@ -218,7 +224,7 @@ def read_request(options: dict[str, Any]) -> Request:
     resolutions = None if auto else checked(lambda: parse_resolutions(options["res"]), "--res")
     fields = ("batch", "dtype", "device", "mode", "threads", "optimizer", "checkpointing")
     settings = checked(lambda: Settings(**{name: options[name] for name in fields}, compile=options["compiled"]))
-    checked(lambda: _check_device(settings.device), "--device")
+    checked(lambda: check_device(settings.device), "--device")
     budget_s = checked_budget(options["budget"])
     folder = report_folder(options, Path("docs", "reports", _folder_name(source)))
     files = {name: options[f"{name}_file"] for name in ("json", "csv") if options[f"{name}_file"]}
@@ -236,6 +242,7 @@ def read_request(options: dict[str, Any]) -> Request:
         None if options["no_measure"] else budget_s,
         Targets(folder, files),
         options["strict"],
+        options["predict"],
         options["isolate"],
         options["require_stable"],
         read_baseline(options),
@@ -250,14 +257,6 @@ def _read_shape(text: str | None, batch: int) -> InputShape | None:
     if shape.batch not in (1, batch):
         raise ValueError(f"expected 1 or --batch {batch} first, got {text!r}; --batch sets the images per step")
     return shape
-
-
-def _check_device(name: str) -> None:
-    if name == "cpu":
-        return
-    from sola_profile.machine import check_device
-
-    check_device(name)
 
 
 def _folder_name(source: ModelSource) -> str:

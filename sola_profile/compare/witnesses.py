@@ -36,7 +36,8 @@ class Agreement:
     ``macs``: witness → multiply-accumulates of the batch, forward. ``differences``: pieces that differ, and
     ``"whole model"`` when the totals do. ``uncounted``: operators without a formula, by counter. ``blind``: a witness
     that found less and lists operators that it can't see → those operators; that is no difference.
-    ``absent``: a witness that gave no count → the reason.
+    ``absent``: a witness that gave no count → the reason. ``by_kind``: kind → witness → multiply-accumulates; kinds are
+    those of a backbone's layers, or families of products.
     """
 
     reference: str
@@ -45,6 +46,7 @@ class Agreement:
     uncounted: Mapping[str, tuple[Uncounted, ...]]
     blind: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     absent: Mapping[str, str] = field(default_factory=dict)
+    by_kind: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     @property
     def exact(self) -> bool:
@@ -72,7 +74,17 @@ def agreement(closed: Breakdown, counts: Sequence[Count]) -> Agreement:
             if count.macs_by_piece.get(name, 0) != macs
         ]
     macs = {closed.origin: closed.macs, **{count.witness: count.macs for count in counts}}
-    return Agreement(closed.origin, macs, tuple(differences), _uncounted(counts))
+    by_kind = {
+        kind: {
+            closed.origin: value,
+            **{
+                count.witness: sum(count.macs_by_piece.get(p.name, 0) for p in closed.pieces if p.kind == kind)
+                for count in counts
+            },
+        }
+        for kind, value in closed.macs_by_kind.items()
+    }
+    return Agreement(closed.origin, macs, tuple(differences), _uncounted(counts), by_kind=by_kind)
 
 
 def family_agreement(
@@ -95,7 +107,8 @@ def family_agreement(
     unknown = Counter(call.operator for call in recording.calls if not call.kind)
     if unknown:
         uncounted[cost.origin] = tuple(Uncounted(name, number, "") for name, number in sorted(unknown.items()))
-    return Agreement(cost.origin, macs, tuple(differences), uncounted, blind, absent)
+    by_kind = {family.family: dict(family.macs) for family in checks}
+    return Agreement(cost.origin, macs, tuple(differences), uncounted, blind, absent, by_kind)
 
 
 def _uncounted(counts: Sequence[Count]) -> dict[str, tuple[Uncounted, ...]]:

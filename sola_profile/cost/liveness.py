@@ -103,7 +103,7 @@ class Liveness(TorchDispatchMode):
 
     ``known``: tensors that live before and after; their storages are never counted. ``workspaces``: operator →
     bytes that it holds inside at its moments, from its result and its arguments. ``size``: what to make of a size of
-    torch's before it is added up.
+    torch's before it is added up. ``on_death`` is told the address of every storage that dies.
     """
 
     def __init__(
@@ -123,6 +123,7 @@ class Liveness(TorchDispatchMode):
         self._gradient_bytes = 0
         self._gradients: set[int] = set()
         self.where: Callable[[], str] = str
+        self.on_death: Callable[[int], object] = lambda _: None
         self._storages: dict[int, weakref.ref[Any]] = {}
         for tensor in known:
             self._follow(tensor, born=False)
@@ -173,6 +174,7 @@ class Liveness(TorchDispatchMode):
         def died(_: object) -> None:
             del self._storages[key]
             self.live_bytes -= size_bytes
+            self.on_death(key)
             if key in self._gradients:
                 self._gradients.remove(key)
                 self._gradient_bytes -= size_bytes

@@ -25,9 +25,12 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.module_tracker import ModuleTracker
+from torch.utils.weak import WeakIdKeyDictionary
 
 from sola_profile.case import Resolution
+from sola_profile.cost.families import Place, place_of
 from sola_profile.cost.liveness import SymbolicLiveness, storage_bytes
+from sola_profile.cost.reuse import Death, Event, Touch
 from sola_profile.cost.symbols import RING, ROWS, NotPolynomial, Symbols
 from sola_profile.cost.work import BY_KIND, Operand, Size, Work, formula_for
 from sola_profile.cost.workspaces import workspaces_on
@@ -43,7 +46,8 @@ class Call:
     """One operator call, or ``number`` of them added up. ``module``: path of the innermost module that runs.
 
     ``kind``: of its product (``cost.work.PRODUCT_KINDS``), else what ``operator_kind`` says; empty when nobody knows,
-    and then its work is unknown too.
+    and then its work is unknown too. ``place``: which rate of a machine speaks for it; None for calls of symbolic shapes
+    and for sums of calls.
     """
 
     operator: str
@@ -53,6 +57,7 @@ class Call:
     read_bytes: Size
     written_bytes: Size
     number: int = 1
+    place: Place | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,9 @@ class Recording:
     input_bytes: Size
     moments: tuple[tuple[str, Size], ...]
     conditions: tuple[sympy.Basic, ...] = ()
+    views: int = 0
+    modules: int = 0
+    events: tuple[Event, ...] = ()
 
 
 def record_symbolic(source: ModelSource, shape: InputShape, dtype: str, stride: int, limit_s: float) -> Recording:
@@ -164,6 +172,8 @@ def _record(model: nn.Module, image: Tensor, symbols: Symbols | None, height: Si
     recorder = _Recorder(static, symbols)
     size: Callable[[Any], Size] = int if symbols is None else symbols.size
     liveness = SymbolicLiveness([*static, image], workspaces_on("cpu"), size)
+    if symbols is None:
+        liveness.on_death = lambda storage: recorder.events.append(Death(storage))
     with ModuleTracker() as modules:
         recorder.parents = lambda: modules.parents
         liveness.where = recorder.where
@@ -187,7 +197,18 @@ def _record(model: nn.Module, image: Tensor, symbols: Symbols | None, height: Si
     moments = tuple(highest(liveness.moments))
     patch = _patch(recorder.first_rows, height)
     calls = tuple(recorder.calls)
-    return Recording(calls, parameters, patch, int(storage_bytes(static)), input_bytes, moments, conditions)
+    return Recording(
+        calls,
+        parameters,
+        patch,
+        int(storage_bytes(static)),
+        input_bytes,
+        moments,
+        conditions,
+        recorder.views,
+        sum(1 for _ in model.modules()),
+        tuple(recorder.events),
+    )
 
 
 def highest(moments: Sequence[tuple[str, Size]]) -> Iterator[tuple[str, Size]]:
@@ -228,6 +249,9 @@ class _Recorder(TorchDispatchMode):
         self.calls: list[Call] = []
         self.parents: Any = set
         self.first_rows: Size | None = None
+        self.views = 0
+        self.events: list[Event] = []
+        self._layout: Any = WeakIdKeyDictionary()
         self._symbols = symbols
         self._constants = {_storage(tensor) for tensor in constants}
 
@@ -261,8 +285,26 @@ class _Recorder(TorchDispatchMode):
         idle = read == 0 and written == 0 and work.macs == 0 and not work.scalar_ops
         if idle and kind:
             # a view, or a question about a device
+            self.views += 1
+            self._note_layout(out, args)
             return
-        self.calls.append(Call(operator, self.where(), kind, work, read, written))
+        place = None
+        if self._symbols is None:
+            place = place_of(
+                operator, out, [self._layout.get(arg, arg) if isinstance(arg, Tensor) else arg for arg in args], kwargs
+            )
+            self._touch((args, kwargs), out)
+        self.calls.append(Call(operator, self.where(), kind, work, read, written, place=place))
+
+    def _note_layout(self, out: Any, args: Sequence[Any]) -> None:
+        """Keep the true layout of a view of tokens (1, N, C) as an image.
+
+        Its step of the batch is that of a token, and fake tensors give it that of an image. Convolutions go by it.
+        """
+        if self._symbols is not None or not (isinstance(out, Tensor) and isinstance(args[0], Tensor)):
+            return
+        if args[0].dim() == 3 and out.dim() == 4 and out.shape[0] == 1 and out.stride()[1] == 1 < out.shape[1]:
+            self._layout[out] = out.new_empty_strided(out.shape, (out.shape[1], *out.stride()[1:]))
 
     def where(self) -> str:
         """Path of the innermost module that runs."""
@@ -281,6 +323,15 @@ class _Recorder(TorchDispatchMode):
             indices = [tensor for tensor in operands.values() if not tensor.is_floating_point()]
             return written + sum((self._bytes(tensor) for tensor in indices), start=0), written
         return sum((self._bytes(tensor) for tensor in operands.values()), start=0), written
+
+    def _touch(self, inputs: Any, out: Any) -> None:
+        """Write down which blocks the call that comes next touches, results last."""
+        for leaf in [*tree_leaves(inputs), *tree_leaves(out)]:
+            if not isinstance(leaf, Tensor):
+                continue
+            storage = _storage(leaf)
+            touched_bytes, block_bytes = int(self._bytes(leaf)), int(leaf.untyped_storage().nbytes())
+            self.events.append(Touch(len(self.calls), storage, touched_bytes, block_bytes, storage in self._constants))
 
     def _bytes(self, tensor: Tensor) -> Size:
         operand = self._operand(tensor)

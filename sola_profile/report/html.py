@@ -36,6 +36,7 @@ from sola_profile.report.tables import (
     memory_table,
     pieces_table,
     polynomial_table,
+    residual_table,
     witness_table,
     work_table,
 )
@@ -197,7 +198,7 @@ def _sections(profile: Profile, charts: Sequence[str]) -> Iterator[Section]:
         "Witnesses",
         remarks,
         (),
-        _shown(work_table(profile), witness_table(profile), difference_table(profile)),
+        _shown(work_table(profile), residual_table(profile), witness_table(profile), difference_table(profile)),
     )
     yield Section("pieces", "Piece by piece", (), (), (_pieces(profile),))
     yield Section("environment", "Environment", (), (), _shown(environment_table(profile.environment)))

@@ -17,7 +17,7 @@ from sola_profile.cost.breakdown import Breakdown
 from sola_profile.cost.formula_cost import Growth
 from sola_profile.cost.polynomial import Complexity, Polynomial
 from sola_profile.memory import PeakMemory
-from sola_profile.report.json_parts import Json, dump, interval_json, latency_json, missing_json
+from sola_profile.report.json_parts import Json, dump, interval_json, latency_json, missing_json, span_json
 from sola_profile.result import Contender, Profile, Row
 from sola_vision.spec import BackboneSpec
 
@@ -116,6 +116,7 @@ def _row(row: Row) -> Json:
         "predicted_memory": _memory(row.predicted_memory),
         "measured_memory": None if row.measured_memory is None else _memory(row.measured_memory),
         "latency": None if row.latency is None else latency_json(row.latency),
+        "predicted_time": None if row.predicted_time is None else span_json(row.predicted_time),
         "kind_times_s": None if row.kind_times is None else [dict(run) for run in row.kind_times.runs],
         "missing": None if row.missing is None else missing_json(row.missing),
         "memory_timeline": [asdict(moment) for moment in row.memory_timeline],
@@ -153,6 +154,7 @@ def _agreement(agreement: Agreement) -> Json:
         },
         "blind": {witness: list(operators) for witness, operators in agreement.blind.items()},
         "absent": dict(agreement.absent),
+        "macs_by_kind": {kind: dict(macs) for kind, macs in agreement.by_kind.items()},
     }
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from math import isinf
 from typing import Any
 
+from sola_profile.hardware import Span
 from sola_profile.measure.latency import Latency
 from sola_profile.measure.statistics import Interval
 from sola_profile.result import Killed, LeftOut, Missing, NotReached, OutOfMemory, OverBudget
@@ -43,6 +44,17 @@ def latency_json(latency: Latency) -> Json:
         "warm_up_s": list(latency.warm_up.times_s),
         "warm_up_settled": latency.warm_up.settled,
     }
+
+
+def span_json(span: Span) -> Json:
+    """A predicted time in seconds with its interval."""
+    return {"time_s": span.middle, "interval_s": [span.low, span.high]}
+
+
+def read_span(found: Json) -> Span:
+    """What ``span_json`` wrote."""
+    low, high = found["interval_s"]
+    return Span(low, found["time_s"], high)
 
 
 def missing_json(missing: Missing) -> Json:

@@ -31,7 +31,7 @@ from sola_profile.measure.latency import Doubt, Latency, WarmUp
 from sola_profile.measure.statistics import Interval
 from sola_profile.memory import Moment, PeakMemory
 from sola_profile.report.json_file import SCHEMA_VERSION
-from sola_profile.report.json_parts import Json, read_missing
+from sola_profile.report.json_parts import Json, read_missing, read_span
 from sola_profile.result import Contender, Profile, Row, Scaling
 from sola_profile.source import InputShape, ModelSource
 from sola_vision.spec import BackboneSpec, MixerSpec
@@ -143,6 +143,8 @@ def _row(found: Json, source: ModelSource, shape: InputShape, settings: Settings
         latency=_optional(read_latency, found["latency"]),
         kind_times=None if runs is None else KindTimes(tuple(runs)),
         missing=_optional(read_missing, found["missing"]),
+        # files of before there were predictions lack it
+        predicted_time=_optional(read_span, found.get("predicted_time")),
         memory_timeline=tuple(_plain(Moment, moment) for moment in found["memory_timeline"]),
     )
 
@@ -163,6 +165,7 @@ def _agreement(found: Json) -> Agreement:
         uncounted,
         {witness: tuple(operators) for witness, operators in found["blind"].items()},
         found["absent"],
+        found["macs_by_kind"],
     )
 
 

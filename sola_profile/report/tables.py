@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from sola_profile.compare.witnesses import Agreement
@@ -33,6 +33,9 @@ SHOWN_KINDS: Mapping[str, tuple[str, ...]] = {
 }
 
 OPTIMIZER_NAMES: Mapping[str, str] = {"sgd": "SGD with momentum", "adamw": "AdamW"}
+
+# predicted and measured memory are called equal up to here
+CLOSE_MEMORY = 0.02
 
 ROLE_NAMES: Mapping[str, str] = {"linear": "all linear", "softmax": "all softmax"}
 
@@ -115,6 +118,39 @@ def witness_table(profile: Profile) -> Table:
     return Table("Multiply-accumulates by witness", ("Size", *names), rows)
 
 
+def residual_table(profile: Profile) -> Table:
+    """Every witness against the reference, kind by kind, with a verdict; and predicted memory against measured."""
+    rows = [line for row in profile.model.rows for line in (*_work_residuals(row), *_memory_residuals(row))]
+    columns = ("Size", "What", "Witness", "Counted", "Expected", "Residual", "Verdict")
+    return Table("Residuals", columns, tuple(rows), frozenset({"What", "Witness", "Verdict"}))
+
+
+def _work_residuals(row: Row) -> Iterator[tuple[str, ...]]:
+    found = row.agreement
+    if found is None:
+        return
+    for kind, macs in found.by_kind.items():
+        expected = macs[found.reference]
+        for name, value in macs.items():
+            if name == found.reference or value == expected == 0:
+                continue
+            verdict = "agrees"
+            if value != expected:
+                blind = found.blind.get(name, ())
+                verdict = f"blind to {', '.join(blind)}" if blind else "one of the two is wrong"
+            figures = (whole(value), whole(expected), whole(value - expected))
+            yield (str(row.resolution), f"MACs of {kind}", name, *figures, verdict)
+
+
+def _memory_residuals(row: Row) -> Iterator[tuple[str, ...]]:
+    predicted, seen = row.predicted_memory.step_bytes, row.measured_memory
+    if seen is not None:
+        off = seen.step_bytes / predicted - 1 if predicted else 0.0
+        verdict = "agrees" if abs(off) <= CLOSE_MEMORY else "differs"
+        figures = (mebibytes(seen.step_bytes), mebibytes(predicted), signed_percent(off))
+        yield (str(row.resolution), "memory of a step", "allocator", *figures, verdict)
+
+
 def _witness_cell(found: Agreement, name: str) -> str:
     if name not in found.macs:
         return "–"
@@ -134,9 +170,21 @@ def difference_table(profile: Profile) -> Table | None:
 
 
 def latency_table(profile: Profile) -> Table:
-    """Median, interval, throughput, and what speaks against them."""
-    rows = tuple((size_name(row), *_latency_cells(row), _remark(row)) for row in profile.model.rows)
-    columns = ("Size", "Latency", "95 % interval", "Runs", "GFLOP/s", "")
+    """Median, interval, throughput, the predicted time where there is one, and what speaks against them."""
+    predicted = any(row.predicted_time for row in profile.model.rows)
+    rows = tuple(
+        (size_name(row), *_latency_cells(row), *(_predicted_cells(row) if predicted else ()), _remark(row))
+        for row in profile.model.rows
+    )
+    columns = (
+        "Size",
+        "Latency",
+        "95 % interval",
+        "Runs",
+        "GFLOP/s",
+        *(("Predicted", "Error") if predicted else ()),
+        "",
+    )
     return Table("Measured latency", columns, rows, frozenset({""}))
 
 
@@ -150,6 +198,13 @@ def _latency_cells(row: Row) -> tuple[str, str, str, str]:
         whole(len(row.latency.samples_s)),
         significant(2 * macs / row.latency.median_s / 1e9),
     )
+
+
+def _predicted_cells(row: Row) -> tuple[str, str]:
+    if row.predicted_time is None:
+        return "–", "–"
+    time_s = row.predicted_time.middle
+    return duration(time_s), "–" if row.latency is None else signed_percent(time_s / row.latency.median_s - 1)
 
 
 def _remark(row: Row) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -74,7 +75,8 @@ def remarks(table: Table) -> Iterator[str]:
 def rich_table(table: Table) -> RichTable:
     """A table as rich draws it, without the column of remarks, which has no name."""
     shown = RichTable(
-        title=table.title,
+        # a name with another pattern has brackets, which rich would take for markup
+        title=escape(table.title),
         box=box.SIMPLE_HEAD,
         title_justify="left",
         title_style="bold",

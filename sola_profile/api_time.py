@@ -1,0 +1,98 @@
+"""For notebooks: predicted times as an object that shows itself."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable
+
+import torch
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.text import Text
+from torch import nn
+
+from sola_profile.case import Resolution, parse_resolutions
+from sola_profile.hardware import Machine
+from sola_profile.machine_measuring import Measuring, Wanted, kept
+from sola_profile.machine_store import find_machine
+from sola_profile.report.time_terminal import print_times
+from sola_profile.source import FACTORY, InputShape, ModelSource, read_source
+from sola_profile.time_result import TimeResult
+from sola_profile.time_sweep import TimePlan, TimeSweep
+
+WIDTH = 120
+THIS = "this"
+
+
+class ShownTimes(TimeResult):
+    """A ``TimeResult`` that prints as tables under rich and shows as HTML in a notebook."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        shown = Console(width=options.max_width, file=io.StringIO(), force_terminal=True, highlight=False)
+        print_times(self, shown)
+        assert isinstance(shown.file, io.StringIO)
+        yield Text.from_ansi(shown.file.getvalue())
+
+    def _repr_html_(self) -> str:
+        console = Console(record=True, width=WIDTH, file=io.StringIO())
+        print_times(self, console)
+        return console.export_html(inline_styles=True, code_format='<pre style="line-height:1.25">{code}</pre>')
+
+
+def predict(
+    model: str | nn.Module | Callable[[], nn.Module],
+    resolutions: str | Iterable[Resolution] = "224,512,1024",
+    *,
+    machine: str | Machine = THIS,
+    input_shape: str | None = None,
+    dtype: str = "float32",
+    budget_s: float = 0.0,
+) -> ShownTimes:
+    """How long a model's forward pass takes on a machine, by a roofline over its operator calls.
+
+    Args:
+        model: a preset, ``timm:NAME``, ``torchvision:NAME``, ``package.module:factory``, a module, or something that
+            makes one when it is called.
+        resolutions: sizes in pixels as ``--res`` takes them, or ``Resolution`` objects.
+        machine: ``this``, whose ceilings are measured where none are kept or they no longer hold; a name that
+            ``sola-profile machine --list`` gives, a file, or a ``Machine``.
+        input_shape: what the model takes, with the letters H and W for the sides; the first number is the batch;
+            None for what the model usually takes.
+        dtype: of weights and input.
+        budget_s: seconds to measure the model here as well, 0 for not at all.
+
+    Returns:
+        The result: ``models[0].rows`` by size, each with ``predicted.total`` (low, middle, high, in seconds),
+        ``predicted.calls``, and ``latency`` and ``error`` where it was measured.
+
+    Raises:
+        ValueError: names the argument, what came and what is allowed.
+
+    """
+    source = read_source(model) if isinstance(model, str) else ModelSource(_name(model), FACTORY, made=model)
+    sizes = parse_resolutions(resolutions) if isinstance(resolutions, str) else tuple(resolutions)
+    found = machine if isinstance(machine, Machine) else _machine(machine, dtype)
+    if budget_s and not (machine == THIS or found.measured):
+        raise ValueError(f"budget_s: {found.name} can't be measured here; expected 0, got {budget_s:g}")
+    shape = None if input_shape is None else InputShape.parse(input_shape)
+    sweep = TimeSweep(TimePlan((source,), sizes, found, shape, budget_s=budget_s))
+    for _ in sweep.run():
+        pass
+    return ShownTimes(**vars(sweep.result()))
+
+
+def _machine(name: str, dtype: str) -> Machine:
+    if name != THIS:
+        return find_machine(name, dtype)
+    wanted = Wanted("cpu", dtype, torch.get_num_threads())
+    machine, drifts = kept(wanted)
+    if machine is not None and not drifts:
+        return machine
+    measuring = Measuring(wanted)
+    for _ in measuring.run():
+        pass
+    assert measuring.machine is not None
+    return measuring.machine
+
+
+def _name(model: nn.Module | Callable[[], nn.Module]) -> str:
+    return type(model).__name__ if isinstance(model, nn.Module) else getattr(model, "__name__", repr(model))

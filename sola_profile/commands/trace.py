@@ -1,0 +1,62 @@
+"""``sola-profile trace``: one step of a model as a Chrome trace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sola_profile.case import DTYPES, MODES, Resolution, Settings
+from sola_profile.commands.output import Targets, check_device, checked
+from sola_profile.source import DEFAULT_INPUT, BuildError, InputShape, read_source
+
+WARM_UP_RUNS = 3
+
+
+@click.command()
+@click.option("-m", "--model", required=True, metavar="NAME", help="As for the profile: a preset, timm:NAME…")
+@click.option("-r", "--res", default="224", show_default=True, metavar="SIZE", help="Pixels: 224 or 512x2048.")
+@click.option("--out", default="trace.json.gz", show_default=True, metavar="FILE", help="Packed if it ends in .gz.")
+@click.option("--pattern", metavar="PATTERN", help="Another layer pattern of a preset.")
+@click.option("--input", "shape", metavar="SHAPE", help=f"What the model takes.  [default: {DEFAULT_INPUT}]")
+@click.option("--batch", default=1, show_default=True, metavar="N", help="Images per step.")
+@click.option("--dtype", default="float32", show_default=True, metavar="DTYPE", help=f"{', '.join(DTYPES)}.")
+@click.option("--device", default="cpu", show_default=True, metavar="DEVICE", help="cpu, cuda or cuda:N.")
+@click.option("--threads", type=int, metavar="N", help="Threads of PyTorch's CPU operators.")
+@click.option("--mode", default="infer", show_default=True, metavar="MODE", help=f"{' or '.join(MODES)}.")
+def trace(**options: Any) -> None:
+    """Write one warm step for Perfetto: modules as spans around their operators, with shapes and memory.
+
+    Open the file at https://ui.perfetto.dev or in chrome://tracing. The profiler slows short operators down; take times
+    from the profile.
+    """
+    source = checked(lambda: read_source(options["model"], options["pattern"]))
+    resolution = checked(lambda: Resolution.parse(options["res"]), "--res")
+    shape = None if options["shape"] is None else checked(lambda: InputShape.parse(options["shape"]), "--input")
+    names = ("batch", "dtype", "device", "mode", "threads")
+    settings = checked(lambda: Settings(**{name: options[name] for name in names}))
+    checked(lambda: check_device(settings.device), "--device")
+    path = Path(options["out"])
+    Targets(None, {"out": str(path)}).check()
+    from sola_profile.measure.trace import write_trace
+    from sola_profile.workload import build, cpu_threads
+
+    with cpu_threads(settings.threads):
+        try:
+            workload = build(source, settings, shape=shape)
+            step = workload.step(workload.image(resolution))
+            click.echo(f"warming up {source.name} at {resolution}", err=True)
+            step()
+        except BuildError as error:
+            raise click.UsageError(str(error)) from error
+        except Exception:
+            if source.spec is not None:
+                raise
+            # perhaps it has to be built for this size
+            workload = build(source, settings, shape=shape, resolution=resolution)
+            step = workload.step(workload.image(resolution))
+        for _ in range(WARM_UP_RUNS):
+            step()
+        write_trace(workload, step, path)
+    click.echo(f"Trace: {path}")

@@ -1,0 +1,28 @@
+"""What fits in a given memory, as a table."""
+
+from __future__ import annotations
+
+from sola_profile.fitting import Confirmation, Fitted, Fitting
+from sola_profile.report.numbers import mebibytes
+from sola_profile.report.tables import Table
+
+
+def fit_table(fitting: Fitting) -> Table:
+    """One line per size, and one for the largest square image."""
+    found = [*fitting.batches, *filter(None, [fitting.square])]
+    rows = tuple((*_cells(entry), "largest square" if entry is fitting.square else "") for entry in found)
+    columns = ("Size", "Images", "Predicted", "with one more", "Run under the limit", "")
+    title = f"{fitting.source.name} in {mebibytes(fitting.limit_bytes)}, {fitting.headroom:.0%} of it kept free"
+    return Table(title, columns, rows, frozenset({"Run under the limit", ""}))
+
+
+def _cells(found: Fitted) -> tuple[str, ...]:
+    predicted = mebibytes(found.total_bytes) if found.batch else "–"
+    shown = _confirmed(found.confirmation) if found.confirmation else "–"
+    return str(found.resolution), str(found.batch or "none"), predicted, mebibytes(found.next_bytes), shown
+
+
+def _confirmed(seen: Confirmation) -> str:
+    if not seen.ran:
+        return f"failed: {seen.why}"
+    return "ran" if seen.peak_bytes is None else f"ran, process grew by {mebibytes(seen.peak_bytes)}"

@@ -1,0 +1,74 @@
+"""What fits in a given memory: the search against brute force, the answers against real runs under a limit."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sola_profile.case import Resolution, Settings
+from sola_profile.cost.liveness import predict_peak
+from sola_profile.fitting import Fitting, most_that_fits, run_under_limit
+from sola_profile.source import read_source
+from sola_profile.workload import build
+
+MIB = 2**20
+
+
+@given(st.integers(0, 500), st.integers(1, 50), st.integers(0, 9), st.integers(1, 3000), st.sampled_from([1, 2]))
+def test_the_search_finds_what_counting_finds(base, rise, wobble, limit, power):
+    def total(number):
+        return base + rise * number**power + (number * wobble) % 7
+
+    values = [total(number) for number in range(62)]
+    if sorted(values) != values:
+        values.sort()
+    asked = []
+
+    def looked_up(number):
+        asked.append(number)
+        return values[number]
+
+    found, taken, further = most_that_fits(looked_up, limit, 60, power)
+    expected = max((number for number in range(1, 61) if values[number] <= limit), default=0)
+    assert found == expected
+    assert taken == values[max(1, expected)]
+    assert further == values[expected + 1]
+    assert len(asked) == len(set(asked)) <= 20
+
+
+def test_the_largest_batch_is_the_last_that_is_predicted_to_fit():
+    settings, resolution = Settings(mode="train", optimizer="sgd", threads=1), Resolution(64, 64)
+    fitting = Fitting(read_source("sola_t"), settings, 200 * MIB, headroom=0.0)
+    list(fitting.run([resolution], confirm=False))
+    (found,) = fitting.batches
+    for batch, fits in ((found.batch, True), (found.batch + 1, False)):
+        workload = build(fitting.source, Settings(mode="train", optimizer="sgd", batch=batch), "meta")
+        assert (predict_peak(workload, resolution).total_bytes <= 200 * MIB) == fits
+    assert found.total_bytes <= 200 * MIB < found.next_bytes
+    assert fitting.square.total_bytes <= 200 * MIB < fitting.square.next_bytes
+
+
+def test_an_answer_runs_under_the_limit_and_twice_as_much_does_not(sola_profile):
+    code, out, err = sola_profile(
+        *("fit", "--model", "sola_t", "--memory", "150MiB", "--res", "224", "--threads", "1", "--confirm")
+    )
+    assert code == 0
+    assert "running" in err
+    assert out.count("ran, process grew by") == 2
+    asked = {"model": "sola_t", "settings": {"batch": 40}, "shape": None, "resolution": "224", "limit_bytes": 150 * MIB}
+    ended = run_under_limit(asked)
+    assert (ended.ran, ended.why) == (False, "out of memory")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("--memory", "10MiB"), 5, "not one image of these sizes fits in 10MiB"),
+        (("--memory", "much"), 2, "expected a memory such as 8GiB"),
+        (("--memory", "1GiB", "--optimizer", "sgd"), 2, "optimizer: belongs to mode train"),
+        (("--memory", "1GiB", "--headroom", "100"), 2, "expected 0 to 100"),
+    ],
+)
+def test_what_does_not_fit_or_is_typed_wrong_says_so(sola_profile, arguments, code, message):
+    found, _, err = sola_profile("fit", "--model", "sola_t", "--res", "64", *arguments)
+    assert found == code
+    assert message in err
