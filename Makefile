@@ -86,6 +86,8 @@ reports: setup
 		--out docs/reports/patterns
 	$(PAUSE)
 	$(BIN)/sola-profile predict --accuracy
+	$(PAUSE)
+	$(BIN)/sola-profile place --model sola_t --res 512 --swap 3.4=S --budget 90 --out docs/reports/placement
 
 kernels-reports: setup
 	$(BIN)/sola-profile kernels --no-compile --budget 600

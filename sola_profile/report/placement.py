@@ -18,7 +18,7 @@ from sola_profile.report.numbers import (
     whole,
 )
 from sola_profile.report.tables import Table
-from sola_profile.report.terminal import remarks, rich_table
+from sola_profile.report.terminal import rich_table
 from sola_profile.study.placement import ACCURACY, Confirmation, Option, Placement
 from sola_profile.study.reach import HORIZON, RUN
 from sola_profile.study.space import LATENCY
@@ -214,8 +214,10 @@ def print_placement(placement: Placement, console: Console) -> None:
     console.print()
     for table in tables(placement):
         console.print(rich_table(table))
-        for remark in remarks(table) if "" in table.columns else ():
-            console.print(Text(remark, style="yellow"))
+        if "" in table.columns:
+            for row in table.rows:
+                if row[-1]:
+                    console.print(Text(f" {row[0]}: {row[-1]}", style="yellow"))
     for sentence in sentences(placement):
         console.print(Text(sentence))
     for line in usage(placement):
