@@ -9,6 +9,8 @@ from rich.console import Console
 
 from sola_profile.api import Shown
 from sola_profile.case import Resolution, Settings, read_spec
+from sola_profile.hardware import Machine
+from sola_profile.machine_store import find_machine
 from sola_profile.report.placement import print_placement
 from sola_profile.report.placement_json import placement_json
 from sola_profile.study.placement import Budgets, Placement, Question
@@ -42,7 +44,8 @@ def place(
     table: str | Path | None = None,
     decay_per: str | None = None,
     cost: str | None = None,
-    budget_s: float | None = 40.0,
+    budget_s: float | None = None,
+    machine: str | Machine | None = None,
 ) -> ShownPlacement:
     """Which layers of a backbone should be softmax: the exact front of cost and reach over all its patterns.
 
@@ -58,7 +61,9 @@ def place(
         table: CSV file with the columns pattern and accuracy, for the score ``accuracy``; the paper's unless given.
         decay_per: of WKV layers, for the score ``horizon``: ``sequence`` or ``token``; the model's own unless given.
         cost: ``latency_ns`` or ``macs``; latency where it is measured, unless given.
-        budget_s: seconds for all measuring; None measures nothing, and MACs are the cost.
+        budget_s: seconds for all measuring; None measures nothing, and MACs are the cost unless a machine is given.
+        machine: whose ceilings predict the time of every layer, instead of measuring: a name that ``sola-profile machine
+            --list`` gives, a file, or a ``Machine``.
 
     Returns:
         The answer: ``front``, ``chosen``, ``references``, ``swaps``, ``confirmations``; each option with its ``pattern``,
@@ -69,12 +74,13 @@ def place(
         ValueError: names the argument, what came and what is allowed.
 
     """
+    settings = settings or Settings()
     asked = read_spec(model) if isinstance(model, str) else model
     size = resolution if isinstance(resolution, Resolution) else Resolution.parse(str(resolution))
     question = Question(
         spec=get_spec(asked.name.partition("[")[0]) if isinstance(model, str) else asked,
         resolution=size,
-        settings=settings or Settings(),
+        settings=settings,
         pattern=asked.pattern,
         score=score,
         budgets=budgets or Budgets(),
@@ -83,6 +89,7 @@ def place(
         table=None if table is None else Path(table),
         decay_per=decay_per,
         budget_s=budget_s,
+        machine=find_machine(machine, settings.dtype) if isinstance(machine, str) else machine,
         cost=cost,
     )
     placing = Placing(question)

@@ -15,7 +15,11 @@ from hypothesis import strategies as st
 
 import sola_profile
 from sola_profile.case import Resolution, Settings
+from sola_profile.cost.recording import record_at
+from sola_profile.cost.roofline import predict_times
+from sola_profile.machine_store import find_machine
 from sola_profile.report.placement_chart import placement_chart
+from sola_profile.source import ModelSource
 from sola_profile.study import block_times, confirming, placing
 from sola_profile.study.effective_field import effective_area, window_share
 from sola_profile.study.horizon import kernel_variance, layer_variances
@@ -198,6 +202,21 @@ def test_latencies_are_sums_of_measured_layers(measured):
         piece.terms.total_macs for piece in spec_terms(spec.with_pattern("L|L|SLS|S"), 64, 64)
     )
     assert "Predicted from layers, and measured as a whole" in found._repr_html_()
+
+
+def test_a_machine_predicts_the_layers_and_their_sums_are_whole_models():
+    machine = find_machine("h200", "float32")
+    found = sola_profile.place("sola_t", 64, machine=machine, budgets=Budgets(latency_s=1.0))
+    assert found.cost == "latency_ns"
+    assert not found.confirmations
+    assert any("not confirmed by whole models" in remark for remark in found.remarks)
+    assert "H200" in found._repr_html_()
+    for option in (found.own, found.front[0]):
+        source = ModelSource.of(SOLA_T.with_pattern(option.pattern))
+        recording = record_at(source, source.default_input, "float32", Resolution(64, 64))
+        assert option.latency_s == pytest.approx(predict_times(recording, machine).total.middle, rel=0.03)
+    with pytest.raises(ValueError, match="nothing is measured for the machine"):
+        sola_profile.place("sola_t", 64, machine=machine, budget_s=1.0)
 
 
 def test_the_chart_is_a_vega_lite_spec_and_the_json_has_everything(measured):

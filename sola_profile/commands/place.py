@@ -11,15 +11,18 @@ import click
 
 from sola_profile.case import DTYPES, Resolution, Settings, nearest, read_spec
 from sola_profile.commands.formula import parse_bytes
+from sola_profile.commands.machine import find
 from sola_profile.commands.output import Targets, checked, checked_budget, written_command
 from sola_profile.report.svg import Renderer
 from sola_vision.presets import get_spec
 
 if TYPE_CHECKING:
+    from sola_profile.hardware import Machine
     from sola_profile.study.placement import Budgets, Placement, Question
     from sola_profile.study.placing import Placing
 
 BUDGET_S = 40.0
+THIS = "this"
 SCORES = ("run", "horizon", "accuracy", "erf")
 COSTS = {"latency": "latency_ns", "macs": "macs"}
 
@@ -43,6 +46,7 @@ COSTS = {"latency": "latency_ns", "macs": "macs"}
 @click.option("--max-memory", metavar="SIZE", help="At most so much predicted peak memory, such as 2GiB.")
 @click.option("--swap", "swaps", multiple=True, metavar="CHANGE", help="Show one layer changed: 3.4=S. Repeatable.")
 @click.option("--budget", default=BUDGET_S, show_default=True, metavar="SECONDS", help="Time for all measuring.")
+@click.option("--machine", metavar="NAME", help="Predict times for it instead of measuring: this, h200, a file.")
 @click.option("--no-measure", is_flag=True, help="The analytical answer alone: MACs as the cost.")
 @click.option("--out", metavar="FOLDER", help="Write a page with its chart there.")
 @click.option("--json", "json_file", metavar="FILE", help="Write everything as JSON; - is standard output.")
@@ -77,13 +81,13 @@ def read_question(options: dict[str, Any]) -> Question:
     for name, score in (("table", "accuracy"), ("decay_per", "horizon")):
         if options[name] and options["score"] != score:
             raise click.UsageError(f"--{name.replace('_', '-')} belongs to --score {score}, got {options['score']}")
-    if options["no_measure"] and (options["max_latency"] or options["cost"] == "latency"):
+    if options["no_measure"] and not options["machine"] and (options["max_latency"] or options["cost"] == "latency"):
         raise click.UsageError(
             "latency is measured or not known: --no-measure excludes --max-latency and --cost latency"
         )
     stages = checked(lambda: parse_stages(options["stages"]), "--stages")
     budgets = read_budgets(options)
-    measured_s = None if options["no_measure"] else checked_budget(options["budget"])
+    measured_s = None if options["no_measure"] or options["machine"] else checked_budget(options["budget"])
     from sola_profile.machine import check_device
     from sola_profile.study.placement import Question
 
@@ -101,9 +105,24 @@ def read_question(options: dict[str, Any]) -> Question:
         table=Path(options["table"]) if options["table"] else None,
         decay_per=options["decay_per"],
         budget_s=measured_s,
+        machine=find_machine(options["machine"], settings),
         cost=COSTS[options["cost"]] if options["cost"] else None,
         command=written_command(),
     )
+
+
+def find_machine(name: str | None, settings: Settings) -> Machine | None:
+    """The machine to predict for; this one is measured where no ceilings of it are kept."""
+    if name is None:
+        return None
+    if name != THIS:
+        return find(name, settings.dtype)
+    import torch
+
+    from sola_profile.commands.ceilings import this_machine
+    from sola_profile.machine_measuring import Wanted
+
+    return this_machine(Wanted("cpu", settings.dtype, settings.threads or torch.get_num_threads()))
 
 
 def _one_of(options: dict[str, Any], name: str, known: Any) -> None:

@@ -61,10 +61,18 @@ def _table(title: str, placement: Placement, options: object, *, with_front: boo
     assert isinstance(options, (list, tuple))
     timed = any(option.latency_s is not None for option in options)
     rows = tuple(_cells(placement, option, timed=timed, with_front=with_front) for option in options)
-    times = ("Latency", "95 % interval") if timed else ()
+    times = _time_columns(placement) if timed else ()
     last = ("Front",) if with_front else ()
     columns = ("Pattern", "Softmax", "GMACs", *times, placement.score.title, "Memory", "Known as", *last)
     return Table(title, columns, rows, _LEFT)
+
+
+def _time_columns(placement: Placement) -> tuple[str, ...]:
+    machine = placement.question.machine
+    if machine is None:
+        return "Latency", "95 % interval"
+    # a data sheet knows no scatter
+    return ("Predicted latency", "Range") if machine.measured else ("Predicted latency",)
 
 
 def _cells(placement: Placement, option: Option, *, timed: bool, with_front: bool) -> tuple[str, ...]:
@@ -72,7 +80,8 @@ def _cells(placement: Placement, option: Option, *, timed: bool, with_front: boo
     times: tuple[str, ...] = ()
     if timed:
         interval = option.interval_s
-        times = (cost_text(option, LATENCY), NONE if interval is None else duration_interval(interval))
+        both = (cost_text(option, LATENCY), NONE if interval is None else duration_interval(interval))
+        times = both[: len(_time_columns(placement))]
     names = ", ".join([*option.names, *([CHOSEN] if is_chosen else [])])
     on_front = ("yes" if option.on_front else "no" if option.within else "over budget",) if with_front else ()
     return (
@@ -137,14 +146,14 @@ def part_table(placement: Placement) -> Table:
 def headline(placement: Placement) -> str:
     """What was asked."""
     question, settings = placement.question, placement.question.settings
-    measured = (
-        f", {placement.environment.threads if settings.threads is None else settings.threads} threads"
-        if placement.parts
-        else ""
-    )
+    threads = placement.environment.threads if settings.threads is None else settings.threads
+    where = f"{settings.device}, threads: {threads}" if placement.parts else settings.device
+    if question.machine is not None:
+        where = question.machine.name
+    cost = "latency" if placement.cost == LATENCY else "MACs"
     return (
-        f"{question.spec.name} at {question.resolution}, batch {settings.batch}, {settings.dtype}, {settings.device}"
-        f"{measured}: {placement.score.title.lower()} against {'latency' if placement.cost == LATENCY else 'MACs'}"
+        f"{question.spec.name} at {question.resolution}, batch {settings.batch}, {settings.dtype}, {where}: "
+        f"{placement.score.title.lower()} against {cost}"
     )
 
 

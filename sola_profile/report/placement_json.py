@@ -30,6 +30,7 @@ def document(placement: Placement) -> Json:
         "height": question.resolution.height,
         "width": question.resolution.width,
         "settings": asdict(question.settings),
+        "machine": None if question.machine is None else question.machine.name,
         "score": asdict(placement.score),
         "cost": placement.cost,
         "decay_per": question.decay_per,

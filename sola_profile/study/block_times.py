@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import sqrt
 from typing import cast
 
@@ -34,14 +34,29 @@ Part = tuple[int, str] | Bridge | str
 
 
 @dataclass(frozen=True)
-class PartTimes:
-    """Measured time per step of every part that a pattern may have."""
+class PartTime:
+    """Time per step of one part, with its 95 % interval or another honest range."""
 
-    by_part: Mapping[Part, Latency]
+    middle_s: float
+    interval_s: Interval
+
+
+@dataclass(frozen=True)
+class PartTimes:
+    """Time of every part that a pattern may have. ``latencies``: what was measured. ``together``: all are off as one."""
+
+    by_part: Mapping[Part, PartTime]
+    latencies: Mapping[Part, Latency] = field(default_factory=dict)
+    together: bool = False
+
+    @classmethod
+    def measured(cls, latencies: Mapping[Part, Latency]) -> PartTimes:
+        """Medians."""
+        return cls({part: PartTime(found.median_s, found.interval_s) for part, found in latencies.items()}, latencies)
 
     def costs(self) -> Costs:
-        """Medians in whole nanoseconds."""
-        whole = {part: round(NANOSECONDS * latency.median_s) for part, latency in self.by_part.items()}
+        """In whole nanoseconds."""
+        whole = {part: round(NANOSECONDS * time.middle_s) for part, time in self.by_part.items()}
         return Costs(
             sum(time for part, time in whole.items() if isinstance(part, str)),
             {part: time for part, time in whole.items() if isinstance(part, tuple)},
@@ -56,14 +71,14 @@ class PartTimes:
         """Around the sum of a pattern: layers of one kind are wrong together, different kinds independently.
 
         ``± √(Σ_kind (number · half width)²)`` of the kinds' 95 % intervals. It knows the scatter of the timings; that a
-        layer inside a model may take longer than alone it does not know.
+        layer inside a model may take longer than alone it does not know. ``together``: the half widths simply add.
         """
         counts: dict[Part, int] = {part: 1 for part in self.by_part if isinstance(part, str)}
         for place, letter in zip(space.places, letters, strict=True):
             counts[place.stage, letter] = counts.get((place.stage, letter), 0) + 1
         counts.update({bridge: 1 for bridge in space.spec.bridges if space.fits(bridge, letters)})
-        intervals = {part: self.by_part[part].interval_s for part in counts}
-        half_s = sqrt(sum((n * (intervals[p].high - intervals[p].low) / 2) ** 2 for p, n in counts.items()))
+        widths = [n * (self.by_part[p].interval_s.high - self.by_part[p].interval_s.low) / 2 for p, n in counts.items()]
+        half_s = sum(widths) if self.together else sqrt(sum(width**2 for width in widths))
         middle_s = self.costs().of(space, letters) / NANOSECONDS
         return Interval(max(0.0, middle_s - half_s), middle_s + half_s)
 
@@ -147,7 +162,7 @@ class PartRace:
     def times(self) -> PartTimes | None:
         """What every part takes that isn't left out; None while one has no sample."""
         found = {part: summarize(self._samples[part], warm) for part, warm in self._warm.items() if self._samples[part]}
-        return PartTimes(found) if len(found) + len(self.left_out) == len(self._steps) else None
+        return PartTimes.measured(found) if len(found) + len(self.left_out) == len(self._steps) else None
 
 
 def part_name(part: Part) -> str:

@@ -119,5 +119,8 @@ def _check(question: Question) -> None:
     for name, value, known in (("score", question.score, SCORES), ("cost", question.cost or MACS, COSTS)):
         if value not in known:
             raise ValueError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
-    if question.budget_s is None and (question.cost == LATENCY or question.budgets.latency_s is not None):
-        raise ValueError("latency: it is not known without measuring; give MACs a limit, or let it measure")
+    timed = question.budget_s is not None or question.machine is not None
+    if not timed and (question.cost == LATENCY or question.budgets.latency_s is not None):
+        raise ValueError("latency: it is not known without measuring or a machine; give MACs a limit, or one of these")
+    if question.machine is not None and question.budget_s is not None:
+        raise ValueError(f"budget_s: nothing is measured for the machine {question.machine.name}; expected None")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sola_profile.case import Resolution, Settings
+from sola_profile.hardware import Machine
 from sola_profile.machine import Environment
 from sola_profile.measure.latency import Latency
 from sola_profile.measure.statistics import Interval
@@ -71,8 +72,8 @@ class Question:
     spec's unless given. ``score``: one of ``SCORES``. ``stages``: whose layers
     are free. ``swaps``: changes of one layer such as ``3.4=S`` to show. ``table``: of accuracies, for the score of that
     name; the paper's unless given. ``decay_per``: of WKV layers, for the horizon; the spec's unless given. ``budget_s``: for
-    all measuring; None measures nothing, and MACs are the cost. ``cost``: what the front is drawn against; latency where it
-    is measured, unless given.
+    all measuring; None measures nothing, and MACs are the cost. ``machine``: whose ceilings predict the time of
+    every layer, instead of measuring. ``cost``: what the front is drawn against; latency where it is known, unless given.
     """
 
     spec: BackboneSpec
@@ -86,6 +87,7 @@ class Question:
     table: Path | None = None
     decay_per: str | None = None
     budget_s: float | None = None
+    machine: Machine | None = None
     cost: str | None = None
     command: str = ""
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import datetime, timezone
 
 from sola_profile.cost.liveness import predict_peak
+from sola_profile.hardware import Machine
 from sola_profile.machine import environment
 from sola_profile.memory import PeakMemory
 from sola_profile.study.block_times import PartRace, part_name
@@ -16,6 +17,7 @@ from sola_profile.study.effective_field import effective_area
 from sola_profile.study.judge import Judge
 from sola_profile.study.known_patterns import known_patterns
 from sola_profile.study.placement import ACCURACY, AREA, Option, Placement, Question, Swap
+from sola_profile.study.predicted_parts import PartPrediction
 from sola_profile.workload import build, cpu_threads
 
 # points of a front whose memory is predicted, and which a table shows
@@ -58,9 +60,11 @@ class Placing:
         with cpu_threads(self.question.settings.threads):
             if self.question.budget_s is not None:
                 yield from self._time_parts(PARTS_SHARE * self.question.budget_s)
+            if self.question.machine is not None:
+                yield from self._predict_parts(self.question.machine)
             yield from self._measure_areas()
             yield from self._find()
-            if self.question.budget_s is not None and self.judge.times is not None:
+            if self._parts is not None and self.question.budget_s is not None and self.judge.times is not None:
                 yield from self._confirm((1 - PARTS_SHARE) * self.question.budget_s)
 
     def _time_parts(self, budget_s: float) -> Iterator[str]:
@@ -69,6 +73,16 @@ class Placing:
         yield from race.run()
         judge.times = race.times()
         self._ban({part: f"has no measured time, since {reason}" for part, reason in race.left_out.items()})
+
+    def _predict_parts(self, machine: Machine) -> Iterator[str]:
+        question = self.question
+        prediction = PartPrediction(self.judge.space, question.resolution, question.settings, machine)
+        yield from prediction.run()
+        self.judge.times = prediction.times()
+        kind = "its measured ceilings" if machine.measured else "data sheets; nothing is measured there"
+        self._remarks.append(f"Latency is predicted for {machine.name} from {kind}, and not confirmed by whole models.")
+        if prediction.uncounted:
+            self._remarks.append(f"Work that is in no predicted time: {', '.join(sorted(prediction.uncounted))}.")
 
     def _ban(self, reasons: dict[tuple[int, str], str]) -> None:
         """Leave layers out of the search, and say so."""
@@ -176,7 +190,7 @@ class Placing:
         judge = self.judge
         on_front = {option.pattern for option in self._front}
         front = tuple(replace(option, names=self._names(option), on_front=True) for option in self._front)
-        times = {} if judge.times is None else judge.times.by_part
+        times = {} if judge.times is None else judge.times.latencies
         return Placement(
             question=self.question,
             score=judge.kind,

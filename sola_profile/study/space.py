@@ -58,6 +58,11 @@ class Space:
         return tuple(letter for letter in letters if (place.stage, letter) not in self.bans)
 
     @property
+    def letters_used(self) -> tuple[str, ...]:
+        """The letters that some layer may have."""
+        return tuple(dict.fromkeys(letter for place in self.places for letter in self.choices(place)))
+
+    @property
     def size(self) -> int:
         """How many patterns there are."""
         return prod(len(self.choices(place)) for place in self.places)
