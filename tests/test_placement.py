@@ -38,6 +38,7 @@ from sola_vision.spec import BackboneSpec, Bridge, LayerId
 
 SOLA_T = get_spec("sola_t")
 SMALL = Resolution(64, 96)
+TINY = BackboneSpec("tiny", (32, 32, 64, 64), "L|L|LLS|S", bridges=("1.1->3.3",))
 
 
 @st.composite
@@ -178,15 +179,12 @@ def test_sola_b_is_searched_in_less_than_two_seconds():
 @pytest.fixture(scope="module")
 def measured():
     """A placement of a tiny backbone, measured for moments."""
-    spec = BackboneSpec("tiny", (32, 32, 64, 64), "L|L|LLS|S", bridges=("1.1->3.3",))
     budgets = Budgets(latency_s=10.0)
-    return spec, sola_profile.place(
-        spec, 64, budget_s=0.5, settings=Settings(threads=1), budgets=budgets, swaps=["3.1=S"]
-    )
+    return sola_profile.place(TINY, 64, budget_s=0.5, settings=Settings(threads=1), budgets=budgets, swaps=["3.1=S"])
 
 
 def test_latencies_are_sums_of_measured_layers(measured):
-    spec, found = measured
+    found = measured
     times = {name: round(1e9 * latency.median_s) for name, latency in found.parts.items()}
     shared = sum(times[name] for name in ("embedding", "merging 2", "merging 3", "merging 4", "head"))
     own = shared + times["stage 1 L"] + times["stage 2 L"] + 2 * times["stage 3 L"] + times["stage 3 S"]
@@ -199,28 +197,28 @@ def test_latencies_are_sums_of_measured_layers(measured):
     (swap,) = found.swaps
     assert swap.option.pattern == "L|L|SLS|S"
     assert swap.option.macs == sum(
-        piece.terms.total_macs for piece in spec_terms(spec.with_pattern("L|L|SLS|S"), 64, 64)
+        piece.terms.total_macs for piece in spec_terms(TINY.with_pattern("L|L|SLS|S"), 64, 64)
     )
     assert "Predicted from layers, and measured as a whole" in found._repr_html_()
 
 
 def test_a_machine_predicts_the_layers_and_their_sums_are_whole_models():
     machine = find_machine("h200", "float32")
-    found = sola_profile.place("sola_t", 64, machine=machine, budgets=Budgets(latency_s=1.0))
+    found = sola_profile.place(TINY, 64, machine=machine, budgets=Budgets(latency_s=1.0))
     assert found.cost == "latency_ns"
     assert not found.confirmations
     assert any("not confirmed by whole models" in remark for remark in found.remarks)
     assert "H200" in found._repr_html_()
     for option in (found.own, found.front[0]):
-        source = ModelSource.of(SOLA_T.with_pattern(option.pattern))
+        source = ModelSource.of(TINY.with_pattern(option.pattern))
         recording = record_at(source, source.default_input, "float32", Resolution(64, 64))
         assert option.latency_s == pytest.approx(predict_times(recording, machine).total.middle, rel=0.03)
     with pytest.raises(ValueError, match="nothing is measured for the machine"):
-        sola_profile.place("sola_t", 64, machine=machine, budget_s=1.0)
+        sola_profile.place(TINY, 64, machine=machine, budget_s=1.0)
 
 
 def test_the_chart_is_a_vega_lite_spec_and_the_json_has_everything(measured):
-    _, found = measured
+    found = measured
     chart = placement_chart(found)
     altair.LayerChart.from_dict(chart, validate=True)
     document = json.loads(found.json_text())
@@ -230,7 +228,7 @@ def test_the_chart_is_a_vega_lite_spec_and_the_json_has_everything(measured):
 
 def test_a_layer_without_a_time_is_left_out_and_named(monkeypatch):
     monkeypatch.setattr(block_times.PartRace, "_estimate_s", lambda self, part: 60.0 if part == (1, "S") else 0.0)
-    found = sola_profile.place("sola_t", 32, budget_s=0.2, settings=Settings(threads=1))
+    found = sola_profile.place(TINY, 32, budget_s=0.2, settings=Settings(threads=1))
     assert any(remark.startswith("stage 1 S has no measured time") for remark in found.remarks)
     assert all("S" not in option.pattern.split("|")[0] for option in found.front)
     assert next(option for option in found.references if "softmax" in option.names).latency_s is None
@@ -242,13 +240,13 @@ def test_an_interruption_keeps_what_is_known(monkeypatch):
         yield
 
     monkeypatch.setattr(confirming.Confirming, "run", interrupt)
-    found = sola_profile.place("sola_t", 32, budget_s=0.2, settings=Settings(threads=1))
+    found = sola_profile.place(TINY, 32, budget_s=0.2, settings=Settings(threads=1))
     assert found.interrupted
     assert found.cost == "latency_ns"
     assert found.front
     assert found.parts
     monkeypatch.setattr(block_times.PartRace, "run", interrupt)
-    found = sola_profile.place("sola_t", 32, budget_s=0.2, budgets=Budgets(latency_s=1.0))
+    found = sola_profile.place(TINY, 32, budget_s=0.2, budgets=Budgets(latency_s=1.0))
     assert (found.interrupted, found.cost) == (True, "macs")
     assert any("the limit of latency is not kept" in remark for remark in found.remarks)
 
@@ -300,6 +298,14 @@ def test_accuracies_and_receptive_fields_make_fronts_of_what_is_known(tmp_path):
     assert 0 < own <= 1
 
 
+def test_budgets_that_nothing_keeps_leave_no_choice():
+    found = sola_profile.place(TINY, 32, budgets=Budgets(macs=1))
+    assert (found.front, found.chosen, found.model) == ((), None, None)
+    assert placement_chart(found) is None
+    assert "No pattern keeps to the budgets." in found._repr_html_()
+    assert json.loads(found.json_text())["chosen"] is None
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -345,6 +351,3 @@ def test_the_command_writes_what_it_found(sola_profile, tmp_path, monkeypatch):
     assert "![Reach against cost](placement.svg)" in page
     assert "LL\\|LL\\|SSSLSS\\|SS" in page
     assert (out / "placement.svg").read_text().startswith("<svg")
-    code, printed, _ = sola_profile("place", "--model", "sola_t", "--no-measure", "--max-gmacs", "0.5")
-    assert code == 0
-    assert "No pattern keeps to the budgets." in printed

@@ -204,7 +204,7 @@ class Placing:
             swaps=tuple(Swap(swap, self._detailed(judge.option(letters))) for swap, letters in self._swapped.items()),
             confirmations=() if self._confirming is None else self._confirming.found(),
             parts={part_name(part): latency for part, latency in times.items()},
-            remarks=tuple(self._remarks),
+            remarks=tuple(dict.fromkeys(self._remarks)),
             environment=self._environment,
             started=self._started,
             searched_s=self._searched_s,
