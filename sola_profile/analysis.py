@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from sola_profile.case import Case, Resolution
@@ -11,14 +12,14 @@ from sola_profile.cost.breakdown import FORMULAS, Breakdown
 from sola_profile.cost.closed_form import closed_form
 from sola_profile.cost.formula_cost import formula_breakdown
 from sola_profile.cost.liveness import follow_step
-from sola_profile.cost.recording import Recording, record_at
-from sola_profile.cost.roofline import predict_times
+from sola_profile.cost.recording import Call, Recording, record_at
+from sola_profile.cost.roofline import ModelTime, predict_times
 from sola_profile.cost.symbolic import ModelFormula, grouped, total
 from sola_profile.hardware import Machine
 from sola_profile.measure import flop_counter, fvcore_counter
 from sola_profile.measure.counts import Count
 from sola_profile.pieces import piece_modules
-from sola_profile.result import Row
+from sola_profile.result import LayerTime, Row
 from sola_profile.workload import Workload
 from sola_vision.spec import BackboneSpec
 
@@ -67,7 +68,38 @@ def with_time(row: Row, machine: Machine) -> Row:
     """The same with the time that a machine's ceilings predict for the forward pass."""
     case = row.case
     recording = record_at(case.source, case.shape, case.settings.dtype, case.resolution, sized=case.sized)
-    return replace(row, predicted_time=predict_times(recording, machine).total)
+    times = predict_times(recording, machine)
+    return replace(row, predicted_time=times.total, layers=tuple(_layers(case, times)))
+
+
+def _layers(case: Case, times: ModelTime) -> Iterator[LayerTime]:
+    """Pieces of a backbone, or modules two steps down of another model, as far as they have matrix products."""
+    pieces = {piece.path: piece for piece in piece_modules(case.spec)}
+
+    def layer_of(call: Call) -> str:
+        if not pieces:
+            return ".".join(call.module.split(".")[:2])
+        return next((path for path in pieces if _inside(call.module, path)), "")
+
+    for path, calls in times.grouped(layer_of).items():
+        products = [time for time in calls if time.call.work.macs]
+        if not products or not path:
+            continue
+        time_s = sum(time.time.middle for time in calls)
+        kinds = Counter[str]()
+        bounds = Counter[str]()
+        for time in calls:
+            kinds[time.call.kind] += time.call.work.macs
+            bounds[time.bound] += round(1e9 * time.time.middle)
+        piece = pieces.get(path)
+        yield LayerTime(
+            piece.name if piece else path,
+            piece.kind if piece else kinds.most_common(1)[0][0],
+            2 * sum(time.call.work.macs for time in products),
+            sum(time.call.read_bytes + time.call.written_bytes for time in calls),
+            time_s,
+            bounds.most_common(1)[0][0],
+        )
 
 
 def count_all(workload: Workload, resolution: Resolution) -> tuple[list[Count], dict[str, str]]:

@@ -70,6 +70,28 @@ def ran_out_of_memory(missing: Missing | None) -> bool:
 
 
 @dataclass(frozen=True)
+class LayerTime:
+    """One layer at one size by the machine's ceilings: ``flops`` and ``moved_bytes`` of all its operators, predicted
+    ``time_s``, and what ``bound`` takes most of it: ``compute``, ``memory`` or ``overhead``.
+    """
+
+    name: str
+    kind: str
+    flops: int
+    moved_bytes: int
+    time_s: float
+    bound: str
+
+
+@dataclass(frozen=True)
+class Roofs:
+    """The best rate of matrix products that the machine has for any shape, and its bandwidth beyond the caches."""
+
+    flops_per_s: float
+    bytes_per_s: float
+
+
+@dataclass(frozen=True)
 class Row:
     """One model at one size. What is None was not asked for or could not be had; ``missing`` says why.
 
@@ -77,7 +99,7 @@ class Row:
     ``counted_parameters``: numbers in the built module, a check of the closed form. ``step_macs``: multiply-accumulates
     of a whole training step, counted; ``cost`` and ``agreement`` speak of the forward pass. ``memory_timeline``: predicted,
     of the largest size of the model only. ``predicted_time``: seconds of the forward pass by the machine's ceilings,
-    where such are kept.
+    where such are kept; ``layers``: of those with matrix products.
     """
 
     case: Case
@@ -93,6 +115,7 @@ class Row:
     missing: Missing | None = None
     memory_timeline: tuple[Moment, ...] = ()
     predicted_time: Span | None = None
+    layers: tuple[LayerTime, ...] = ()
 
     @property
     def resolution(self) -> Resolution:
@@ -165,6 +188,7 @@ class Profile:
     that were named. ``shape``: of what the model takes.
     ``helpful_sizes``: further square sizes that would give the latency fit freedom. ``interrupted``: stopped by hand.
     ``crossovers``: of the model and each of its twins, the one that costs more in the long run first.
+    ``roofs``: of the machine whose ceilings predict times, None where none is kept.
     """
 
     command: str
@@ -177,6 +201,7 @@ class Profile:
     helpful_sizes: tuple[int, ...]
     interrupted: bool
     crossovers: tuple[Crossover, ...] = ()
+    roofs: Roofs | None = None
 
     @property
     def model(self) -> Contender:

@@ -18,11 +18,11 @@ from sola_profile.cost.formula_cost import Growth, formula_complexity, growth
 from sola_profile.cost.polynomial import Complexity
 from sola_profile.cost.symbolic import LIMIT_S, ModelFormula, model_formula
 from sola_profile.growing import crossovers, scaling
-from sola_profile.hardware import Machine
+from sola_profile.hardware import FLOPS, TRAFFIC, Machine
 from sola_profile.isolated import Isolated
 from sola_profile.machine import environment
 from sola_profile.measuring import Measuring, Progress
-from sola_profile.result import MODEL, Contender, Profile, Row
+from sola_profile.result import MODEL, Contender, Profile, Roofs, Row
 from sola_profile.source import InputShape, ModelSource
 from sola_profile.workload import Workload, build, cpu_threads
 from sola_vision.presets import twins
@@ -119,6 +119,7 @@ class Sweep:
             helpful_sizes=helpful_sizes([round(size.pixels**0.5) for size in plan.resolutions], self._stride),
             interrupted=self.interrupted,
             crossovers=tuple(crossovers(contenders)),
+            roofs=None if plan.machine is None else _roofs(plan.machine),
         )
 
     @property
@@ -186,6 +187,14 @@ class Sweep:
         else:
             row = analyse(case, found.workload, found.formula)
         return row if found.role != MODEL or self.plan.machine is None else with_time(row, self.plan.machine)
+
+
+def _roofs(machine: Machine) -> Roofs | None:
+    """The highest rate of products, and the bandwidth of the largest working set; None where one isn't known."""
+    products = [surface.best for surface in machine.surfaces.values() if surface.unit == FLOPS]
+    if not products or TRAFFIC not in machine.surfaces:
+        return None
+    return Roofs(max(products), machine.surfaces[TRAFFIC].rates[-1][1])
 
 
 def contenders(plan: Plan) -> dict[str, ModelSource]:

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import altair
 import pytest
 import torch
 from hypothesis import given
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from sola_profile import families as names
-from sola_profile.case import Resolution
+from sola_profile.case import Resolution, Settings, parse_resolutions
 from sola_profile.compare.bounds import turns
 from sola_profile.cost.recording import record_at
 from sola_profile.cost.reuse import Death, Touch, accesses
@@ -31,7 +32,11 @@ from sola_profile.hardware import (
 from sola_profile.machine_store import datasheets, find_machine, read_machine, save
 from sola_profile.measure import surfaces
 from sola_profile.measure.probes import FAMILIES
+from sola_profile.report.charts import specs
+from sola_profile.report.json_file import json_text
+from sola_profile.report.read_json import read_profile
 from sola_profile.source import FACTORY, InputShape, ModelSource, read_source
+from sola_profile.sweep import Plan, Sweep
 from sola_profile.time_result import kind_of
 from sola_profile.time_sweep import TimePlan, TimeSweep
 
@@ -268,3 +273,24 @@ def test_data_sheets_have_sources_and_known_dtypes():
             assert not find_machine(name, dtype).measured
     with pytest.raises(ValueError, match="did you mean 'h200'"):
         find_machine("H20O", "float32")
+
+
+def test_layers_of_a_profile_stand_under_the_roof():
+    """Work, bytes and time of a backbone's pieces; FLOP/s never above what the machine has."""
+    plan = Plan(
+        read_source("sola_t"), parse_resolutions("64,128"), Settings(), None, machine=find_machine("a100", "float32")
+    )
+    sweep = Sweep(plan)
+    list(sweep.run())
+    found = sweep.profile()
+    for row in found.model.rows:
+        assert sum(layer.flops for layer in row.layers) == 2 * row.cost.macs
+        assert {layer.kind for layer in row.layers} == {piece.kind for piece in row.cost.pieces if piece.macs}
+        # norms, residual sums and views belong to no piece
+        assert sum(layer.time_s for layer in row.layers) < row.predicted_time.middle
+        assert all(layer.flops / layer.time_s <= found.roofs.flops_per_s for layer in row.layers)
+    chart = specs(found)["roofline.svg"]
+    altair.LayerChart.from_dict(chart, validate=True)
+    paths = chart["layer"][-2]["data"]["values"]
+    assert len(paths) == sum(len(row.layers) for row in found.model.rows)
+    assert read_profile(json_text(found), "memory") == found

@@ -85,13 +85,14 @@ def measure_surfaces(place: Place) -> Iterator[tuple[str, Surface | None]]:
         for name, measure in _COSTS.items():
             yield name, None
             yield name, measure(place)
-        plain_s = _call_surface(place, _ADDITION).rates[0][1]
+        # the fastest: taking off more than a call costs would make the rate of what remains impossibly high
+        plain_s = _call_surface(place, _ADDITION).rates[0][0]
         for family in FAMILIES:
             yield family.name, None
             try:
                 if family.least is not None:
                     surface = _call_surface(place, family)
-                    calls[family.name] = surface.rates[0][1]
+                    calls[family.name] = surface.rates[0][0]
                     yield f"{CALL}: {family.name}", surface
                 yield family.name, _surface(place, family, calls.get(family.name, plain_s))
             except (RuntimeError, NotImplementedError):

@@ -13,6 +13,7 @@ from typing import Any
 from sola_profile.report.bar_charts import memory_chart, shares_chart
 from sola_profile.report.memory_chart import timeline_chart
 from sola_profile.report.numbers import duration, duration_interval, significant
+from sola_profile.report.roofline_chart import roofline_chart
 from sola_profile.report.scaling_chart import Point, Series, scaling_chart, styles
 from sola_profile.result import Contender, Profile, Row
 
@@ -119,6 +120,7 @@ CHARTS: Mapping[str, Callable[[Profile], Spec | None]] = {
     "latency.svg": _latency,
     "flops.svg": _flops,
     "shares.svg": shares_chart,
+    "roofline.svg": roofline_chart,
     "memory.svg": memory_chart,
     "timeline.svg": timeline_chart,
 }

@@ -186,7 +186,8 @@ def _sections(profile: Profile, charts: Sequence[str]) -> Iterator[Section]:
     polynomials = polynomial_table(profile.model)
     yield Section("scaling", "How it grows", growth, scaling, _shown(polynomials), series)
     latency = latency_table(profile) if profile.budget_s is not None else None
-    yield Section("latency", "Latency", (), (), _shown(latency))
+    roofline = tuple(name for name in ("roofline.svg",) if name in charts)
+    yield Section("latency", "Latency", (), roofline, _shown(latency))
     yield Section("comparison", "Beside others", (), (), _shown(comparison_table(profile)))
     shares = tuple(name for name in ("shares.svg",) if name in charts)
     yield Section("kinds", "Where the work is", (scalar_sentence(profile),), shares, _shown(kinds_table(profile)))

@@ -45,6 +45,7 @@ def document(profile: Profile) -> Json:
         "budget_s": profile.budget_s,
         "models": [_contender(contender) for contender in profile.contenders],
         "helpful_sizes": list(profile.helpful_sizes),
+        "roofs": None if profile.roofs is None else asdict(profile.roofs),
         "crossovers": [_crossover(found) for found in profile.crossovers],
     }
 
@@ -116,6 +117,7 @@ def _row(row: Row) -> Json:
         "predicted_memory": _memory(row.predicted_memory),
         "measured_memory": None if row.measured_memory is None else _memory(row.measured_memory),
         "latency": None if row.latency is None else latency_json(row.latency),
+        "layers": [asdict(layer) for layer in row.layers],
         "predicted_time": None if row.predicted_time is None else span_json(row.predicted_time),
         "kind_times_s": None if row.kind_times is None else [dict(run) for run in row.kind_times.runs],
         "missing": None if row.missing is None else missing_json(row.missing),

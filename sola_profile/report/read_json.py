@@ -32,7 +32,7 @@ from sola_profile.measure.statistics import Interval
 from sola_profile.memory import Moment, PeakMemory
 from sola_profile.report.json_file import SCHEMA_VERSION
 from sola_profile.report.json_parts import Json, read_missing, read_span
-from sola_profile.result import Contender, Profile, Row, Scaling
+from sola_profile.result import Contender, LayerTime, Profile, Roofs, Row, Scaling
 from sola_profile.source import InputShape, ModelSource
 from sola_vision.spec import BackboneSpec, MixerSpec
 
@@ -90,6 +90,7 @@ def _profile(document: Json) -> Profile:
         helpful_sizes=tuple(document["helpful_sizes"]),
         interrupted=document["interrupted"],
         crossovers=tuple(map(_crossover, document["crossovers"])),
+        roofs=None if document["roofs"] is None else _plain(Roofs, document["roofs"]),
     )
 
 
@@ -144,6 +145,7 @@ def _row(found: Json, source: ModelSource, shape: InputShape, settings: Settings
         kind_times=None if runs is None else KindTimes(tuple(runs)),
         missing=_optional(read_missing, found["missing"]),
         # files of before there were predictions lack it
+        layers=tuple(_plain(LayerTime, layer) for layer in found["layers"]),
         predicted_time=_optional(read_span, found.get("predicted_time")),
         memory_timeline=tuple(_plain(Moment, moment) for moment in found["memory_timeline"]),
     )
