@@ -76,18 +76,18 @@ docs: reports kernels-reports
 # every model's report
 reports: setup
 	$(BIN)/sola-profile audit --out docs/reports
-	$(BIN)/sola-profile --model sola_t --res 224,512,1024,2048 --budget 150
+	$(BIN)/sola-profile --model sola_t --res 224,512,1024,2048 --budget 110
 	$(PAUSE)
-	$(BIN)/sola-profile --model sola_s --res $(SIZES) --budget 200
+	$(BIN)/sola-profile --model sola_s --res $(SIZES) --budget 130
 	$(PAUSE)
-	$(BIN)/sola-profile --model sola_b --res $(SIZES) --budget 200
+	$(BIN)/sola-profile --model sola_b --res $(SIZES) --budget 150
 	$(PAUSE)
-	$(BIN)/sola-profile --model sola_s --with sola_s_llls,sola_s_llss,sola_s_lasthalf --res 224,448,896 --budget 200 \
+	$(BIN)/sola-profile --model sola_s --with sola_s_llls,sola_s_llss,sola_s_lasthalf --res 224,320,448 --budget 120 \
 		--out docs/reports/patterns
 	$(PAUSE)
-	$(BIN)/sola-profile predict --accuracy
+	$(BIN)/sola-profile predict --accuracy --budget 25
 	$(PAUSE)
-	$(BIN)/sola-profile place --model sola_t --res 512 --swap 3.4=S --budget 90 --out docs/reports/placement
+	$(BIN)/sola-profile place --model sola_t --res 512 --swap 3.4=S --budget 60 --out docs/reports/placement
 
 kernels-reports: setup
 	$(BIN)/sola-profile kernels --no-compile --budget 600

@@ -117,7 +117,7 @@ def test_counting_alone_writes_table_and_report(run, tmp_path):
     assert "analysing sola_t at 64" in err
     folder = tmp_path / "docs" / "reports" / "sola_t"
     assert {path.name for path in folder.iterdir()} == {
-        *("README.md", "report.html", "result.json", "flops.svg", "shares.svg", "memory.svg")
+        *("README.md", "report.html", "result.json", "flops.svg", "shares.svg", "memory.svg", "timeline.svg")
     }
     assert (
         "sola-profile --model sola_t --res 64,96 --threads 1 --no-measure --strict"

@@ -48,7 +48,7 @@ def roofline_chart(profile: Profile) -> Spec | None:
         "encoding": {
             **encoding,
             "detail": {"field": "layer", "type": "nominal"},
-            "color": {"field": "kind", "type": "nominal", "scale": color, "legend": None},
+            "color": {"field": "kind", "type": "nominal", "scale": color, "legend": legend},
             "order": {"field": "order", "type": "quantitative"},
         },
     }
@@ -122,14 +122,15 @@ def _roofs(roofs: Roofs, encoding: Spec) -> list[Spec]:
         "mark": {"type": "line", "color": "#767676", "strokeWidth": 1.4},
         "encoding": encoding,
     }
+    middle = (start * ridge) ** 0.5
     names = [
         (high, peak, f"{significant(peak)} GFLOP/s", "right", -7),
-        (start, corners[0][1], f"{significant(roofs.bytes_per_s / 1e9)} GB/s", "left", -12),
+        (middle, middle * roofs.bytes_per_s / 1e9, f"{significant(roofs.bytes_per_s / 1e9)} GB/s", "right", -7),
     ]
     texts = [
         {
             "data": {"values": [{"x": x, "y": y}]},
-            "mark": {"type": "text", "text": text, "align": align, "dy": dy, "dx": 6 if align == "left" else -4}
+            "mark": {"type": "text", "text": text, "align": align, "dy": dy, "dx": -6}
             | {"color": "#767676", "fontSize": 11},
             "encoding": encoding,
         }
