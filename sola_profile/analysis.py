@@ -15,6 +15,7 @@ from sola_profile.cost.liveness import follow_step
 from sola_profile.cost.recording import Call, Recording, record_at
 from sola_profile.cost.roofline import ModelTime, predict_times
 from sola_profile.cost.symbolic import ModelFormula, grouped, total
+from sola_profile.errors import first_line
 from sola_profile.hardware import Machine
 from sola_profile.measure import flop_counter, fvcore_counter
 from sola_profile.measure.counts import Count
@@ -126,8 +127,3 @@ def formula_count(recording: Recording, spec: BackboneSpec) -> Count:
 
 def _inside(module: str, path: str) -> bool:
     return module == path or module.startswith(f"{path}.")
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, in one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sola_profile.analysis import count_all, first_line
+from sola_profile.analysis import count_all
 from sola_profile.case import Resolution, Settings
 from sola_profile.cost.recording import Recording, record_at
 from sola_profile.cost.symbolic import total
+from sola_profile.errors import first_line
 from sola_profile.measure import fvcore_counter
 from sola_profile.source import ModelSource, read_source
 from sola_profile.workload import Workload, build

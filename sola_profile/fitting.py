@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from sola_profile.analysis import first_line
 from sola_profile.case import MAX_SIDE, Resolution, Settings
 from sola_profile.cost.liveness import predict_peak
+from sola_profile.errors import first_line
 from sola_profile.source import InputShape, ModelSource
 from sola_profile.workload import Workload, build, cpu_threads
 

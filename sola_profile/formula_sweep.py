@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 
-from sola_profile.analysis import COUNTERS, count_all, first_line
+from sola_profile.analysis import COUNTERS, count_all
 from sola_profile.case import Resolution, Settings
 from sola_profile.compare.formula_check import check
 from sola_profile.cost.closed_form import closed_form
 from sola_profile.cost.recording import Recording
 from sola_profile.cost.symbolic import LIMIT_S, ModelFormula, model_formula, peak_of, total
+from sola_profile.errors import first_line
 from sola_profile.formula_result import Coverage, Fit, FormulaResult, SizeRow
 from sola_profile.machine import available_bytes
 from sola_profile.measure.counts import Count

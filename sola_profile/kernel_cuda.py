@@ -20,6 +20,7 @@ from torch import Tensor
 
 import sola_vision
 from sola_profile.cost.kernels import work
+from sola_profile.errors import first_line
 from sola_profile.kernel_case import WKV, KernelCase
 from sola_profile.kernel_targets import BEST_SDPA, COPY, FLASH, RETENTION, ModelTarget, Target
 from sola_profile.kernel_workload import Inputs, make_inputs, make_step
@@ -168,7 +169,7 @@ def race(steps: Mapping[str, Step], clock: Clock) -> dict[str, Timing]:
             try:
                 time_s = clock.time(step)
             except (RuntimeError, ImportError, ValueError, AssertionError) as error:
-                missing[name] = (str(error).strip() or type(error).__name__).splitlines()[0]
+                missing[name] = first_line(error)
                 continue
             if turn == 0 and name == COMPILED:
                 clock.compile_left_s -= time.perf_counter() - begin

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from sola_profile.analysis import first_line
 from sola_profile.case import Case, Resolution, Settings
+from sola_profile.errors import first_line
 from sola_profile.machine import available_bytes
 from sola_profile.measure.kind_times import KindTimes, time_kinds
 from sola_profile.measure.latency import (

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from sola_profile.cost.recording import record_module
 from sola_profile.cost.symbolic import total
+from sola_profile.errors import first_line
 from sola_profile.measure.spellings import (
     FORWARD,
     SPELLINGS,
@@ -81,7 +82,7 @@ def run(counters: Sequence[Counter] = COUNTERS) -> Iterator[Outcome]:
                 macs = counter.macs(spelling)
             except Exception as error:
                 shares[counter.name] = None
-                failed[counter.name] = (str(error).strip() or type(error).__name__).splitlines()[0]
+                failed[counter.name] = first_line(error)
             else:
                 shares[counter.name] = None if macs is None else macs / spelling.macs
         yield Outcome(spelling, shares, failed)

@@ -10,13 +10,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 
-from sola_profile.analysis import analyse, analyse_model, first_line, with_time
+from sola_profile.analysis import analyse, analyse_model, with_time
 from sola_profile.case import Case, Resolution, Settings
 from sola_profile.compare.scaling import helpful_sizes
 from sola_profile.cost.closed_form import complexity
 from sola_profile.cost.formula_cost import Growth, formula_complexity, growth
 from sola_profile.cost.polynomial import Complexity
 from sola_profile.cost.symbolic import LIMIT_S, ModelFormula, model_formula
+from sola_profile.errors import first_line
 from sola_profile.growing import crossovers, scaling
 from sola_profile.hardware import FLOPS, TRAFFIC, Machine
 from sola_profile.isolated import Isolated

@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 import psutil
 import torch
 
-from sola_profile.analysis import first_line
 from sola_profile.case import Resolution
 from sola_profile.compare.bounds import turns
 from sola_profile.cost.recording import Recording, record_at
 from sola_profile.cost.roofline import ModelTime, predict_times
 from sola_profile.cost.symbolic import peak_of
+from sola_profile.errors import first_line
 from sola_profile.hardware import MMAP_THRESHOLD, Machine
 from sola_profile.machine import available_bytes
 from sola_profile.measure.contest import Contestant, prepare, race

@@ -121,6 +121,8 @@ def training_step(model: nn.Module, image: Tensor, optimizer: torch.optim.Optimi
 
     def step() -> None:
         outputs = [leaf for leaf in tree_leaves(model(image)) if isinstance(leaf, Tensor) and leaf.requires_grad]
+        if not outputs:
+            raise ValueError("mode: nothing that the model gives has a gradient, so it can't train")
         sum((output.sum() for output in outputs[1:]), start=outputs[0].sum()).backward()
         if optimizer is not None:
             optimizer.step()

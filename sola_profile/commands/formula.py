@@ -158,7 +158,7 @@ def show(result: FormulaResult, targets: Targets, options: dict[str, Any]) -> No
     if not options["as_latex"]:
         print_formula(result, targets.console(), options["by"], options["depth"])
     elif result.formula.recording is None:
-        raise click.ClickException(f"there is no formula to print: {result.formula.why}")
+        raise click.UsageError(f"there is no formula to print: {result.formula.why}")
     else:
         click.echo(latex(result), nl=False, err="-" in targets.files.values())
 

@@ -15,6 +15,7 @@ import click
 from sola_profile.case import DTYPES, MODES, OPTIMIZERS, Resolution, Settings, parse_resolutions
 from sola_profile.commands.gates import Baseline, gate_options, read_baseline
 from sola_profile.commands.output import Targets, check_device, checked, checked_budget, report_folder, written_command
+from sola_profile.errors import first_line
 from sola_profile.exit_codes import ExitCode
 from sola_profile.report import FORMATS, render
 from sola_profile.report.svg import Renderer
@@ -169,9 +170,8 @@ def choose_sizes(request: Request) -> tuple[Resolution, ...]:
     except Exception as error:
         if request.source.spec is not None:
             raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise click.UsageError(
-            f"--res auto can't run {request.source.name}: {reason}; name sizes that it takes"
+            f"--res auto can't run {request.source.name}: {first_line(error)}; name sizes that it takes"
         ) from error
     click.echo(f"sizes: {','.join(map(str, choice.resolutions))}; {choice.why}", err=True)
     return choice.resolutions

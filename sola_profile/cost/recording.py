@@ -34,6 +34,7 @@ from sola_profile.cost.reuse import Death, Event, Touch
 from sola_profile.cost.symbols import RING, ROWS, NotPolynomial, Symbols
 from sola_profile.cost.work import BY_KIND, Operand, Size, Work, formula_for
 from sola_profile.cost.workspaces import workspaces_on
+from sola_profile.errors import first_line
 from sola_profile.operators import operator_kind
 from sola_profile.source import BuildError, InputShape, ModelSource
 
@@ -187,7 +188,7 @@ def _record(model: nn.Module, image: Tensor, symbols: Symbols | None, height: Si
                 raise
             # what a model does with a symbol that it takes for a number is without bounds
             symbols.check()
-            raise NotPolynomial(f"the model refuses symbolic sides: {symbols.named(_first_line(error))}") from error
+            raise NotPolynomial(f"the model refuses symbolic sides: {symbols.named(first_line(error))}") from error
     conditions: tuple[sympy.Basic, ...] = ()
     if symbols is not None:
         symbols.check()
@@ -227,10 +228,6 @@ def _exceeds(high: Size, low: Size) -> bool:
     if isinstance(high, int) and isinstance(low, int):
         return high >= low
     return all(coefficient >= 0 for coefficient in (RING(high) - RING(low)).coeffs())
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _patch(rows: Size | None, height: Size) -> int:
