@@ -28,6 +28,7 @@ COMMANDS: Mapping[str, str] = {
     "predict": "sola_profile.commands.predict:predict",
     "machine": "sola_profile.commands.machine:machine",
     "place": "sola_profile.commands.place:place",
+    "experiment": "sola_profile.commands.experiment:experiment",
     "kernels": "sola_profile.commands.kernels:kernels",
     "fit": "sola_profile.commands.fit:fit",
     "trace": "sola_profile.commands.trace:trace",
