@@ -2,6 +2,7 @@
 
 import os
 import signal
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from sola_profile.study.seed_statistics import (
     seeds_needed,
 )
 from sola_profile.study.trial import Outcome, Trial, paper_accuracies, plan
-from sola_profile.study.trial_crew import Crew, Failure
+from sola_profile.study.trial_crew import Crew, Failure, fingerprint
 from sola_profile.study.trial_log import TrialLog
 
 PATTERNS = ("LLLLLL", "LLSLLS", "SSSSSS")
@@ -176,6 +177,20 @@ def test_bad_use_is_named(arguments, message, tmp_path):
     result = CliRunner().invoke(experiment, [*arguments, "--out", str(tmp_path / "out"), "--report-only"])
     assert result.exit_code == 2, result.output
     assert message in result.output
+
+
+def test_a_fingerprint_is_of_what_was_chosen():
+    @dataclass(frozen=True)
+    class Old:
+        steps: int
+        rate: float = 0.1
+
+    @dataclass(frozen=True)
+    class New(Old):
+        later: tuple = ()
+
+    assert fingerprint(Old(5)) == fingerprint(Old(5, 0.1)) == fingerprint(New(5))
+    assert len({fingerprint(each) for each in (Old(5), Old(6), Old(5, 0.2), New(5, later=(1,)))}) == 4
 
 
 def test_paper_is_ten_patterns():

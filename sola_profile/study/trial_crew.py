@@ -10,7 +10,7 @@ import multiprocessing
 import signal
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, cast
@@ -150,5 +150,21 @@ def config_of(trial: Trial) -> Any:
 
 
 def fingerprint(config: object) -> str:
-    """Twelve hexadecimal digits of a frozen dataclass: two runs with the same are repetitions of each other."""
-    return hashlib.sha256(repr(config).encode()).hexdigest()[:12]
+    """Twelve hexadecimal digits of a frozen dataclass: two runs with the same are repetitions of each other.
+
+    What is at its default doesn't count, so that a new setting leaves earlier runs what they are.
+    """
+    return hashlib.sha256(repr(_chosen(config)).encode()).hexdigest()[:12]
+
+
+def _chosen(value: object) -> object:
+    """Fields that aren't at their defaults, by name, all the way down."""
+    if not is_dataclass(value) or isinstance(value, type):
+        return value
+    pairs = [(field.name, getattr(value, field.name)) for field in fields(value) if _differs(value, field)]
+    return sorted((name, _chosen(found)) for name, found in pairs)
+
+
+def _differs(value: object, field: Field[Any]) -> bool:
+    default = field.default if field.default_factory is MISSING else field.default_factory()
+    return bool(getattr(value, field.name) != default)
