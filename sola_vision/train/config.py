@@ -160,7 +160,12 @@ class TrainResult:
 
 
 def _number(
-    name: str, value: Any, least: float | None = None, most: float | None = None, *, above: float | None = None,
+    name: str,
+    value: Any,
+    least: float | None = None,
+    most: float | None = None,
+    *,
+    above: float | None = None,
     below: float | None = None,
 ) -> None:
     rules = [
