@@ -26,7 +26,9 @@ IMAGES, MATRICES, ROWS = 3, 8, 512
 @click.option("--pattern", metavar="PATTERN", help="Another pattern of layers.")
 @click.option("--weights", metavar="FILE", help="Trained weights, safetensors.  [default: fresh ones]")
 @click.option("--images", metavar="FOLDER", help="Images to look at.  [default: generated ones]")
-@click.option("--count", default=IMAGES, show_default=True, metavar="N", help="Images; matrices are those of the first.")
+@click.option(
+    "--count", default=IMAGES, show_default=True, metavar="N", help="Images; matrices are those of the first."
+)
 @click.option("--matrices", default=MATRICES, show_default=True, metavar="N", help="Heads or channels per layer.")
 @click.option("--rows", default=ROWS, show_default=True, metavar="N", help="Rows of each matrix; 0 for all.")
 @click.option("--threads", type=int, metavar="N", help="Threads of PyTorch's CPU operators.")
@@ -91,5 +93,12 @@ def run(studying: Studying) -> Study:
 def write(found: Study, targets: Targets, renderer: Renderer | None) -> None:
     """Files first, the terminal last."""
     from sola_profile.report.study import print_study
+    from sola_profile.report.study_folder import write_study
+    from sola_profile.report.study_json import study_json
 
+    if targets.folder is not None and renderer is not None:
+        problem = write_study(found, targets.folder, renderer)
+        if problem:
+            click.echo(f"no charts: {problem}", err=True)
+    targets.deliver({name: study_json(found) for name in targets.files})
     print_study(found, targets.console())

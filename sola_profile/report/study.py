@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from math import inf, isnan
 
 from rich.console import Console
 from rich.text import Text
@@ -27,29 +26,32 @@ from sola_profile.study.study_result import (
 )
 
 NONE = "–"
-_LEFT = frozenset({"Layer", "Mixer", "Of", "Matrices", "Decays", ""})
+_LEFT = frozenset({"Layer", "Layers", "Of", "Matrices", ""})
 
 
 def layer_name(layer: LayerFigures) -> str:
-    """``3.3 S``."""
-    return f"{layer.place} {layer.letter}"
+    """``3.3 softmax``."""
+    return f"{layer.place} {layer.mixer}"
 
 
 def matrix_table(study: Study, size: SizeStudy) -> Table:
     """Where the rows of every layer look."""
-    title = f"Mixing matrices at {size.resolution}, {study.images[0]}: where rows look"
+    signed = any(layer.matrices and layer.row_mean("negative") > 0 for layer in size.layers)
     columns = (
-        *("Layer", "Mixer", "Tokens", "Matrices", "Rows", "Entropy", "Participation", "Top 9"),
-        *("3 × 3", "By chance", "Distance", "By chance ", "Negative", "Check", ""),
+        *("Layer", "Tokens", "Matrices", "Rows", "Entropy", "Spread", "Top 9", "3 × 3 (chance)", "Distance (chance)"),
+        *(("Negative",) if signed else ()),
+        *("Check", ""),
     )
-    return Table(title, columns, tuple(map(_matrix_cells, size.layers)), _LEFT)
+    rows = tuple(_matrix_cells(layer, signed=signed) for layer in size.layers)
+    return Table(f"Where rows look, at {size.resolution} on {study.images[0]}", columns, rows, _LEFT)
 
 
-def _matrix_cells(layer: LayerFigures) -> tuple[str, ...]:
-    head = (layer_name(layer), layer.mixer, whole(layer.tokens))
+def _matrix_cells(layer: LayerFigures, *, signed: bool) -> tuple[str, ...]:
+    head = (layer_name(layer), whole(layer.tokens))
     if not layer.matrices:
-        return (*head, *[NONE] * 11, layer.note)
-    wrong = "" if layer.agrees else f"differs from the operator by {layer.error:.1e} of its largest result"
+        return (*head, *[NONE] * (9 if signed else 8), layer.note)
+    local, chance = layer.row_mean("local"), layer.row_mean("local_chance")
+    distance, far = layer.row_mean("distance_px"), layer.row_mean("distance_chance_px")
     return (
         *head,
         _matrices_text(layer),
@@ -57,13 +59,11 @@ def _matrix_cells(layer: LayerFigures) -> tuple[str, ...]:
         f"{layer.row_mean('entropy'):.3f}",
         significant(layer.row_mean("participation")),
         percent(layer.row_mean("top")),
-        percent(layer.row_mean("local")),
-        percent(layer.row_mean("local_chance")),
-        f"{significant(layer.row_mean('distance_px'))} px",
-        f"{significant(layer.row_mean('distance_chance_px'))} px",
-        percent(layer.row_mean("negative")),
-        f"{layer.error:.0e}" if layer.agrees else "differs",
-        wrong,
+        f"{percent(local, 2)} ({100 * chance:.2f})",
+        f"{significant(distance)} px ({significant(far)})",
+        *((percent(layer.row_mean("negative")),) if signed else ()),
+        f"{layer.error:.0e}",
+        "" if layer.agrees else f"differs from the operator by {layer.error:.1e} of its largest result",
     )
 
 
@@ -76,11 +76,11 @@ def _matrices_text(layer: LayerFigures) -> str:
 def rank_table(size: SizeStudy) -> Table:
     """Ranks, state, and what rows know of their query."""
     columns = (
-        *("Layer", "Mixer", "Numerical rank", "Effective", "Stable", "Of"),
-        *("State rank", "Condition", "Confused", "Scale changes"),
+        *("Layer", "Numerical rank", "Effective", "Stable", "Of"),
+        *("State rank", "Condition", "Confused", "Scale"),
     )
     rows = tuple(_rank_cells(layer) for layer in size.layers if layer.matrices)
-    return Table(f"Ranks and queries at {size.resolution}", columns, rows, _LEFT)
+    return Table(f"Ranks, states and queries at {size.resolution}", columns, rows, _LEFT)
 
 
 def _rank_cells(layer: LayerFigures) -> tuple[str, ...]:
@@ -88,7 +88,6 @@ def _rank_cells(layer: LayerFigures) -> tuple[str, ...]:
     state_rank = layer.mean("state_rank")
     return (
         layer_name(layer),
-        layer.mixer,
         significant(layer.rank_mean("numerical")),
         significant(layer.rank_mean("effective")),
         significant(layer.rank_mean("stable")),
@@ -101,24 +100,21 @@ def _rank_cells(layer: LayerFigures) -> tuple[str, ...]:
 
 
 def depth_table(study: Study, size: SizeStudy) -> Table:
-    """What becomes of the features."""
+    """What becomes of products and features."""
     areas = tuple(f"ERF {percent(held, 0)}" for held in HELD)
-    columns = (
-        *("Layer", "From uniform", "Rows apart", "Product rank", "Residual", "Similarity", "High freq."),
-        *("Mixer's gain", *areas),
+    columns = ("Layer", "Uniform", "Apart", "Rank", "Residual", "Cosine", "High", "Gain", *areas)
+    rows = tuple(
+        (f"{depth.place} {layer.mixer}", *_depth_cells(depth))
+        for depth, layer in zip(size.depths, size.layers, strict=True)
     )
-    letters = study.question.model.spec.pattern.replace("|", "")
-    rows = tuple(_depth_cells(depth, letter) for depth, letter in zip(size.depths, letters, strict=False))
-    return Table(f"Across layers at {size.resolution}, means over {len(study.images)} images", columns, rows, _LEFT)
+    return Table(f"As depth grows, at {size.resolution}, means over {len(study.images)} images", columns, rows, _LEFT)
 
 
-def _depth_cells(depth: DepthFigures, letter: str) -> tuple[str, ...]:
-    products = (_share(depth.deviation), _share(depth.apart))
-    rank = NONE if depth.product_rank is None else significant(depth.product_rank)
+def _depth_cells(depth: DepthFigures) -> tuple[str, ...]:
     return (
-        f"{depth.place} {letter}",
-        *products,
-        rank,
+        _share(depth.deviation),
+        _share(depth.apart),
+        NONE if depth.product_rank is None else significant(depth.product_rank),
         f"{depth.residual:.3f}",
         f"{depth.similarity:.3f}",
         significant(depth.high_frequency),
@@ -134,55 +130,63 @@ def _share(value: float | None) -> str:
     return f"{value:.3f}" if value >= 0.001 else f"{value:.0e}"
 
 
-def reach_table(horizons: Sequence[Horizon], title: str) -> Table:
-    """The share of the image's height within which 99 % of an impulse's mass lies, layer by layer."""
+def variant_name(variant: str) -> str:
+    """In words."""
+    return "decays fixed per token" if variant == FIXED else "the model's own decays"
+
+
+def of_variants(study: Study) -> dict[str, list[Horizon]]:
+    """The horizons of each kind of decay, from small images to large."""
+    found: dict[str, list[Horizon]] = {}
+    for each in study.horizons:
+        found.setdefault(each.variant, []).append(each)
+    return found
+
+
+def reach_table(variant: str, horizons: Sequence[Horizon]) -> Table:
+    """How far on the way to the end of the image 99 % of an impulse's mass lies, layer by layer."""
     names = [str(each.resolution) for each in horizons]
-    twins = [f"{name}, linear" for name in names]
     rows = []
     for index, reach in enumerate(horizons[0].own):
         own = [percent(each.own[index].measured_99) for each in horizons]
         linear = [percent(each.linear[index].measured_99) for each in horizons]
         rows.append((f"{reach.place}{' softmax' if reach.is_softmax else ''}", *own, *linear))
-    return Table(title, ("Layer", *names, *twins), tuple(rows), _LEFT)
+    columns = ("Layer", *names, *(f"{name} linear" for name in names))
+    title = f"Reach as a share of the image, {variant_name(variant)}"
+    return Table(title, columns, tuple(rows), _LEFT)
 
 
-def variant_name(variant: str) -> str:
-    """In words."""
-    return "fixed per token" if variant == FIXED else "the model's own"
-
-
-def reach_tables(study: Study) -> Iterator[Table]:
-    """One for each kind of decay."""
-    for variant in dict.fromkeys(each.variant for each in study.horizons):
-        found = [each for each in study.horizons if each.variant == variant]
-        title = f"Reach behind every layer, decays {variant_name(variant)}: distance that holds 99 %, in heights"
-        yield reach_table(found, title)
-
-
-def exponent_table(study: Study) -> Table:
-    """One layer stacked on itself: how reach grows with depth."""
+def exponent_table(variant: str, horizons: Sequence[Horizon], *, short: bool = False) -> Table:
+    """Layers of one stage stacked: how reach grows with depth. ``short``: stacks with an exponent alone."""
     columns = (
-        *("Decays", "Size", "Layer", "Tokens", "σ of one", "Exponent of σ", "95 % interval"),
-        *("of 99 %", "95 % interval ", "99 % over σ", "Reach of 32"),
+        *("Size", "Layers", "Tokens", "σ of one", "b of σ", "95 % interval", "b of 99 %", "95 % interval "),
+        *("99 % over σ", "Reach of 32"),
     )
     rows = tuple(
-        (variant_name(each.variant), str(each.resolution), *_exponent_cells(stack))
-        for each in study.horizons
+        (str(each.resolution), *_exponent_cells(stack))
+        for each in horizons
         for stack in each.repeated
+        if stack.sigma_slope or not short
     )
-    return Table("Reach ~ depthᵇ of one linear layer stacked on itself", columns, rows, _LEFT)
+    title = f"Reach ~ depthᵇ of one linear layer on itself, or of a stage's in turn, {variant_name(variant)}"
+    return Table(title, columns, rows, _LEFT)
+
+
+def tails(stack: Repeated) -> list[float]:
+    """The distance of 99 % over the standard deviation, by depth; 2.58 for a Gaussian."""
+    return [reach / sigma for reach, sigma in zip(stack.measured_99, stack.measured_sigma, strict=True)]
 
 
 def _exponent_cells(stack: Repeated) -> tuple[str, ...]:
-    tails = [reach / sigma for reach, sigma in zip(stack.measured_99, stack.measured_sigma, strict=True)]
+    ratios = tails(stack)
     return (
-        str(stack.place),
+        stack.name,
         whole(stack.tokens),
-        f"{significant(stack.predicted_sigma[0])} tokens",
+        significant(stack.predicted_sigma[0]),
         *_slope_cells(stack.sigma_slope),
         *_slope_cells(stack.reach_slope),
-        f"{tails[0]:.2f} → {tails[-1]:.2f}",
-        percent(stack.measured_99[-1] / stack.tokens),
+        f"{ratios[0]:.2f} → {ratios[-1]:.2f}",
+        percent(stack.last_share),
     )
 
 
@@ -198,7 +202,7 @@ def decay_table(horizon_: Horizon) -> Table:
         *("Layer", "Tokens", "Slowest w", "Median w", "Fastest w", "Favour far", "σ exact", "σ by sinh", "σ by 2/w²"),
         *("ξ", "ξ in rows", "ξ in columns"),
     )
-    title = f"Decays per token at {horizon_.resolution}, {variant_name(horizon_.variant)}"
+    title = f"{variant_name(horizon_.variant).capitalize()} at {horizon_.resolution}, in tokens"
     return Table(title, columns, tuple(map(_decay_cells, horizon_.decays)), _LEFT)
 
 
@@ -209,15 +213,11 @@ def _decay_cells(decays: Decays) -> tuple[str, ...]:
         whole(decays.tokens),
         *(f"{rate:.3g}" for rate in (decays.slowest, decays.middle, decays.fastest)),
         percent(decays.favouring, 0),
-        *(_tokens(sigma) for sigma in (decays.exact, decays.discrete, decays.limit)),
-        _tokens(reach),
-        significant(min(reach / decays.columns, decays.tokens / decays.columns)),
+        *(significant(sigma) for sigma in (decays.exact, decays.discrete, decays.limit)),
+        significant(reach),
+        significant(min(reach, decays.tokens) / decays.columns),
         significant(min(reach, decays.columns)),
     )
-
-
-def _tokens(value: float) -> str:
-    return NONE if isnan(value) else significant(value)
 
 
 def headline(study: Study) -> str:
@@ -248,33 +248,50 @@ def sentences(study: Study) -> Iterator[str]:
 
 def exponent_sentences(study: Study) -> Iterator[str]:
     """Whether reach grows as the square root of depth, and if not, why."""
-    fixed = [each for each in study.horizons if each.variant == FIXED] or list(study.horizons)
-    stacks = [stack for each in fixed for stack in each.repeated]
-    fitted = [stack for stack in stacks if stack.sigma_slope is not None]
-    if not stacks:
-        return
-    if len(fitted) < len(stacks):
-        yield (
-            f"{len(stacks) - len(fitted)} of {len(stacks)} stacks reach the edge of the image within three layers, so that they have no exponent."
-        )
-    if not fitted:
-        return
-    slopes = [stack.sigma_slope.value for stack in fitted if stack.sigma_slope is not None]
-    holding = sum(stack.sigma_slope is not None and stack.sigma_slope.holds_half for stack in fitted)
+    variants = of_variants(study)
+    for variant, horizons in variants.items():
+        stacks = [stack for each in horizons for stack in each.repeated]
+        fitted = [stack for stack in stacks if stack.sigma_slope is not None]
+        if not stacks:
+            continue
+        name = variant_name(variant).capitalize()
+        if not fitted:
+            yield f"{name}: every stack of one stage's layers reaches the edge of the image within three, so that none has an exponent."
+            continue
+        yield from _slope_sentences(name, len(stacks), fitted)
+
+
+def _slope_sentences(name: str, count: int, fitted: Sequence[Repeated]) -> Iterator[str]:
+    for title, stacks in (
+        ("one layer stacked on itself", [stack for stack in fitted if stack.alike]),
+        ("a stage's layers in turn", [stack for stack in fitted if not stack.alike]),
+    ):
+        slopes = [stack.sigma_slope for stack in stacks if stack.sigma_slope is not None]
+        if slopes:
+            values = [slope.value for slope in slopes]
+            holding = sum(slope.holds_half for slope in slopes)
+            below, above = (sum(wrong(slope) for slope in slopes) for wrong in (_is_below, _is_above))
+            yield (
+                f"{name}, {title}: σ ~ depthᵇ with b from {min(values):.3f} to {max(values):.3f}; of {len(slopes)} intervals {holding} contain ½, "
+                f"{below} lie below and {above} above."
+            )
     yield (
-        f"Fixed decays, σ ~ depthᵇ: b is {min(slopes):.3f} to {max(slopes):.3f} over {len(fitted)} stacks, and the interval of {holding} "
-        "contains ½."
+        "Below: the edge of the image cuts off what would have gone farther. Above: later layers of a stage are built to reach farther "
+        f"than its first. {count - len(fitted)} of {count} stacks are at the edge within three layers and have no exponent."
     )
-    if holding < len(fitted):
-        yield (
-            "Where it doesn't, kernels lose their tails at the edge of the image, which flattens the line, or its points scatter "
-            "so little that the interval is narrower than that loss."
-        )
-    tails = [stack.measured_99[0] / stack.measured_sigma[0] for stack in fitted]
+    first = [tails(stack)[0] for stack in fitted]
     yield (
-        f"One layer holds 99 % of its kernel within {min(tails):.2f} to {max(tails):.2f} σ, a Gaussian within 2.58: tails of a few layers are "
-        "heavier, so that the distance of 99 % grows more slowly than σ."
+        f"One layer holds 99 % of its kernel within {min(first):.2f} to {max(first):.2f} σ, a Gaussian within 2.58: channels that fade slowly "
+        "make a tail that depth wears down, so that the distance of 99 % grows more slowly than σ."
     )
+
+
+def _is_below(slope: Slope) -> bool:
+    return slope.high < 0.5
+
+
+def _is_above(slope: Slope) -> bool:
+    return slope.low > 0.5
 
 
 def tables(study: Study) -> Iterator[Table]:
@@ -285,9 +302,10 @@ def tables(study: Study) -> Iterator[Table]:
             yield rank_table(size)
         if size.depths:
             yield depth_table(study, size)
-    yield from reach_tables(study)
-    if study.horizons:
-        yield exponent_table(study)
+    for variant, horizons in of_variants(study).items():
+        yield reach_table(variant, horizons)
+        if any(stack.sigma_slope for each in horizons for stack in each.repeated):
+            yield exponent_table(variant, horizons, short=True)
 
 
 def print_study(study: Study, console: Console) -> None:
@@ -302,8 +320,3 @@ def print_study(study: Study, console: Console) -> None:
                     console.print(Text(f" {row[0]}: {row[-1]}", style="bold red"))
     for sentence in sentences(study):
         console.print(Text(sentence))
-
-
-def is_everything(value: float) -> bool:
-    """Whether a predicted reach is that of a layer which reaches all."""
-    return value == inf

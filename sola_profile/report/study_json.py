@@ -12,13 +12,14 @@ from typing import Any
 
 from torch import Tensor
 
+from sola_profile.case import Resolution
 from sola_profile.report.json_parts import Json, dump
 from sola_profile.study.study_result import Study
 from sola_vision.spec import LayerId
 
 SCHEMA_VERSION = 1
-# digits that are kept of maps, which are for the eye
-MAP_DIGITS = 3
+# digits that are kept of maps, which are for the eye, and of lists of numbers
+MAP_DIGITS, LIST_DIGITS = 3, 6
 
 
 def study_json(study: Study) -> str:
@@ -51,16 +52,18 @@ def document(study: Study) -> Json:
 
 def plain(value: Any) -> Any:
     """Results as what JSON knows: field by field, layers by their place, maps as rows of numbers."""
-    if isinstance(value, LayerId):
+    if isinstance(value, (LayerId, Resolution)):
         return str(value)
     if isinstance(value, Tensor):
-        return [[float(f"{number:.{MAP_DIGITS}g}") for number in row] for row in value.tolist()]
+        return [[_rounded(number, MAP_DIGITS) for number in row] for row in value.tolist()]
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):
         return {str(key): plain(each) for key, each in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return [plain(each) for each in value]
-    if isinstance(value, float) and not isfinite(value):
-        return None
-    return value
+        return [_rounded(each, LIST_DIGITS) if isinstance(each, float) else plain(each) for each in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
+
+
+def _rounded(number: float, digits: int) -> float | None:
+    return float(f"{number:.{digits}g}") if isfinite(number) else None

@@ -55,8 +55,7 @@ def _linear(spec: BackboneSpec, layers: Layers) -> Layers:
     """Softmax layers replaced by fresh layers of the linear twin."""
     twin = _fresh(twins(spec)["linear"])
     return tuple(
-        other if mixer.kind == "softmax" else (layer, mixer)
-        for (layer, mixer), other in zip(layers, twin, strict=True)
+        other if mixer.kind == "softmax" else (layer, mixer) for (layer, mixer), other in zip(layers, twin, strict=True)
     )
 
 
@@ -71,11 +70,15 @@ def _fresh(spec: BackboneSpec) -> Layers:
 
 
 def study_horizon(variant: Variant, size: Resolution) -> Horizon:
-    """Decays, reach behind every layer, and one layer of each stage stacked on itself, at one size."""
+    """Decays, reach behind every layer, and and stacks of each stage's layers, at one size."""
     grids = variant.spec.token_grids(size.height, size.width)
     decays = [decays_of(layer, mixer, grids[layer.id.stage - 1]) for layer, mixer in variant.layers]
-    first = {layer.id.stage: (layer, mixer) for layer, mixer in reversed(variant.linear)}
-    stacks = [repeated(layer, mixer, grids[stage - 1]) for stage, (layer, mixer) in sorted(first.items())]
+    stages = [[each for each in variant.linear if each[0].id.stage == number] for number in range(1, len(grids) + 1)]
+    stacks = []
+    for layers, grid in zip(stages, grids, strict=True):
+        stacks.append(repeated(layers[:1], grid))
+        if len(layers) > 1:
+            stacks.append(repeated(layers, grid))
     return Horizon(
         variant.name,
         size,

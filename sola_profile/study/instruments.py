@@ -13,10 +13,10 @@ from statistics import fmean
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from sola_profile.case import Resolution
 from sola_profile.machine import environment
+from sola_profile.measuring import is_out_of_memory
 from sola_profile.study.across import (
     ProductProbes,
     examples,
@@ -39,6 +39,7 @@ from sola_profile.study.study_result import (
     StudyQuestion,
 )
 from sola_profile.study.taking import Taken, taking
+from sola_profile.study.thumbnail import thumbnail
 from sola_profile.workload import SEED, cpu_threads
 from sola_vision.backbone import Backbone
 from sola_vision.factory import create_model, load_weights
@@ -46,8 +47,6 @@ from sola_vision.spec import BackboneSpec
 
 # the sizes at which the paper's Fig. 3 shows what linear layers lose
 HORIZON_SIZES = (Resolution(224, 224), Resolution(512, 512), Resolution(1024, 1024))
-# points to a side of a map that is kept
-MAP_SIDE = 32
 
 
 @dataclass
@@ -84,11 +83,19 @@ class Studying:
         with cpu_threads(self.question.threads):
             for size in self.question.sizes:
                 self._sizes[size] = SizeStudy(size)
-                features = _Features()
-                yield from self._layers(size, features)
-                yield from self._receptive_fields(size, features)
-                self._finish(size, features)
+                try:
+                    yield from self._at(size)
+                except Exception as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    self._remarks.append(f"{size}: memory ran out; what is missing at this size was not reached.")
             yield from self._theory()
+
+    def _at(self, size: Resolution) -> Iterator[str]:
+        features = _Features()
+        yield from self._layers(size, features)
+        yield from self._receptive_fields(size, features)
+        self._finish(size, features)
 
     def _image(self, number: int, size: Resolution) -> Tensor:
         return self.question.samples.load(number, self.question.model.spec.in_channels, size)
@@ -131,7 +138,7 @@ class Studying:
                 found.append(centre_gradient(feature_map, image, keep=True))
             maps = [one + other for one, other in zip(maps, found, strict=True)] if maps else found
         features.areas = [{held: window_share(weight, held) for held in HELD} for weight in maps]
-        fields = tuple(_thumbnail(weight) for weight in maps)
+        fields = tuple(thumbnail(weight) for weight in maps)
         self._sizes[size] = replace(self._sizes[size], fields=fields)
 
     def _finish(self, size: Resolution, features: _Features) -> None:
@@ -225,11 +232,3 @@ def _add_features(features: _Features, taken: list[Taken]) -> None:
         before = high_frequency(each.mixer_in[0])
         features.gain[index].append(high_frequency(each.mixer_out[0]) / before if before else 0.0)
         features.examples[index].append(examples(out, each.grid, taken[-1].grid))
-
-
-def _thumbnail(weight: Tensor) -> Tensor:
-    """At most 32 points to a side, each the mean of what it stands for, as shares of the largest."""
-    side = (min(MAP_SIDE, weight.size(0)), min(MAP_SIDE, weight.size(1)))
-    small = F.adaptive_avg_pool2d(weight[None, None], side)[0, 0]
-    largest = small.max()
-    return small / largest if largest > 0 else small

@@ -23,6 +23,8 @@ from sola_profile.study.matrix_metrics import (
 from sola_profile.study.mixing import Mixing, mixing_of, spread
 from sola_profile.study.study_result import Extent, LayerFigures, MatrixFigures
 from sola_profile.study.taking import Taken
+from sola_profile.study.thumbnail import thumbnail
+from sola_vision.layers import Grid
 
 # rows that are in memory at once
 BLOCK = 128
@@ -118,7 +120,8 @@ def _by_query(mixing: Mixing, number: int) -> tuple[float | None, float | None]:
     return confusion(rows, queries[taken]), change(rows, longer.rows(number, taken))
 
 
-def _centre_map(mixing: Mixing, numbers: Sequence[int], grid: tuple[int, int]) -> Tensor:
-    """The row of the token in the middle, the mean of the matrices, as ``(rows, columns)``."""
+def _centre_map(mixing: Mixing, numbers: Sequence[int], grid: Grid) -> Tensor:
+    """The row of the token in the middle, the mean of the matrices, as a map."""
     centre = torch.tensor([grid[0] // 2 * grid[1] + grid[1] // 2])
-    return torch.stack([mixing.rows(number, centre)[0] for number in numbers]).mean(0).view(grid)
+    row = torch.stack([mixing.rows(number, centre)[0] for number in numbers]).mean(0)
+    return thumbnail(row.view(grid))

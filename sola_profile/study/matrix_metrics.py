@@ -123,7 +123,8 @@ def spectrum(values: Tensor, size: int, route: str) -> Spectrum:
 
 def factor_values(left: Tensor, right: Tensor) -> Tensor:
     """Singular values of ``left · rightᵀ``, both ``(N, D)``: those of the D × D product of their triangular parts."""
-    return torch.linalg.svdvals(_triangular(left) @ _triangular(right).T)
+    values: Tensor = torch.linalg.svdvals(_triangular(left) @ _triangular(right).T)
+    return values
 
 
 def _triangular(factor: Tensor) -> Tensor:
@@ -133,7 +134,8 @@ def _triangular(factor: Tensor) -> Tensor:
 
 def row_values(rows: Tensor) -> Tensor:
     """Singular values of ``(R, N)``, R ≤ N, as roots of the eigenvalues of ``A Aᵀ``: right to 1e-8 of the largest."""
-    return torch.linalg.eigvalsh(rows @ rows.T).clamp_min(0).sqrt()
+    squares: Tensor = torch.linalg.eigvalsh(rows @ rows.T)
+    return squares.clamp_min(0).sqrt()
 
 
 def confusion(rows: Tensor, queries: Tensor) -> float:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import sqrt
 
 import torch
 from torch import Tensor
@@ -133,7 +134,7 @@ class SoftmaxMixing(HeadMixing):
     def rows(self, number: int, queries: Tensor) -> Tensor:
         """By the definition."""
         scores = self.q[queries, number] @ self.k[:, number].T
-        return (scores * self.q.size(-1) ** -0.5).softmax(-1)
+        return (scores / sqrt(self.q.size(-1))).softmax(-1)
 
     def apply(self, x: Tensor) -> Tensor:
         """Through the operator, whose values are the vectors."""

@@ -9,6 +9,7 @@ its channels' kernels, since channels are mixed between layers. Source of the th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import inf, log, nan, sqrt
 
 import torch
@@ -31,6 +32,8 @@ HELD = 0.99
 # 99 % of a Gaussian lie within so many standard deviations
 GAUSSIAN_99 = 2.5758293035489004
 FEWEST_POINTS = 3
+# half of the narrowest interval of an exponent
+NARROWEST = 0.001
 
 
 def stack_reaches(layers: Sequence[tuple[LayerSpec, Mixer]], grids: Sequence[Grid]) -> tuple[Reach, ...]:
@@ -40,17 +43,18 @@ def stack_reaches(layers: Sequence[tuple[LayerSpec, Mixer]], grids: Sequence[Gri
     kernel is not known.
     """
     grid = grids[0]
-    centre = (grid[0] // 2, grid[1] // 2)
-    signal = _impulse(grid, centre)
+    place = divmod(grid[0] * grid[1] // 2, grid[1])
+    signal = _impulse(grid, place)
     variance, found = 0.0, []
     for layer, mixer in layers:
         while grid != grids[layer.id.stage - 1]:
             signal, grid = merged(signal, grid)
-            centre = (centre[0] // 2, centre[1] // 2)
+            place = (place[0] // 2, place[1] // 2)
         tokens = grid[0] * grid[1]
         signal = _applied(mixer, grid, signal)
         variance += kernel_variance(mixer, tokens) / tokens**2
-        distance = _distance(grid, centre)
+        distance = _offset(grid, place).abs()
+        sigma, reach = _spread(signal[:, 0], distance)
         found.append(
             Reach(
                 layer.id,
@@ -58,8 +62,8 @@ def stack_reaches(layers: Sequence[tuple[LayerSpec, Mixer]], grids: Sequence[Gri
                 tokens,
                 grid[1],
                 sqrt(variance) if variance < inf else inf,
-                deviation(signal[:, 0], distance) / tokens,
-                within(signal[:, 0], distance, HELD) / tokens,
+                sigma / tokens,
+                reach / max(1.0, float(distance.max())),
             )
         )
     return tuple(found)
@@ -93,51 +97,66 @@ def pooled(rates: Tensor, variance: object) -> float:
     return inf if bool((rates <= 0).any()) else float(variance(rates).mean())
 
 
-def repeated(layer: LayerSpec, mixer: Mixer, grid: Grid, depths: Sequence[int] = DEPTHS) -> Repeated | None:
-    """One layer stacked on itself; None where nothing fades.
+def repeated(layers: Sequence[tuple[LayerSpec, Mixer]], grid: Grid, depths: Sequence[int] = DEPTHS) -> Repeated | None:
+    """Layers of one stage stacked in turn, again and again, on its grid; None where one of them doesn't fade.
 
     Exponents are fitted over the depths whose predicted kernel keeps 99 % of itself inside the image; the others, cut off
     by its edge, are in the figures all the same.
     """
     tokens = grid[0] * grid[1]
-    variance = kernel_variance(mixer, tokens)
-    if variance == inf:
+    variances = [kernel_variance(mixer, tokens) for _, mixer in layers]
+    if inf in variances:
         return None
-    centre = (grid[0] // 2, grid[1] // 2)
-    distance, signal = _distance(grid, centre), _impulse(grid, centre)
-    sigmas, reaches, profiles = [], [], []
+    middle = divmod(tokens // 2, grid[1])
+    offset, signal, variance = _offset(grid, middle), _impulse(grid, middle), 0.0
+    points, profiles = list[_Point](), []
     for depth in range(1, max(depths) + 1):
-        signal = _applied(mixer, grid, signal)
+        turn = (depth - 1) % len(layers)
+        signal = _applied(layers[turn][1], grid, signal)
+        variance += variances[turn]
         if depth in depths:
-            sigmas.append(deviation(signal[:, 0], distance))
-            reaches.append(within(signal[:, 0], distance, HELD))
+            points.append(_Point(depth, sqrt(variance), *_spread(signal[:, 0], offset.abs())))
         if depth in SHOWN_DEPTHS:
-            profiles.append(_profile(depth, signal[:, 0], _signed(grid, centre), depth * variance))
-    inside = [index for index, depth in enumerate(depths) if GAUSSIAN_99 * sqrt(depth * variance) <= tokens / 2]
+            profiles.append(_profile(depth, signal[:, 0], offset, variance))
+    inside = [point for point in points if GAUSSIAN_99 * point.predicted <= tokens / 2]
     return Repeated(
-        layer.id,
+        tuple(layer.id for layer, _ in layers),
         tokens,
         grid[1],
-        tuple(depths),
-        tuple(sqrt(depth * variance) for depth in depths),
-        tuple(sigmas),
-        tuple(reaches),
-        slope([depths[index] for index in inside], [sigmas[index] for index in inside]),
-        slope([depths[index] for index in inside], [reaches[index] for index in inside]),
+        tuple(point.depth for point in points),
+        tuple(point.predicted for point in points),
+        tuple(point.sigma for point in points),
+        tuple(point.reach for point in points),
+        slope([point.depth for point in inside], [point.sigma for point in inside]),
+        slope([point.depth for point in inside], [point.reach for point in inside]),
         tuple(profiles),
     )
+
+
+@dataclass(frozen=True)
+class _Point:
+    depth: int
+    predicted: float
+    sigma: float
+    reach: float
+
+
+def _spread(kernel: Tensor, distance: Tensor) -> tuple[float, float]:
+    """Standard deviation, and the distance of 99 %."""
+    return deviation(kernel, distance), within(kernel, distance, HELD)
 
 
 def slope(depths: Sequence[float], reaches: Sequence[float]) -> Slope | None:
     """Exponent of reach against depth; None for fewer than three points.
 
     The interval is that of least squares, ``± t·s`` with n − 2 degrees of freedom: the scatter of the points about a line. They are
-    no independent samples, so it tells a bend from a line, and nothing else.
+    no independent samples, so it tells a bend from a line, and nothing else. It is no narrower than ``± 0.001``, which is what
+    cut-off tails change where the points lie on a line.
     """
     if len(depths) < FEWEST_POINTS:
         return None
     fit = linregress([log(depth) for depth in depths], [log(reach) for reach in reaches])
-    half = float(t.ppf(0.975, len(depths) - 2)) * float(fit.stderr)
+    half = max(NARROWEST, float(t.ppf(0.975, len(depths) - 2)) * float(fit.stderr))
     value = float(fit.slope)
     return Slope(value, value - half, value + half)
 
@@ -188,16 +207,12 @@ def _applied(mixer: Mixer, grid: Grid, signal: Tensor) -> Tensor:
         return mixing.apply(signal)
 
 
-def _impulse(grid: Grid, centre: Grid) -> Tensor:
+def _impulse(grid: Grid, place: Grid) -> Tensor:
     signal = torch.zeros(grid[0] * grid[1], 1, dtype=torch.float64)
-    signal[centre[0] * grid[1] + centre[1]] = 1
+    signal[place[0] * grid[1] + place[1]] = 1
     return signal
 
 
-def _signed(grid: Grid, centre: Grid) -> Tensor:
-    """i − centre in raster order, ``(N,)``."""
-    return torch.arange(grid[0] * grid[1], dtype=torch.float64) - (centre[0] * grid[1] + centre[1])
-
-
-def _distance(grid: Grid, centre: Grid) -> Tensor:
-    return _signed(grid, centre).abs()
+def _offset(grid: Grid, place: Grid) -> Tensor:
+    """Steps in raster order from ``place``, ``(N,)``."""
+    return torch.arange(grid[0] * grid[1], dtype=torch.float64) - (place[0] * grid[1] + place[1])

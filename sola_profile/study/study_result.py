@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import inf
 from statistics import fmean
 
 from torch import Tensor
@@ -159,9 +158,9 @@ class SizeStudy:
 class Reach:
     """How far information has come behind one layer of a stack, all contents equal.
 
-    Standard deviations and reaches are shares of the image's height (a raster-ordered image is N tokens high).
-    ``predicted_sigma``: from the sum of the layers' variances; ``measured_sigma`` and ``measured_99``: of the kernel itself, the latter the
-    distance within which 99 % of it lies. Infinite: everything.
+    Standard deviations are shares of the image's height (a raster-ordered image is N tokens high). ``predicted_sigma``: from the
+    sum of the layers' variances, infinite behind one that reaches everything; ``measured_sigma``: of the kernel itself.
+    ``measured_99``: the distance within which 99 % of it lies, as a share of the way from the middle to the far end.
     """
 
     place: LayerId
@@ -209,14 +208,28 @@ class Slope:
 
 
 @dataclass(frozen=True)
-class Repeated:
-    """One layer's kernel stacked on itself: reach in tokens after ``depths`` of it.
+class Profile:
+    """A measured kernel beside the predicted Gaussian, over the distance in tokens.
 
-    ``gaussian_error``: half the sum of differences between the deepest kernel and the Gaussian of its predicted variance, 0 to 1.
-    ``profile``: distance in tokens, measured kernel and predicted Gaussian, of some depth.
+    ``difference``: half the sum of their differences, 0 to 1.
     """
 
-    place: LayerId
+    depth: int
+    distance: tuple[float, ...]
+    measured: tuple[float, ...]
+    predicted: tuple[float, ...]
+    difference: float
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """Layers of one stage stacked in turn, or one stacked on itself: reach in tokens after ``depths`` of them.
+
+    ``sigma_slope`` and ``reach_slope``: exponents of ``measured_sigma`` and ``measured_99``, over the depths inside the image; None where
+    these are too few.
+    """
+
+    places: tuple[LayerId, ...]
     tokens: int
     columns: int
     depths: tuple[int, ...]
@@ -227,16 +240,21 @@ class Repeated:
     reach_slope: Slope | None
     profiles: tuple[Profile, ...] = ()
 
+    @property
+    def name(self) -> str:
+        """``3.1 … 3.6``."""
+        first, last = self.places[0], self.places[-1]
+        return str(first) if first == last else f"{first} … {last}"
 
-@dataclass(frozen=True)
-class Profile:
-    """A measured kernel beside the predicted Gaussian, over the distance in tokens."""
+    @property
+    def alike(self) -> bool:
+        """Whether it is one layer stacked on itself."""
+        return len(self.places) == 1
 
-    depth: int
-    distance: tuple[float, ...]
-    measured: tuple[float, ...]
-    predicted: tuple[float, ...]
-    difference: float
+    @property
+    def last_share(self) -> float:
+        """The distance of 99 % behind the last layer, as a share of the way from the middle to the far end."""
+        return self.measured_99[-1] / max(1, self.tokens // 2)
 
 
 @dataclass(frozen=True)
@@ -268,8 +286,3 @@ class Study:
     def agrees(self) -> bool:
         """Whether every matrix is the operator's."""
         return all(layer.agrees for size in self.sizes for layer in size.layers)
-
-
-def finite(value: float) -> float | None:
-    """The value, or None for infinity."""
-    return None if abs(value) == inf else value
