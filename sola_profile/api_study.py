@@ -44,8 +44,8 @@ def study_model(
     """The mixing matrices of every layer, features across layers, and how far a stack of layers reaches.
 
     Args:
-        model: a preset such as ``sola_t`` or ``sola_t[LL|LL|SSSSSS|SS]``, a ``BackboneSpec``, or a ``Backbone`` as it is. It is
-            put into evaluation and not changed otherwise.
+        model: a preset such as ``sola_t`` or ``sola_t[LL|LL|SSSSSS|SS]``, a ``BackboneSpec``, or a ``Backbone``, of which
+            a copy is looked at.
         sizes: of images in pixels, such as ``"224,512"``.
         weights: a safetensors file; fresh weights unless given. Not for a ``Backbone``, which has its own.
         images: a folder; generated images unless given.

@@ -160,7 +160,7 @@ def exponent_table(variant: str, horizons: Sequence[Horizon], *, short: bool = F
     """Layers of one stage stacked: how reach grows with depth. ``short``: stacks with an exponent alone."""
     columns = (
         *("Size", "Layers", "Tokens", "σ of one", "b of σ", "95 % interval", "b of 99 %", "95 % interval "),
-        *("99 % over σ", "Reach of 32"),
+        *("99 % over σ", "Deepest"),
     )
     rows = tuple(
         (str(each.resolution), *_exponent_cells(stack))
@@ -174,7 +174,8 @@ def exponent_table(variant: str, horizons: Sequence[Horizon], *, short: bool = F
 
 def tails(stack: Repeated) -> list[float]:
     """The distance of 99 % over the standard deviation, by depth; 2.58 for a Gaussian."""
-    return [reach / sigma for reach, sigma in zip(stack.measured_99, stack.measured_sigma, strict=True)]
+    pairs = zip(stack.measured_99, stack.measured_sigma, strict=True)
+    return [reach / sigma if sigma else 0.0 for reach, sigma in pairs]
 
 
 def _exponent_cells(stack: Repeated) -> tuple[str, ...]:
@@ -186,7 +187,7 @@ def _exponent_cells(stack: Repeated) -> tuple[str, ...]:
         *_slope_cells(stack.sigma_slope),
         *_slope_cells(stack.reach_slope),
         f"{ratios[0]:.2f} → {ratios[-1]:.2f}",
-        percent(stack.last_share),
+        f"{stack.depths[-1]}: {percent(stack.last_share)}",
     )
 
 

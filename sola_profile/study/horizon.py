@@ -35,7 +35,10 @@ def layer_variances(space: Space, resolution: Resolution) -> dict[tuple[int, str
         for letter in space.spec.mixers:
             mixer = fresh_mixer(space, place, letter, index / last)
             tokens = rows * columns
-            found[index, letter] = kernel_variance(mixer, tokens) / tokens**2
+            try:
+                found[index, letter] = kernel_variance(mixer, tokens) / tokens**2
+            except ValueError as error:
+                raise ValueError(f"score: {error}; use another score than horizon") from error
     return found
 
 
@@ -85,7 +88,7 @@ def rates_of(mixer: Mixer, tokens: int) -> Tensor | None:
         return mixer.decay.detach().double() / (tokens if mixer.decay_per == "sequence" else 1)
     if isinstance(mixer, DecayAttention):
         return mixer.log_rate.detach().double().exp()
-    raise ValueError(f"score: the decays of {type(mixer).__name__} are not known; use another score than horizon")
+    raise ValueError(f"the decays of {type(mixer).__name__} are not known")
 
 
 def _variances(rate: Tensor, own: Tensor, tokens: int) -> Tensor:

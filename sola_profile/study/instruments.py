@@ -69,8 +69,8 @@ class Studying:
         self.question = question
         self.interrupted = False
         # matrices and operators are compared in float64
-        self._exact = copy.deepcopy(question.model).double().eval()
-        self._model = question.model.eval()
+        self._exact = copy.deepcopy(question.model).cpu().double().eval()
+        self._model = copy.deepcopy(question.model).cpu().float().eval()
         self._sizes: dict[Resolution, SizeStudy] = {}
         self._horizons: list[Horizon] = []
         self._remarks: list[str] = []

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sola_profile.study.across import merged
 from sola_profile.study.horizon import channel_variances, kernel_variance, rates_of
-from sola_profile.study.mixing import even_mixing
+from sola_profile.study.mixing import Mixing, even_mixing
 from sola_profile.study.study_result import Decays, Profile, Reach, Repeated, Slope
 from sola_vision.layers import Grid
 from sola_vision.layers.mixers.base import Mixer
@@ -32,6 +32,8 @@ HELD = 0.99
 # 99 % of a Gaussian lie within so many standard deviations
 GAUSSIAN_99 = 2.5758293035489004
 FEWEST_POINTS = 3
+# predicted kernels that are so many times as wide as the image are the same all over it
+SATURATED = 2
 # half of the narrowest interval of an exponent
 NARROWEST = 0.001
 
@@ -51,7 +53,8 @@ def stack_reaches(layers: Sequence[tuple[LayerSpec, Mixer]], grids: Sequence[Gri
             signal, grid = merged(signal, grid)
             place = (place[0] // 2, place[1] // 2)
         tokens = grid[0] * grid[1]
-        signal = _applied(mixer, grid, signal)
+        with torch.no_grad():
+            signal = _even(mixer, grid).apply(signal)
         variance += kernel_variance(mixer, tokens) / tokens**2
         distance = _offset(grid, place).abs()
         sigma, reach = _spread(signal[:, 0], distance)
@@ -98,26 +101,30 @@ def pooled(rates: Tensor, variance: object) -> float:
 
 
 def repeated(layers: Sequence[tuple[LayerSpec, Mixer]], grid: Grid, depths: Sequence[int] = DEPTHS) -> Repeated | None:
-    """Layers of one stage stacked in turn, again and again, on its grid; None where one of them doesn't fade.
+    """Layers of one stage stacked in turn, again and again, on its grid; None where one of them doesn't fade or there is one token.
 
     Exponents are fitted over the depths whose predicted kernel keeps 99 % of itself inside the image; the others, cut off
-    by its edge, are in the figures all the same.
+    by its edge, are in the figures all the same, until the predicted kernel is wider than the image many times over.
     """
     tokens = grid[0] * grid[1]
     variances = [kernel_variance(mixer, tokens) for _, mixer in layers]
-    if inf in variances:
+    if inf in variances or tokens == 1:
         return None
     middle = divmod(tokens // 2, grid[1])
     offset, signal, variance = _offset(grid, middle), _impulse(grid, middle), 0.0
+    mixings = [_even(mixer, grid) for _, mixer in layers]
     points, profiles = list[_Point](), []
     for depth in range(1, max(depths) + 1):
         turn = (depth - 1) % len(layers)
-        signal = _applied(layers[turn][1], grid, signal)
+        with torch.no_grad():
+            signal = mixings[turn].apply(signal)
         variance += variances[turn]
         if depth in depths:
             points.append(_Point(depth, sqrt(variance), *_spread(signal[:, 0], offset.abs())))
         if depth in SHOWN_DEPTHS:
             profiles.append(_profile(depth, signal[:, 0], offset, variance))
+        if len(points) >= FEWEST_POINTS and GAUSSIAN_99 * sqrt(variance) > SATURATED * tokens:
+            break
     inside = [point for point in points if GAUSSIAN_99 * point.predicted <= tokens / 2]
     return Repeated(
         tuple(layer.id for layer, _ in layers),
@@ -147,16 +154,17 @@ def _spread(kernel: Tensor, distance: Tensor) -> tuple[float, float]:
 
 
 def slope(depths: Sequence[float], reaches: Sequence[float]) -> Slope | None:
-    """Exponent of reach against depth; None for fewer than three points.
+    """Exponent of reach against depth; None for fewer than three points above 0.
 
     The interval is that of least squares, ``± t·s`` with n − 2 degrees of freedom: the scatter of the points about a line. They are
     no independent samples, so it tells a bend from a line, and nothing else. It is no narrower than ``± 0.001``, which is what
     cut-off tails change where the points lie on a line.
     """
-    if len(depths) < FEWEST_POINTS:
+    points = [(log(depth), log(reach)) for depth, reach in zip(depths, reaches, strict=True) if reach > 0]
+    if len(points) < FEWEST_POINTS:
         return None
-    fit = linregress([log(depth) for depth in depths], [log(reach) for reach in reaches])
-    half = max(NARROWEST, float(t.ppf(0.975, len(depths) - 2)) * float(fit.stderr))
+    fit = linregress(*zip(*points, strict=True))
+    half = max(NARROWEST, float(t.ppf(0.975, len(points) - 2)) * float(fit.stderr))
     value = float(fit.slope)
     return Slope(value, value - half, value + half)
 
@@ -199,12 +207,12 @@ def _profile(depth: int, kernel: Tensor, offset: Tensor, variance: float) -> Pro
     )
 
 
-def _applied(mixer: Mixer, grid: Grid, signal: Tensor) -> Tensor:
+def _even(mixer: Mixer, grid: Grid) -> Mixing:
+    """Its matrices for equal contents; raises ``ValueError`` when they are not known."""
     mixing = even_mixing(mixer, grid)
     if mixing is None:
-        raise ValueError(f"model: the kernel of {type(mixer).__name__} is not known")
-    with torch.no_grad():
-        return mixing.apply(signal)
+        raise ValueError(f"the kernel of {type(mixer).__name__} is not known")
+    return mixing
 
 
 def _impulse(grid: Grid, place: Grid) -> Tensor:
