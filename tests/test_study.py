@@ -210,6 +210,7 @@ def test_every_matrix_times_values_is_the_operator(model):
             torch.testing.assert_close(matrix @ mixing.values(number), expected, rtol=1e-11, atol=1e-12)
             if (factors := mixing.factors(number)) is not None:
                 torch.testing.assert_close(factors[0] @ factors[1].T, matrix, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(mixing.mean_rows(everywhere), torch.stack(matrices).mean(0))
         # the operator carries vectors as the mean matrix does, more of them than it takes at once
         vectors = torch.randn(mixing.tokens, 300, dtype=torch.float64)
         torch.testing.assert_close(
@@ -300,12 +301,14 @@ def test_a_study_has_every_figure_of_every_layer(studied):
     assert studied.agrees
     assert [str(layer.place) for layer in size.layers] == [str(layer.id) for layer in TINY.layers()]
     assert all(layer.error < 1e-12 for layer in size.layers)
+    # a mean of rows is no more pointed than they are
+    assert all(layer.mean.entropy >= layer.rows_mean.entropy - 0.05 for layer in size.layers)
     assert {layer.rows for layer in size.layers} == {20, 12, 4}
     assert [len(layer.matrices) for layer in size.layers] == [3, 3, 2, 2, 3, 3, 3, 3]
     by_letter = {layer.letter: layer for layer in size.layers}
-    assert by_letter["L"].mean("confusion") is None
-    assert by_letter["R"].row_mean("negative") > 0
-    assert by_letter["N"].mean("state_rank") == 8
+    assert by_letter["L"].known_mean("confusion") is None
+    assert by_letter["R"].rows_mean.negative > 0
+    assert by_letter["N"].known_mean("state_rank") == 8
     assert [depth.is_softmax for depth in size.depths] == [False, False, True, False, False, False, True, True]
     apart = [depth.apart for depth in size.depths]
     assert apart[-1] < apart[0] < 1

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from sola_profile.report.charts import STYLE
-from sola_profile.report.study import layer_name, of_variants
+from sola_profile.report.study import layer_name
 from sola_profile.report.study_curves import layer_curves, layer_value
 from sola_profile.report.study_maps import map_chart
+from sola_profile.report.study_reach import of_variants
 from sola_profile.report.study_reach_charts import exponent_chart, kernel_chart, reach_chart
 from sola_profile.study.horizons import FIXED
 from sola_profile.study.study_result import DepthFigures, Horizon, LayerFigures, SizeStudy, Study
@@ -40,16 +41,16 @@ def _stacked(study: Study) -> list[Horizon]:
 # title of a panel, whether its axis is logarithmic, and what it draws of a layer
 Figure = Callable[[LayerFigures, DepthFigures], float | None]
 PANELS: tuple[tuple[str, bool, Figure], ...] = (
-    ("Entropy of rows, over that of uniform", False, lambda layer, _: layer.row_mean("entropy")),
+    ("Entropy of rows, over that of uniform", False, lambda layer, _: layer.rows_mean.entropy),
     (
         "3 × 3 mass over chance",
         False,
-        lambda layer, _: layer.row_mean("local") / layer.row_mean("local_chance"),
+        lambda layer, _: layer.rows_mean.local / layer.rows_mean.local_chance,
     ),
     (
         "Distance over that of uniform",
         False,
-        lambda layer, _: layer.row_mean("distance_px") / (layer.row_mean("distance_chance_px") or 1),
+        lambda layer, _: layer.rows_mean.distance_px / (layer.rows_mean.distance_chance_px or 1),
     ),
     ("Product of matrices: rows apart", True, lambda _, depth: depth.apart),
     ("Features: distance from rank one", False, lambda _, depth: depth.residual),

@@ -5,19 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from sola_profile.report.markdown import environment_table, markdown, template
-from sola_profile.report.study import (
-    decay_table,
-    depth_table,
-    exponent_table,
-    headline,
-    matrix_table,
-    of_variants,
-    rank_table,
-    reach_table,
-    sentences,
-)
+from sola_profile.report.study import depth_table, headline, matrix_table, mean_table, rank_table, sentences
 from sola_profile.report.study_charts import study_charts
 from sola_profile.report.study_json import study_json
+from sola_profile.report.study_reach import decay_table, exponent_table, of_variants, reach_table, stack_table
 from sola_profile.report.svg import DrawingError, Renderer
 from sola_profile.report.tables import Table
 from sola_profile.study.study_result import Study
@@ -50,7 +41,9 @@ def page(study: Study, charts: set[str]) -> str:
     sizes = [
         {
             "name": str(size.resolution),
-            "tables": [_part(table) for table in (matrix_table(study, size), rank_table(size)) if table.rows],
+            "tables": [
+                _part(table) for table in (matrix_table(study, size), mean_table(size), rank_table(size)) if table.rows
+            ],
             "depth": markdown(depth_table(study, size)) if size.depths else "",
         }
         for size in study.sizes
@@ -66,6 +59,7 @@ def page(study: Study, charts: set[str]) -> str:
         sizes=sizes,
         reaches=[_part(reach_table(variant, found)) for variant, found in variants.items()],
         exponents=[_part(exponent_table(variant, found)) for variant, found in variants.items()],
+        stacks=[_part(stack_table(each, linear=linear)) for each in study.horizons for linear in (False, True)],
         decays=[_part(decay_table(each)) for each in study.horizons if each.decays],
         environment=markdown(environment_table(study.environment)),
     )

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from math import isfinite
 from typing import Any
 
-from sola_profile.report.study import of_variants, variant_name
 from sola_profile.report.study_curves import (
     COLORS,
     DASHES,
@@ -16,6 +15,7 @@ from sola_profile.report.study_curves import (
     layer_value,
     pick,
 )
+from sola_profile.report.study_reach import of_variants, variant_name
 from sola_profile.study.study_result import Horizon, Profile, Reach, Repeated, Study
 
 Spec = dict[str, Any]

@@ -4,13 +4,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from sola_profile.study.matrix_metrics import (
     Geometry,
+    RowFigures,
     RowSums,
     Spectrum,
     change,
@@ -28,11 +27,13 @@ from sola_vision.layers import Grid
 
 # rows that are in memory at once
 BLOCK = 128
+# the same of the mean of matrices, which adds a copy
+SMALL_BLOCK = 16
 # the largest matrix whose singular values are those of all of it; of a larger one so many rows are taken
 WHOLE = 1024
 SPECTRUM_ROWS = 512
-# rows of which every pair is compared
-PAIRED_ROWS = 64
+# rows of which every pair is compared, and rows of the mean of all matrices
+FEW_ROWS = 64
 # how much longer queries are made to see what their length says
 FACTOR = 2.0
 
@@ -71,7 +72,8 @@ def study_layer(taken: Taken, extent: Extent, pixels: tuple[float, float]) -> La
         rows=len(queries),
         count=mixing.count,
         matrices=tuple(figures),
-        centre=_centre_map(mixing, numbers, taken.grid),
+        mean=_mean_figures(mixing, taken.grid, pixels),
+        centre=_centre_map(mixing, taken.grid),
     )
 
 
@@ -115,13 +117,20 @@ def _by_query(mixing: Mixing, number: int) -> tuple[float | None, float | None]:
     queries, longer = mixing.queries(number), mixing.with_queries_times(FACTOR)
     if queries is None or longer is None:
         return None, None
-    taken = torch.tensor(spread(mixing.tokens, PAIRED_ROWS))
+    taken = torch.tensor(spread(mixing.tokens, FEW_ROWS))
     rows = mixing.rows(number, taken)
     return confusion(rows, queries[taken]), change(rows, longer.rows(number, taken))
 
 
-def _centre_map(mixing: Mixing, numbers: Sequence[int], grid: Grid) -> Tensor:
-    """The row of the token in the middle, the mean of the matrices, as a map."""
+def _mean_figures(mixing: Mixing, grid: Grid, pixels: tuple[float, float]) -> RowFigures:
+    """Of the mean of all matrices, those that are not written out on their own as well."""
+    sums = RowSums()
+    for block in torch.tensor(spread(mixing.tokens, FEW_ROWS)).split(SMALL_BLOCK):
+        sums.add(mixing.mean_rows(block), Geometry.of(block, grid, pixels))
+    return sums.figures()
+
+
+def _centre_map(mixing: Mixing, grid: Grid) -> Tensor:
+    """The row of the token in the middle, the mean of all matrices, as a map."""
     centre = torch.tensor([grid[0] // 2 * grid[1] + grid[1] // 2])
-    row = torch.stack([mixing.rows(number, centre)[0] for number in numbers]).mean(0)
-    return thumbnail(row.view(grid))
+    return thumbnail(mixing.mean_rows(centre)[0].view(grid))

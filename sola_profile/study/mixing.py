@@ -61,6 +61,13 @@ class Mixing(ABC):
     def apply(self, x: Tensor) -> Tensor:
         """The mean of all matrices times ``x`` ``(N, P)``, differentiable, without N × N memory."""
 
+    def mean_rows(self, queries: Tensor) -> Tensor:
+        """Rows of the mean of all matrices: ``(R, N)``."""
+        total = torch.zeros(len(queries), self.tokens, dtype=torch.float64)
+        for number in range(self.count):
+            total += self.rows(number, queries)
+        return total / self.count
+
     def operator_share(self, operator: Tensor, number: int) -> Tensor:
         """The columns of the operator's result ``(N, C)`` that belong to a matrix: ``(N, V)``."""
         width = operator.size(-1) // self.count

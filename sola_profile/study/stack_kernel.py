@@ -27,7 +27,7 @@ from sola_vision.spec import LayerSpec
 DEPTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 # depths whose kernels are drawn, as far as they fit
 SHOWN_DEPTHS = (1, 4, 16)
-SHOWN_POINTS = 121
+SHOWN_POINTS = 81
 HELD = 0.99
 # 99 % of a Gaussian lie within so many standard deviations
 GAUSSIAN_99 = 2.5758293035489004
@@ -57,6 +57,7 @@ def stack_reaches(layers: Sequence[tuple[LayerSpec, Mixer]], grids: Sequence[Gri
             signal = _even(mixer, grid).apply(signal)
         variance += kernel_variance(mixer, tokens) / tokens**2
         distance = _offset(grid, place).abs()
+        farthest = max(1, int(distance.max()))
         sigma, reach = _spread(signal[:, 0], distance)
         found.append(
             Reach(
@@ -64,9 +65,10 @@ def stack_reaches(layers: Sequence[tuple[LayerSpec, Mixer]], grids: Sequence[Gri
                 mixer.kind == "softmax",
                 tokens,
                 grid[1],
+                farthest,
                 sqrt(variance) if variance < inf else inf,
                 sigma / tokens,
-                reach / max(1.0, float(distance.max())),
+                reach / farthest,
             )
         )
     return tuple(found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from statistics import fmean
 
 from torch import Tensor
@@ -76,7 +76,8 @@ class MatrixFigures:
 class LayerFigures:
     """One layer's matrices: ``matrices`` of its ``count``, over ``rows`` of their rows.
 
-    ``centre``: the mean row of the token in the middle, ``(rows, columns)``. ``note``: why there is no matrix.
+    ``mean``: of the mean of all its matrices, over at most 64 rows. ``centre``: that mean's row of the token in the middle, as a map.
+    ``note``: why there is no matrix.
     """
 
     place: LayerId
@@ -88,6 +89,7 @@ class LayerFigures:
     rows: int = 0
     count: int = 0
     matrices: tuple[MatrixFigures, ...] = ()
+    mean: RowFigures | None = None
     centre: Tensor | None = None
     note: str = ""
 
@@ -106,15 +108,18 @@ class LayerFigures:
         """Whether the matrices are the operator's."""
         return self.error <= LARGEST_ERROR
 
-    def row_mean(self, name: str) -> float:
-        """The mean of a row figure over the matrices."""
-        return fmean(getattr(matrix.rows, name) for matrix in self.matrices)
+    @property
+    def rows_mean(self) -> RowFigures:
+        """The means of row figures over the matrices."""
+        found = [matrix.rows for matrix in self.matrices]
+        names = [each.name for each in fields(RowFigures)]
+        return RowFigures(*(fmean(getattr(rows, name) for rows in found) for name in names))
 
     def rank_mean(self, name: str) -> float:
         """The mean of a rank over the matrices."""
         return fmean(getattr(matrix.spectrum, name) for matrix in self.matrices)
 
-    def mean(self, name: str) -> float | None:
+    def known_mean(self, name: str) -> float | None:
         """The mean of another figure over the matrices that have it."""
         known = [value for matrix in self.matrices if (value := getattr(matrix, name)) is not None]
         return fmean(known) if known else None
@@ -160,13 +165,14 @@ class Reach:
 
     Standard deviations are shares of the image's height (a raster-ordered image is N tokens high). ``predicted_sigma``: from the
     sum of the layers' variances, infinite behind one that reaches everything; ``measured_sigma``: of the kernel itself.
-    ``measured_99``: the distance within which 99 % of it lies, as a share of the way from the middle to the far end.
+    ``measured_99``: the distance within which 99 % of it lies, as a share of ``farthest``, the tokens from the middle to the far end.
     """
 
     place: LayerId
     is_softmax: bool
     tokens: int
     columns: int
+    farthest: int
     predicted_sigma: float
     measured_sigma: float
     measured_99: float
