@@ -93,6 +93,7 @@ def cka_chart(size: SizeStudy) -> Spec | None:
         for row, line in enumerate(size.cka)
         for column, value in enumerate(line)
     ]
+    lowest = round(min(map(min, size.cka)), 3)
     axis = {"title": None, "grid": False}
     return {
         "title": {"text": "Likeness of layers", "subtitle": f"linear CKA of features at {size.resolution} pixels"},
@@ -106,7 +107,7 @@ def cka_chart(size: SizeStudy) -> Spec | None:
             "color": {
                 "field": "cka",
                 "type": "quantitative",
-                "scale": {"scheme": "viridis", "domain": [0, 1]},
+                "scale": {"scheme": "viridis", "domain": [lowest, 1]},
                 "legend": {"title": "CKA"},
             },
         },

@@ -20,8 +20,8 @@ SIDE, GAP = 74, 8
 MOST_LAYERS = 12
 # pixels of a drawn map to each point of it, so that no viewer smooths them away
 SCALE = 6
-# gradients are shown down to a thousandth of the largest
-DECADES = 3
+# gradients are shown down to 1e-5 of the largest
+DECADES = 5
 # viridis at five places: even in brightness, and readable for the colour-blind
 VIRIDIS = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
 # where the names of layers stand, and the upper edge, in steps from the lower row
@@ -48,7 +48,7 @@ def map_chart(size: SizeStudy) -> Spec | None:
     title = {
         "text": f"Maps at {size.resolution} pixels",
         "subtitle": [
-            "upper: gradient of the centre behind each layer with respect to the pixels, logarithmic over three decades",
+            "upper: gradient of the centre behind each layer with respect to the pixels, logarithmic over five decades",
             "lower: where the token in the middle looks, mean of the layer's matrices; each map to its own largest",
         ],
     }
@@ -75,7 +75,7 @@ def _texts(values: Sequence[Spec], x: Spec, y: Spec, style: Spec, field: str) ->
 
 
 def _logarithmic(weight: Tensor) -> list[list[float]]:
-    """Shares of the largest, the last three decades from 0 to 1."""
+    """Shares of the largest, the last decades from 0 to 1."""
     return [[max(0.0, 1 + log10(max(value, 1e-9)) / DECADES) for value in row] for row in weight.tolist()]
 
 
