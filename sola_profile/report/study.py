@@ -34,7 +34,7 @@ def matrix_table(study: Study, size: SizeStudy) -> Table:
     """Where the rows of every layer look."""
     signed = any(layer.matrices and layer.rows_mean.negative > 0 for layer in size.layers)
     columns = (
-        *("Layer", "Tokens", "Matrices", "Rows", "Entropy", "Spread", "Top 9", "3 × 3 (chance)", "Distance (chance)"),
+        *("Layer", "Tokens", "Matrices", "Rows", "Entropy", "Spread", "Top 9", "3 × 3 (even)", "Distance (even)"),
         *(("Negative",) if signed else ()),
         *("Check", ""),
     )
@@ -60,9 +60,9 @@ def _matrix_cells(layer: LayerFigures, *, signed: bool) -> tuple[str, ...]:
 
 def mean_table(size: SizeStudy) -> Table:
     """Where the rows of every layer's mean matrix look."""
-    columns = ("Layer", "Mean of", "Entropy", "Spread", "Top 9", "3 × 3 (chance)", "Distance (chance)")
+    columns = ("Layer", "Mean of", "Entropy", "Spread", "Top 9", "3 × 3 (even)", "Distance (even)")
     rows = tuple(
-        (layer_name(layer), f"{layer.count} {layer.unit}s", *_look_cells(layer.mean))
+        (layer_name(layer), f"{layer.count} {layer.unit}{'s' if layer.count != 1 else ''}", *_look_cells(layer.mean))
         for layer in size.layers
         if layer.mean is not None
     )
@@ -81,14 +81,13 @@ def _look_cells(rows: RowFigures) -> tuple[str, ...]:
 
 def _matrices_text(layer: LayerFigures) -> str:
     used = len(layer.matrices)
-    units = f"{layer.unit}s" if layer.count != 1 else layer.unit
-    return f"{used} {units}" if used == layer.count else f"{used} of {layer.count} {units}"
+    return f"all {used}" if used == layer.count else f"{used} of {layer.count}"
 
 
 def rank_table(size: SizeStudy) -> Table:
     """Ranks, state, and what rows know of their query."""
-    states = ("State rank", "Condition")
-    columns = ("Layer", "Numerical rank", "Effective", "Stable", "Of", *states, "Confused", "Scale")
+    states = ("State", "Condition")
+    columns = ("Layer", "Rank", "Effective", "Stable", "Of", *states, "Confused", "Scale")
     rows = tuple(_rank_cells(layer) for layer in size.layers if layer.matrices)
     table = Table(f"Ranks and queries at {size.resolution}", columns, rows, _LEFT)
     if all(layer.known_mean("state_rank") is None for layer in size.layers):
@@ -114,7 +113,7 @@ def _rank_cells(layer: LayerFigures) -> tuple[str, ...]:
 
 def depth_table(study: Study, size: SizeStudy) -> Table:
     """What becomes of products and features."""
-    areas = tuple(f"ERF {percent(held, 0)}" for held in HELD)
+    areas = ("ERF 20 %", *(percent(held, 0) for held in HELD[1:]))
     columns = ("Layer", "Uniform", "Apart", "Rank", "Residual", "Cosine", "High", "Gain", *areas)
     rows = tuple(
         (f"{depth.place} {layer.mixer}", *_depth_cells(depth))
@@ -155,6 +154,10 @@ def sentences(study: Study) -> Iterator[str]:
     """What was checked and found, and what to know besides."""
     layers = [layer for size in study.sizes for layer in size.layers if layer.matrices]
     wrong = [layer for layer in layers if not layer.agrees]
+    if layers:
+        used = max(len(layer.matrices) for layer in layers)
+        rows = max(layer.rows for layer in layers)
+        yield f"Written out: at most {used} matrices of a layer and {rows:,} rows of each; means over these are shown."
     if layers and not wrong:
         worst = max(layer.error for layer in layers)
         yield (
@@ -170,13 +173,13 @@ def sentences(study: Study) -> Iterator[str]:
 
 
 def tables(study: Study) -> Iterator[Table]:
-    """Those of the terminal."""
+    """Those of the terminal, narrower than the page's."""
     for size in study.sizes:
         if size.layers:
-            yield matrix_table(study, size)
+            yield matrix_table(study, size).without("Matrices").without("Rows")
             yield rank_table(size)
         if size.depths:
-            yield depth_table(study, size)
+            yield depth_table(study, size).without("Rank").without("High").without(percent(HELD[1], 0))
     for variant, horizons in of_variants(study).items():
         yield reach_table(variant, horizons)
         if any(stack.sigma_slope for each in horizons for stack in each.repeated):

@@ -12,6 +12,8 @@ from sola_profile.study.reach import horizon
 from sola_profile.study.study_result import Decays, Horizon, Reach, Repeated, Slope, Study
 
 NONE = "–"
+# a second column of intervals
+INTERVAL_99 = "95 % interval "
 _LEFT = frozenset({"Layer", "Layers"})
 
 
@@ -42,9 +44,9 @@ def reach_table(variant: str, horizons: Sequence[Horizon]) -> Table:
 
 
 def exponent_table(variant: str, horizons: Sequence[Horizon], *, short: bool = False) -> Table:
-    """Layers of one stage stacked: how reach grows with depth. ``short``: stacks with an exponent alone."""
+    """Layers of one stage stacked: how reach grows with depth. ``short``: stacks with an exponent alone, in fewer columns."""
     columns = (
-        *("Size", "Layers", "Tokens", "σ of one", "b of σ", "95 % interval", "b of 99 %", "95 % interval "),
+        *("Size", "Layers", "Tokens", "σ of one", "b of σ", "95 % interval", "b of 99 %", INTERVAL_99),
         *("99 % over σ", "Deepest"),
     )
     rows = tuple(
@@ -54,7 +56,8 @@ def exponent_table(variant: str, horizons: Sequence[Horizon], *, short: bool = F
         if stack.sigma_slope or not short
     )
     title = f"Reach ~ depthᵇ of one linear layer on itself, or of a stage's in turn, {variant_name(variant)}"
-    return Table(title, columns, rows, _LEFT)
+    table = Table(title, columns, rows, _LEFT)
+    return table.without("Tokens").without(INTERVAL_99) if short else table
 
 
 def tails(stack: Repeated) -> list[float]:

@@ -85,6 +85,8 @@ class Studying:
                 self._sizes[size] = SizeStudy(size)
                 try:
                     yield from self._at(size)
+                except NotFiniteError as error:
+                    self._remarks.append(f"{size}: {error}; what is missing at this size can't be studied.")
                 except Exception as error:
                     if not is_out_of_memory(error):
                         raise
@@ -110,11 +112,13 @@ class Studying:
                 yield from self._matrices(size, taken)
                 yield f"{size}: product of the matrices"
                 features.products = _products(taken)
+            _check_finite(taken, name)
             _add_features(features, taken)
 
     def _matrices(self, size: Resolution, taken: list[Taken]) -> Iterator[str]:
         for each in taken:
             yield f"{size}: matrices of layer {each.layer.id} ({each.layer.letter})"
+            _check_finite([each], self._names[0])
             pixels = (size.height / each.grid[0], size.width / each.grid[1])
             with torch.no_grad():
                 figures = study_layer(each, self.question.extent, pixels)
@@ -202,6 +206,16 @@ def fresh_model(spec: BackboneSpec, weights: Path | None = None) -> Backbone:
         except OSError as error:
             raise ValueError(f"weights: can't read {weights}: {error.strerror or error}") from error
     return model
+
+
+class NotFiniteError(ValueError):
+    """A layer's features are NaN or infinite."""
+
+
+def _check_finite(taken: list[Taken], name: str) -> None:
+    for each in taken:
+        if not each.is_finite:
+            raise NotFiniteError(f"layer {each.layer.id} gives NaN or infinity on {name}")
 
 
 def _products(taken: list[Taken]) -> list[tuple[float, float, float] | None]:

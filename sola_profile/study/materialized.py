@@ -105,7 +105,7 @@ def _matrix(mixing: Mixing, number: int, sums: RowSums, error: float) -> MatrixF
 def _spectrum(mixing: Mixing, number: int) -> Spectrum:
     factors, tokens = mixing.factors(number), mixing.tokens
     if factors is not None:
-        return spectrum(factor_values(*factors), tokens, f"factors of {factors[0].size(1)} columns")
+        return spectrum(factor_values(*factors), tokens, f"factors, {factors[0].size(1)}")
     taken = torch.tensor(spread(tokens, tokens if tokens <= WHOLE else SPECTRUM_ROWS))
     route = "all rows" if len(taken) == tokens else f"{len(taken)} of {tokens:,} rows"
     values = row_values(torch.cat([mixing.rows(number, block) for block in taken.split(BLOCK)]))

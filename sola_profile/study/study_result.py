@@ -248,9 +248,9 @@ class Repeated:
 
     @property
     def name(self) -> str:
-        """``3.1 … 3.6``."""
+        """``3.1 – 3.6``."""
         first, last = self.places[0], self.places[-1]
-        return str(first) if first == last else f"{first} … {last}"
+        return str(first) if first == last else f"{first} – {last}"
 
     @property
     def alike(self) -> bool:

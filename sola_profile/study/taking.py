@@ -36,6 +36,11 @@ class Taken:
     operator: Tensor = field(default_factory=lambda: torch.empty(0))
 
     @property
+    def is_finite(self) -> bool:
+        """Whether neither NaN nor infinity went through."""
+        return bool(self.block_out.isfinite().all() and self.operator.isfinite().all())
+
+    @property
     def is_softmax(self) -> bool:
         """Whether the layer is quadratic in the tokens."""
         return self.block.mixer.kind == "softmax"
