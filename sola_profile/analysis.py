@@ -34,11 +34,11 @@ def analyse(case: Case, workload: Workload, formula: ModelFormula | None = None)
     """A backbone: its closed form; ``formula`` asks for the witnesses too, its own and the counters."""
     assert case.spec is not None
     closed = closed_form(case.spec, case.resolution, case.settings.batch)
-    agreed = None
-    if formula is not None:
-        counts = [formula_count(formula.at(case.resolution), case.spec)]
-        agreed = agreement(closed, counts + [count(workload, case.resolution) for count in COUNTERS.values()])
-    return _row(case, workload, closed, case.tokens, agreed)
+    if formula is None:
+        return _row(case, workload, closed, case.tokens)
+    recording = formula.at(case.resolution)
+    counts = [formula_count(recording, case.spec), *(count(workload, case.resolution) for count in COUNTERS.values())]
+    return replace(_row(case, workload, closed, case.tokens, agreement(closed, counts)), moved_bytes=_moved(recording))
 
 
 def analyse_model(case: Case, workload: Workload, formula: ModelFormula) -> Row:
@@ -47,10 +47,18 @@ def analyse_model(case: Case, workload: Workload, formula: ModelFormula) -> Row:
     cost = formula_breakdown(recording, workload.model)
     counts, absent = count_all(workload, case.resolution)
     rows, columns = (-(-side // recording.patch) for side in (case.resolution.height, case.resolution.width))
-    return _row(case, workload, cost, (rows * columns,), family_agreement(cost, recording, counts, absent))
+    agreed = family_agreement(cost, recording, counts, absent)
+    return replace(_row(case, workload, cost, (rows * columns,), agreed), moved_bytes=_moved(recording))
 
 
-def _row(case: Case, workload: Workload, cost: Breakdown, tokens: tuple[int, ...], agreed: Agreement | None) -> Row:
+def _moved(recording: Recording) -> int:
+    sums = total(recording.calls)
+    return int(sums.read_bytes + sums.written_bytes)
+
+
+def _row(
+    case: Case, workload: Workload, cost: Breakdown, tokens: tuple[int, ...], agreed: Agreement | None = None
+) -> Row:
     peak, moments = follow_step(workload, case.resolution)
     trains = case.settings.mode == "train" and agreed is not None
     return Row(

@@ -29,6 +29,7 @@ COMMANDS: Mapping[str, str] = {
     "machine": "sola_profile.commands.machine:machine",
     "place": "sola_profile.commands.place:place",
     "study": "sola_profile.commands.study:study",
+    "experiment": "sola_profile.commands.experiment:experiment",
     "kernels": "sola_profile.commands.kernels:kernels",
     "fit": "sola_profile.commands.fit:fit",
     "trace": "sola_profile.commands.trace:trace",

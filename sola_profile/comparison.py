@@ -187,6 +187,7 @@ def _figures(size: str, old: Row, new: Row, tolerance: float) -> Iterator[Figure
     yield sides("training step", "MACs", old.step_macs, new.step_macs)
     operations = [sum(row.cost.scalar_ops.values()) for row in (old, new)]
     yield sides("scalar operations", "operations", *operations)
+    yield sides("bytes moved", "bytes", old.moved_bytes, new.moved_bytes)
     yield sides("peak memory, predicted", "bytes", *(row.predicted_memory.total_bytes for row in (old, new)))
 
 

@@ -18,7 +18,7 @@ from sola_profile.measure.surfaces import Drift, Place, measure_surfaces, spot_c
 from sola_profile.workload import cpu_threads
 
 # what is measured beside the families, for the progress bar
-COSTS = 5
+COSTS = 6
 
 
 @dataclass(frozen=True)

@@ -97,8 +97,9 @@ class Row:
 
     ``tokens_per_stage``: of a backbone, after padding; of another model, the positions after its first convolution.
     ``counted_parameters``: numbers in the built module, a check of the closed form. ``step_macs``: multiply-accumulates
-    of a whole training step, counted; ``cost`` and ``agreement`` speak of the forward pass. ``memory_timeline``: predicted,
-    of the largest size of the model only. ``predicted_time``: seconds of the forward pass by the machine's ceilings,
+    of a whole training step, counted; ``cost`` and ``agreement`` speak of the forward pass. ``moved_bytes``: that this reads
+    and writes where every operator fetches its operands and leaves its result. ``memory_timeline``: predicted, of the largest
+    size of the model only. ``predicted_time``: seconds of the forward pass by the machine's ceilings,
     where such are kept; ``layers``: of those with matrix products.
     """
 
@@ -109,6 +110,7 @@ class Row:
     predicted_memory: PeakMemory
     agreement: Agreement | None = None
     step_macs: int | None = None
+    moved_bytes: int | None = None
     measured_memory: PeakMemory | None = None
     latency: Latency | None = None
     kind_times: KindTimes | None = None

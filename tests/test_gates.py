@@ -334,10 +334,12 @@ def test_a_baseline_gates_a_run_and_is_read_before_it(sola_profile):
     assert sola_profile(*ONE, "--no-measure", "--baseline", "base.json")[0] == 0
     document = json.loads(Path("base.json").read_text())
     document["models"][0]["rows"][0]["predicted_memory"]["step_bytes"] -= 1
+    document["models"][0]["rows"][0]["moved_bytes"] += 1
     Path("base.json").write_text(json.dumps(document))
     code, out, _ = sola_profile(*ONE, "--no-measure", "--baseline", "base.json", "--json", "new.json")
     assert code == ExitCode.REGRESSION
     assert re.search(r"peak memory, predicted +bytes +[\d,]+ +[\d,]+ +\+1 +MORE", out)
+    assert re.search(r"bytes moved +bytes +[\d,]+ +[\d,]+ +-1 +less", out)
     assert json.loads(Path("new.json").read_text())["models"]
     for options, sentence in (
         (("--batch", "2", "--no-measure"), "batch: 1 then, 2 now"),

@@ -1,7 +1,8 @@
 """Measures a machine: every family of probes over its grid of shapes, memory by size, and what a call costs at least.
 
-Each rate is sampled twice in each of a few rounds, family by family. What else runs on the machine only ever adds time, so
-that of the quickest quarter is the rate, and the fastest sample and the median are its span. What a call with nothing to do takes is measured first and taken off every probe, since it is a ceiling of its own.
+Each rate is sampled twice in each of a few rounds, family by family, and that of a family with few shapes once more at the
+end. What else runs on the machine only ever adds time, so that of the quickest quarter is the rate, and the fastest sample and
+the median are its span. What a call with nothing to do takes is a ceiling of its own, and is taken off every probe.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -35,6 +36,9 @@ from sola_profile.measure.latency import Timer, timer_for
 from sola_profile.measure.probes import FAMILIES, Family, Step
 
 ROUNDS = 3
+# a family of so few shapes is done in a moment
+BRIEF = 12
+SECOND_LOOK = "second look"
 # a sample shorter than this would be the clock's
 SHORTEST_S = 3e-4
 MOST_CALLS = 200
@@ -79,24 +83,71 @@ def measure_surfaces(place: Place) -> Iterator[tuple[str, Surface | None]]:
 
     A family that this device or dtype has no kernel for is left out.
     """
-    calls: dict[str, float] = {}
     with torch.inference_mode():
         _settle(place)
         for name, measure in _COSTS.items():
             yield name, None
             yield name, measure(place)
-        # the fastest: taking off more than a call costs would make the rate of what remains impossibly high
-        plain_s = _call_surface(place, _ADDITION).rates[0][0]
+        probings: list[_Probing] = []
         for family in FAMILIES:
             yield family.name, None
             try:
-                if family.least is not None:
-                    surface = _call_surface(place, family)
-                    calls[family.name] = surface.rates[0][0]
-                    yield f"{CALL}: {family.name}", surface
-                yield family.name, _surface(place, family, calls.get(family.name, plain_s))
+                begun = list(_begin(place, family))
             except (RuntimeError, NotImplementedError):
                 continue
+            probings += begun
+        yield SECOND_LOOK, None
+        for probing in probings:
+            if probing.steps:
+                probing.sample(place)
+        plain_s = _call_surface(place, _ADDITION).rates[0][0]
+    # the fastest: taking off more than a call costs would make the rate of what remains impossibly high
+    calls = {probing.family.name: min(probing.times[0]) for probing in probings if probing.is_call}
+    for probing in probings:
+        yield probing.name, probing.surface(calls.get(probing.family.name, plain_s))
+
+
+@dataclass
+class _Probing:
+    """The probes of one surface, and their times so far. ``steps``: none left where one look was enough."""
+
+    family: Family
+    steps: list[Step]
+    work: list[float]
+    is_call: bool = False
+    times: list[list[float]] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """The surface's name."""
+        return f"{CALL}: {self.family.name}" if self.is_call else self.family.name
+
+    def sample(self, place: Place) -> None:
+        """Add a look at every shape."""
+        new = rounds(place, self.steps)
+        self.times = [before + now for before, now in zip(self.times, new, strict=True)] if self.times else new
+
+    def surface(self, call_s: float) -> Surface:
+        """Rates, without what a call takes."""
+        if self.is_call:
+            return _seconds(self.times[0])
+        return _rates(self.family, self.work, self.times, call_s)
+
+
+def _begin(place: Place, family: Family) -> Iterator[_Probing]:
+    """A first look at a family; its probes are kept where all of that fell in one moment, which may have been a bad one."""
+    if family.least is not None:
+        step, work = _make(place, family, family.least)
+        yield _looked(place, _Probing(family, [step], [work], is_call=True))
+    made = [_make(place, family, shape) for shape in _points(family)]
+    yield _looked(place, _Probing(family, [step for step, _ in made], [work for _, work in made]))
+
+
+def _looked(place: Place, probing: _Probing) -> _Probing:
+    probing.sample(place)
+    if len(probing.steps) > BRIEF:
+        probing.steps = []
+    return probing
 
 
 def _settle(place: Place) -> None:
@@ -112,14 +163,12 @@ def _make(place: Place, family: Family, shape: Mapping[str, int]) -> tuple[Step,
     return family.make(place.tensor, **{name.replace(" ", "_"): value for name, value in shape.items()})
 
 
-def _surface(place: Place, family: Family, call_s: float) -> Surface:
-    made = [_make(place, family, shape) for shape in _points(family)]
-    times = rounds(place, [step for step, _ in made])
+def _rates(family: Family, work: Sequence[float], times: Sequence[Sequence[float]], call_s: float) -> Surface:
     spans = []
-    for (_, work), samples in zip(made, times, strict=True):
+    for amount, samples in zip(work, times, strict=True):
         # the smallest shapes are all call; what is left of them is no less than a tenth
         low, middle, high = span([max(time - call_s, time / 10) for time in samples])
-        spans.append((work / high, work / middle, work / low))
+        spans.append((amount / high, amount / middle, amount / low))
     return Surface(family.unit, family.axes, tuple(spans))
 
 
@@ -169,11 +218,15 @@ def _sample(timer: Timer, step: Step, calls: int) -> float:
 
 def _traffic(place: Place, sizes: Sequence[int] = TOUCHED) -> Surface:
     """Bytes per second that a copy reads and writes together, by the bytes that it touches."""
-    spans = []
-    for touched in sizes:
+    times: dict[int, list[float]] = {touched: [] for touched in sizes}
+    # through all sizes twice, so that a bad moment of the machine isn't all that is known of one
+    for touched in (*sizes, *sizes):
         source = torch.ones(touched // 2, dtype=torch.uint8, device=place.device)
         target = torch.zeros_like(source)
-        low, middle, high = span(rounds(place, [lambda s=source, t=target: t.copy_(s)])[0])  # type: ignore[misc]
+        times[touched] += rounds(place, [lambda s=source, t=target: t.copy_(s)], 2)[0]  # type: ignore[misc]
+    spans = []
+    for touched, samples in times.items():
+        low, middle, high = span(samples)
         spans.append((touched / high, touched / middle, touched / low))
     return Surface(BYTES, {"bytes": sizes}, tuple(spans))
 
@@ -280,4 +333,6 @@ def _rate_now(place: Place, name: str, machine: Machine) -> tuple[float, float, 
     family = next(family for family in FAMILIES if family.name == name)
     calls = machine.rate(f"{CALL}: {name}", {}) or machine.rate(CALL, {}) or NONE
     one = replace(family, axes={axis: (value,) for axis, value in CHECKED[name].items()})
-    return _surface(place, one, calls.middle).rates[0]
+    made = [_make(place, one, shape) for shape in _points(one)]
+    times = rounds(place, [step for step, _ in made])
+    return _rates(one, [work for _, work in made], times, calls.middle).rates[0]

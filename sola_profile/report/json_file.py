@@ -114,6 +114,7 @@ def _row(row: Row) -> Json:
         "cost": _cost(row.cost),
         "witnesses": None if row.agreement is None else _agreement(row.agreement),
         "training_step_macs": row.step_macs,
+        "moved_bytes": row.moved_bytes,
         "predicted_memory": _memory(row.predicted_memory),
         "measured_memory": None if row.measured_memory is None else _memory(row.measured_memory),
         "latency": None if row.latency is None else latency_json(row.latency),

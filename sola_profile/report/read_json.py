@@ -140,6 +140,7 @@ def _row(found: Json, source: ModelSource, shape: InputShape, settings: Settings
         predicted_memory=_memory(found["predicted_memory"]),
         agreement=_optional(_agreement, found["witnesses"]),
         step_macs=found["training_step_macs"],
+        moved_bytes=found.get("moved_bytes"),
         measured_memory=_optional(_memory, found["measured_memory"]),
         latency=_optional(read_latency, found["latency"]),
         kind_times=None if runs is None else KindTimes(tuple(runs)),

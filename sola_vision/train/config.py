@@ -1,0 +1,185 @@
+"""What a training run is: everything that its result depends on, checked when it is written down. Needs no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sola_vision.presets import get_spec
+from sola_vision.spec import BackboneSpec
+
+TASK = "task:"
+INITS = ("model", "fan_in")
+
+
+@dataclass(frozen=True)
+class Optimiser:
+    """AdamW and the schedule of its learning rate.
+
+    The rate rises linearly over ``warmup`` steps to ``lr`` and falls as half a cosine to ``min_lr``. Weight decay is
+    for the matrices of linear maps and convolutions alone, not for norms, biases, decays, bonuses and mixing ratios.
+    ``clip``: largest norm of the whole gradient, 0 for none. ``ema``: decay of the averaged weights, 0 for none.
+    """
+
+    lr: float = 1e-3
+    min_lr: float = 1e-5
+    warmup: int = 0
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.999)
+    clip: float = 5.0
+    ema: float = 0.0
+
+    def __post_init__(self) -> None:
+        _number("lr", self.lr, above=0)
+        _number("min_lr", self.min_lr, 0, self.lr)
+        _whole("warmup", self.warmup, 0)
+        _number("weight_decay", self.weight_decay, 0)
+        if not isinstance(self.betas, (tuple, list)) or len(self.betas) != 2:
+            raise ValueError(f"betas: expected two numbers such as (0.9, 0.999), got {self.betas!r}")
+        object.__setattr__(self, "betas", tuple(self.betas))
+        for beta in self.betas:
+            _number("betas", beta, 0, below=1)
+        _number("clip", self.clip, 0)
+        _number("ema", self.ema, 0, below=1)
+
+
+@dataclass(frozen=True)
+class Regularisation:
+    """What makes the training harder than the evaluation; all of it is off by default.
+
+    ``mixup`` and ``cutmix``: the α of the Beta(α, α) that images and labels are mixed by; with both, each batch takes
+    one of them. ``label_smoothing``: share of the target spread over all classes. ``drop_path``: stochastic-depth
+    rate of the last layer, None for the model's own.
+    """
+
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    label_smoothing: float = 0.0
+    drop_path: float | None = None
+
+    def __post_init__(self) -> None:
+        _number("mixup", self.mixup, 0)
+        _number("cutmix", self.cutmix, 0)
+        _number("label_smoothing", self.label_smoothing, 0, below=1)
+        if self.drop_path is not None:
+            _number("drop_path", self.drop_path, 0, below=1)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training run.
+
+    ``model``: a preset's name or a ``BackboneSpec``; its classes are those of the data. ``data``: a folder with
+    ``train`` and ``val``, each with one folder per class, or a generated task such as ``"task:match:d=40"``.
+    ``size``: image side in pixels. ``steps`` or ``epochs``: how long; a generated task never repeats an image and so has
+    steps only. ``batch``: images per step over all processes. ``eval_size``: images of the evaluation (a folder: at
+    most so many, 0 for all). ``amp``: bfloat16 autocast. ``seed`` sets weights, data and noise.
+    ``init``: "model" for the backbone's own weights, "fan_in" for matrices of deviation 1/√fan_in, for narrow models.
+    ``out``: folder for log, checkpoint and weights, None to write nothing; ``checkpoint_every``: steps between
+    checkpoints, 0 for one at the end.
+
+    Raises ``ValueError`` that names the field, what came and what is allowed.
+    """
+
+    model: str | BackboneSpec
+    data: str
+    size: int = 224
+    steps: int | None = None
+    epochs: float | None = None
+    batch: int = 64
+    eval_size: int = 2048
+    optimiser: Optimiser = field(default_factory=Optimiser)
+    regularisation: Regularisation = field(default_factory=Regularisation)
+    init: str = "model"
+    amp: bool = False
+    device: str = "cpu"
+    seed: int = 0
+    out: Path | None = None
+    checkpoint_every: int = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model, (str, BackboneSpec)):
+            raise TypeError(f"model: expected a name or a BackboneSpec, got {type(self.model).__name__}")
+        _whole("size", self.size, 1)
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError(f"steps: give either steps or epochs, got steps={self.steps} and epochs={self.epochs}")
+        if self.steps is not None:
+            _whole("steps", self.steps, 1)
+        if self.epochs is not None:
+            _number("epochs", self.epochs, above=0)
+            if self.is_task:
+                raise ValueError(f"epochs: {self.data} makes new images for ever; give steps, got epochs={self.epochs}")
+        if self.init not in INITS:
+            raise ValueError(f"init: expected one of {', '.join(INITS)}, got {self.init!r}")
+        _whole("batch", self.batch, 1)
+        _whole("eval_size", self.eval_size, 1 if self.is_task else 0)
+        _whole("seed", self.seed, 0)
+        _whole("checkpoint_every", self.checkpoint_every, 0)
+        if self.out is not None:
+            object.__setattr__(self, "out", Path(self.out))
+
+    @property
+    def is_task(self) -> bool:
+        """Whether the data are generated."""
+        return self.data.startswith(TASK)
+
+    @property
+    def spec(self) -> BackboneSpec:
+        """The model's spec; raises ``ValueError`` that suggests the nearest name."""
+        return get_spec(self.model) if isinstance(self.model, str) else self.model
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What came out of a run.
+
+    ``correct`` of ``total`` evaluation images, their mean cross-entropy ``loss`` in nats, and the same for the averaged
+    weights where ``ema`` was on. ``train_loss``: mean over the last tenth of the steps. ``train_seconds``: the training
+    alone, without building and evaluation.
+    """
+
+    correct: int
+    total: int
+    loss: float
+    train_loss: float
+    steps: int
+    train_seconds: float
+    ema_correct: int | None = None
+    ema_loss: float | None = None
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the evaluation images that are classified right."""
+        return self.correct / self.total
+
+    @property
+    def ema_accuracy(self) -> float | None:
+        """The same for the averaged weights."""
+        return None if self.ema_correct is None else self.ema_correct / self.total
+
+
+def _number(
+    name: str,
+    value: Any,
+    least: float | None = None,
+    most: float | None = None,
+    *,
+    above: float | None = None,
+    below: float | None = None,
+) -> None:
+    rules = [
+        (least, lambda bound: value >= bound, "at least {}"),
+        (above, lambda bound: value > bound, "more than {}"),
+        (most, lambda bound: value <= bound, "at most {}"),
+        (below, lambda bound: value < bound, "less than {}"),
+    ]
+    wanted = " and ".join(text.format(bound) for bound, _, text in rules if bound is not None)
+    numeric = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < float("inf")
+    if not numeric or not all(holds(bound) for bound, holds, _ in rules if bound is not None):
+        raise ValueError(f"{name}: expected a number of {wanted}, got {value!r}")
+
+
+def _whole(name: str, value: Any, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name}: expected a whole number of at least {least}, got {value!r}")
