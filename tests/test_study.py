@@ -81,7 +81,7 @@ class Given(Mixing):
         return self.matrix @ x
 
 
-def figures(matrix, pixels=(4.0, 4.0)):
+def figures(matrix, pixels=4):
     """Row figures, over two unequal blocks, and ranks."""
     sums = RowSums()
     for block in torch.arange(N).split(29):
@@ -352,6 +352,8 @@ def test_features_that_are_not_finite_end_a_size(tiny):
     assert [str(layer.place) for layer in found.sizes[0].layers] == ["1.1"]
     assert any("layer 2.1 gives NaN or infinity on objects 1" in remark for remark in found.remarks)
     assert "layer 2.1 gives NaN" in found._repr_html_()
+    assert not found.horizons
+    assert any(remark.startswith("No horizon") for remark in found.remarks)
 
 
 def test_what_is_known_of_random_queries_and_keys():
@@ -359,7 +361,7 @@ def test_what_is_known_of_random_queries_and_keys():
     generator = torch.Generator().manual_seed(0)
     q, k, v = torch.randn(3, 196, 1, 32, generator=generator, dtype=torch.float64)
     everywhere = torch.arange(196)
-    geometry = Geometry.of(everywhere, (14, 14), (1.0, 1.0))
+    geometry = Geometry.of(everywhere, (14, 14), 1)
     for kind, entropy, rank in ((SoftmaxMixing, 0.907, 108), (LinearMixing, 0.998, 5.0)):
         matrix, sums = kind(q, k, v).rows(0, everywhere), RowSums()
         sums.add(matrix, geometry)
@@ -490,8 +492,11 @@ def test_bad_use_is_explained(sola_profile, tmp_path, monkeypatch, arguments, se
     assert sentence in " ".join(err.replace("│", " ").split())
 
 
-def test_an_image_that_can_not_be_read_is_named(tmp_path):
+def test_an_image_that_can_not_be_read_is_named(sola_profile, tmp_path):
     (tmp_path / "broken.png").write_text("no image")
+    code, _, err = sola_profile("study", "--model", "sola_t", "--images", str(tmp_path))
+    assert code == 2
+    assert "images: can't read broken.png" in " ".join(err.replace("│", " ").split())
     with pytest.raises(ValueError, match=r"images: can't read broken\.png"):
         Samples(1, tmp_path).load(0, 3, SIZE)
     with pytest.raises(ValueError, match="files have 3 channels, the model takes 1"):

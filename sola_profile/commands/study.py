@@ -46,8 +46,9 @@ def study(**options: Any) -> None:
     targets.check()
     from sola_profile.study.instruments import Studying
 
+    studying = checked(lambda: Studying(question), "--images")
     with Renderer() if targets.folder else nullcontext() as renderer:
-        found = run(Studying(question))
+        found = run(studying)
         write(found, targets, renderer)
     if found.interrupted:
         raise KeyboardInterrupt

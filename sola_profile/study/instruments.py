@@ -63,7 +63,10 @@ class _Features:
 
 
 class Studying:
-    """Answers one question; ``run`` goes through the work, ``result`` gives what is finished by then."""
+    """Answers one question; ``run`` goes through the work, ``result`` gives what is finished by then.
+
+    Raises ``ValueError`` for an image that can't be read.
+    """
 
     def __init__(self, question: StudyQuestion) -> None:
         self.question = question
@@ -75,6 +78,9 @@ class Studying:
         self._horizons: list[Horizon] = []
         self._remarks: list[str] = []
         self._names = question.samples.names
+        # an image that can't be read is found before the work begins
+        for number in range(len(self._names)):
+            self._image(number, Resolution(1, 1))
         self._environment = environment()
         self._started = datetime.now(timezone.utc).isoformat(timespec="seconds")
 
@@ -119,9 +125,9 @@ class Studying:
         for each in taken:
             yield f"{size}: matrices of layer {each.layer.id} ({each.layer.letter})"
             _check_finite([each], self._names[0])
-            pixels = (size.height / each.grid[0], size.width / each.grid[1])
+            side = self.question.model.spec.patch_size * 2 ** (each.layer.id.stage - 1)
             with torch.no_grad():
-                figures = study_layer(each, self.question.extent, pixels)
+                figures = study_layer(each, self.question.extent, side)
             self._add_layer(size, figures)
 
     def _add_layer(self, size: Resolution, figures: LayerFigures) -> None:
@@ -169,14 +175,19 @@ class Studying:
         self._sizes[size] = replace(found, depths=tuple(depths), cka=cka)
 
     def _theory(self) -> Iterator[str]:
+        if not all(parameter.isfinite().all() for parameter in self._exact.parameters()):
+            self._remarks.append("No horizon: some of the weights are NaN or infinite.")
+            return
         sizes = sorted({*self.question.sizes, *HORIZON_SIZES}, key=lambda size: (size.pixels, size))
         try:
-            for variant in horizon_variants(self.question.model):
+            for variant in horizon_variants(self._exact):
                 for size in sizes:
                     yield f"{size}: horizon, {variant.name} decays"
                     self._horizons.append(study_horizon(variant, size))
-        except ValueError as error:
-            self._remarks.append(f"No horizon: {error}.")
+        except Exception as error:
+            if not (isinstance(error, ValueError) or is_out_of_memory(error)):
+                raise
+            self._remarks.append(f"The horizon ends here: {error}.")
 
     def result(self) -> Study:
         """What is known by now."""

@@ -38,10 +38,10 @@ FEW_ROWS = 64
 FACTOR = 2.0
 
 
-def study_layer(taken: Taken, extent: Extent, pixels: tuple[float, float]) -> LayerFigures:
+def study_layer(taken: Taken, extent: Extent, pixels: int) -> LayerFigures:
     """The figures of one layer on one image, in float64.
 
-    ``pixels``: height and width of a token of its grid in the image.
+    ``pixels``: to the side of a token.
     """
     mixing = mixing_of(taken.block.mixer, taken.mixer_in[0], taken.grid)
     place, mixer = taken.layer.id, taken.layer.mixer.name
@@ -122,7 +122,7 @@ def _by_query(mixing: Mixing, number: int) -> tuple[float | None, float | None]:
     return confusion(rows, queries[taken]), change(rows, longer.rows(number, taken))
 
 
-def _mean_figures(mixing: Mixing, grid: Grid, pixels: tuple[float, float]) -> RowFigures:
+def _mean_figures(mixing: Mixing, grid: Grid, pixels: int) -> RowFigures:
     """Of the mean of all matrices, those that are not written out on their own as well."""
     sums = RowSums()
     for block in torch.tensor(spread(mixing.tokens, FEW_ROWS)).split(SMALL_BLOCK):

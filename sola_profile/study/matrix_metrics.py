@@ -65,12 +65,12 @@ class Geometry:
     local: Tensor
 
     @classmethod
-    def of(cls, queries: Tensor, grid: Grid, pixels: tuple[float, float]) -> Geometry:
-        """``pixels``: height and width of a token."""
+    def of(cls, queries: Tensor, grid: Grid, pixels: int) -> Geometry:
+        """``pixels``: to the side of a token."""
         tokens = torch.arange(grid[0] * grid[1])
         down = (queries // grid[1])[:, None] - (tokens // grid[1])
         across = (queries % grid[1])[:, None] - (tokens % grid[1])
-        distance = torch.hypot(down.double() * pixels[0], across.double() * pixels[1])
+        distance = pixels * torch.hypot(down.double(), across.double())
         return cls(distance, (down.abs() <= 1) & (across.abs() <= 1))
 
 

@@ -10,6 +10,7 @@ O(N) memory; that both agree is checked for every layer of a study.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import sqrt
@@ -263,9 +264,8 @@ class WKVMixing(Mixing):
         return sorted(order[place] for place in spread(self.count, most))
 
 
-def _by_parts(x: Tensor, attend: object) -> Tensor:
+def _by_parts(x: Tensor, attend: Callable[[Tensor], Tensor]) -> Tensor:
     """The mean over heads of an operator's result, for as many vectors at once as it takes."""
-    assert callable(attend)
     return torch.cat([attend(part)[0].mean(1) for part in x.split(MOST_VECTORS, 1)], 1)
 
 

@@ -8,7 +8,7 @@ its channels' kernels, since channels are mixed between layers. Source of the th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf, log, nan, sqrt
 
@@ -96,9 +96,8 @@ def decays_of(layer: LayerSpec, mixer: Mixer, grid: Grid) -> Decays | None:
     )
 
 
-def pooled(rates: Tensor, variance: object) -> float:
+def pooled(rates: Tensor, variance: Callable[[Tensor], Tensor]) -> float:
     """Mean variance over channels; infinite when one doesn't fade."""
-    assert callable(variance)
     return inf if bool((rates <= 0).any()) else float(variance(rates).mean())
 
 
