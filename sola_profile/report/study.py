@@ -119,7 +119,12 @@ def depth_table(study: Study, size: SizeStudy) -> Table:
         (f"{depth.place} {layer.mixer}", *_depth_cells(depth))
         for depth, layer in zip(size.depths, size.layers, strict=True)
     )
-    return Table(f"As depth grows, at {size.resolution}, means over {len(study.images)} images", columns, rows, _LEFT)
+    return Table(f"As depth grows, at {size.resolution}, {_images(study)}", columns, rows, _LEFT)
+
+
+def _images(study: Study) -> str:
+    count = len(study.images)
+    return f"means over {count} images" if count > 1 else "of one image"
 
 
 def _depth_cells(depth: DepthFigures) -> tuple[str, ...]:

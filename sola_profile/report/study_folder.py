@@ -44,7 +44,7 @@ def page(study: Study, charts: set[str]) -> str:
             "tables": [
                 _part(table) for table in (matrix_table(study, size), mean_table(size), rank_table(size)) if table.rows
             ],
-            "depth": markdown(depth_table(study, size)) if size.depths else "",
+            "depth": _part(depth_table(study, size)) if size.depths else (),
         }
         for size in study.sizes
     ]
@@ -55,7 +55,6 @@ def page(study: Study, charts: set[str]) -> str:
         result=RESULT,
         sentences=[sentence.replace("|", "\\|") for sentence in sentences(study)],
         charts=charts,
-        images=len(study.images),
         sizes=sizes,
         reaches=[_part(reach_table(variant, found)) for variant, found in variants.items()],
         exponents=[_part(exponent_table(variant, found)) for variant, found in variants.items()],
