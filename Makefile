@@ -88,6 +88,7 @@ reports: setup
 	$(BIN)/sola-profile predict --accuracy --budget 25
 	$(PAUSE)
 	$(BIN)/sola-profile place --model sola_t --res 512 --swap 3.4=S --budget 60 --out docs/reports/placement
+	$(BIN)/sola-profile study --model sola_t --res 224,512 --out docs/reports/study
 
 kernels-reports: setup
 	$(BIN)/sola-profile kernels --no-compile --budget 600

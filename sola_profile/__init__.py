@@ -8,14 +8,16 @@ from sola_vision.version import __version__
 if TYPE_CHECKING:
     from sola_profile.api import formula, load, profile
     from sola_profile.api_place import place
+    from sola_profile.api_study import study_model
     from sola_profile.api_time import predict
 
-__all__ = ["__version__", "formula", "load", "place", "predict", "profile"]
+__all__ = ["__version__", "formula", "load", "place", "predict", "profile", "study_model"]
 
 _HOMES = {
     **dict.fromkeys(("formula", "load", "profile"), "sola_profile.api"),
     "place": "sola_profile.api_place",
     "predict": "sola_profile.api_time",
+    "study_model": "sola_profile.api_study",
 }
 
 

@@ -28,6 +28,7 @@ COMMANDS: Mapping[str, str] = {
     "predict": "sola_profile.commands.predict:predict",
     "machine": "sola_profile.commands.machine:machine",
     "place": "sola_profile.commands.place:place",
+    "study": "sola_profile.commands.study:study",
     "experiment": "sola_profile.commands.experiment:experiment",
     "kernels": "sola_profile.commands.kernels:kernels",
     "fit": "sola_profile.commands.fit:fit",
@@ -85,6 +86,7 @@ Examples:
   sola-profile formula --model timm:pvt_v2_b0
   sola-profile predict --model timm:resnet18 --measure
   sola-profile place --model sola_t --res 512 --softmax 3
+  sola-profile study --model sola_t --res 224,512
   sola-profile kernels --quick
   sola-profile compare old.json new.json
 """

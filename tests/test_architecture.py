@@ -29,7 +29,7 @@ PROFILE_LAYERS = (
     ("report",),
     ("versions_worker",),
     ("versions",),
-    ("api", "api_time", "api_place"),
+    ("api", "api_time", "api_place", "api_study"),
     ("commands",),
     ("cli",),
     ("__main__",),
@@ -141,6 +141,7 @@ def test_cases_and_commands_load_without_torch():
             "compare",
             "gates",
             "place",
+            "study",
         )
     ]
     light += [f"sola_profile/commands/{name}.py" for name in ("machine", "predict", "ceilings")]

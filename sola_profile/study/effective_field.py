@@ -28,10 +28,20 @@ def effective_area(spec: BackboneSpec, resolution: Resolution, images: int = IMA
         torch.manual_seed(SEED)
         model = create_model(spec, features_only=True).eval()
         image = torch.randn(images, spec.in_channels, resolution.height, resolution.width, requires_grad=True)
-    features = model(image)[-1]
-    centre = features[:, :, features.size(2) // 2, features.size(3) // 2]
-    (gradient,) = torch.autograd.grad(centre.relu().sum(), image)
-    return window_share(gradient.relu().sum((0, 1)), held)
+    features = model(image)[-1].permute(0, 2, 3, 1)
+    return window_share(centre_gradient(features, image), held)
+
+
+def centre_gradient(features: Tensor, image: Tensor, *, keep: bool = False) -> Tensor:
+    """What every pixel has to do with the centre of a feature map: ``(H, W)``, of ``image`` ``(B, channels, H, W)``.
+
+    The gradient of the positive part of the centre of ``features`` ``(B, rows, columns, C)`` with respect to the pixels, its positive
+    part summed over channels and images. ``keep``: the graph, for more features of the same pass. Source: RepLKNet, arXiv
+    2203.06717.
+    """
+    centre = features[:, features.size(1) // 2, features.size(2) // 2]
+    (gradient,) = torch.autograd.grad(centre.relu().sum(), image, retain_graph=keep)
+    return gradient.relu().sum((0, 1))
 
 
 def window_share(weight: Tensor, held: float) -> float:

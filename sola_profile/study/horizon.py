@@ -33,13 +33,16 @@ def layer_variances(space: Space, resolution: Resolution) -> dict[tuple[int, str
     for index, place in enumerate(space.places):
         rows, columns = grids[place.stage - 1]
         for letter in space.spec.mixers:
-            mixer = _fresh(space, place, letter, index / last)
+            mixer = fresh_mixer(space, place, letter, index / last)
             tokens = rows * columns
-            found[index, letter] = kernel_variance(mixer, tokens) / tokens**2
+            try:
+                found[index, letter] = kernel_variance(mixer, tokens) / tokens**2
+            except ValueError as error:
+                raise ValueError(f"score: {error}; use another score than horizon") from error
     return found
 
 
-def _fresh(space: Space, place: LayerId, letter: str, depth: float) -> Mixer:
+def fresh_mixer(space: Space, place: LayerId, letter: str, depth: float) -> Mixer:
     """A layer's mixer with the decays of its depth; its maps are not filled in."""
     layer, mixer = space.spec.layer(place), space.spec.mixers[letter]
     with torch.device("meta"):
@@ -52,25 +55,44 @@ def _fresh(space: Space, place: LayerId, letter: str, depth: float) -> Mixer:
 def kernel_variance(mixer: Mixer, tokens: int) -> float:
     """``Σ_Δ Δ² K(Δ) / Σ_Δ K(Δ)`` of a layer in tokens², pooled over its channels; infinite where nothing fades.
 
+    Channels are mixed between layers, so that the kernel of a layer is the mean of its channels' kernels, and its variance
+    the mean of theirs.
+    """
+    found = channel_variances(mixer, tokens)
+    return inf if found is None else float(found.mean())
+
+
+def channel_variances(mixer: Mixer, tokens: int) -> Tensor | None:
+    """``Σ_Δ Δ² K(Δ) / Σ_Δ K(Δ)`` of every channel, or head, in tokens²; None where nothing fades.
+
     Exact and discrete, for the token in the middle of the sequence, so also for channels that hardly fade or favour far
-    tokens. Contents count as equal. Channels are mixed between layers, so that the kernel of a layer is the mean of its
-    channels' kernels, and its variance the mean of theirs. For a decay of w per token in a long sequence it is
-    ``1/(2 sinh²(w/2))``, about ``2/w²``.
+    tokens. Contents count as equal. For a decay of w per token in a long sequence it is ``1/(2 sinh²(w/2))``, about ``2/w²``.
+    """
+    rates = rates_of(mixer, tokens)
+    if rates is None:
+        return None
+    if isinstance(mixer, WKV):
+        # e^{−(|Δ|−1)w} at other tokens, e^u at the token itself
+        return _variances(rates, (mixer.bonus.detach().double() - rates).exp(), tokens)
+    return _variances(rates, torch.ones_like(rates), tokens)
+
+
+def rates_of(mixer: Mixer, tokens: int) -> Tensor | None:
+    """The decay w per token of every channel, or head; None where nothing fades.
+
+    Raises ``ValueError`` for a mixer whose decays are not known here.
     """
     if isinstance(mixer, (SoftmaxAttention, LinearAttention)):
-        return inf
+        return None
     if isinstance(mixer, WKV):
-        rate = mixer.decay.detach().double() / (tokens if mixer.decay_per == "sequence" else 1)
-        # e^{−(|Δ|−1)w} at other tokens, e^u at the token itself
-        return _variance(rate, (mixer.bonus.detach().double() - rate).exp(), tokens)
+        return mixer.decay.detach().double() / (tokens if mixer.decay_per == "sequence" else 1)
     if isinstance(mixer, DecayAttention):
-        rate = mixer.log_rate.detach().double().exp()
-        return _variance(rate, torch.ones_like(rate), tokens)
-    raise ValueError(f"score: the decays of {type(mixer).__name__} are not known; use another score than horizon")
+        return mixer.log_rate.detach().double().exp()
+    raise ValueError(f"the decays of {type(mixer).__name__} are not known")
 
 
-def _variance(rate: Tensor, own: Tensor, tokens: int) -> float:
-    """Mean over channels for kernels ``e^{−w|Δ|}`` with ``own`` in place of 1 at Δ = 0."""
+def _variances(rate: Tensor, own: Tensor, tokens: int) -> Tensor:
+    """For kernels ``e^{−w|Δ|}`` with ``own`` in place of 1 at Δ = 0."""
     reach = max(1, tokens // 2)
     distance = torch.arange(1, reach + 1, dtype=torch.float64)
     sums = []
@@ -80,4 +102,4 @@ def _variance(rate: Tensor, own: Tensor, tokens: int) -> float:
         weight = 2 * torch.exp(-w * distance - scale)
         total = weight.sum() + itself * torch.exp(torch.tensor(-scale, dtype=torch.float64))
         sums.append((weight * distance.square()).sum() / total)
-    return float(torch.stack(sums).mean())
+    return torch.stack(sums)

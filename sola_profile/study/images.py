@@ -1,0 +1,126 @@
+"""Sample images for a study: generated ones, the same picture at every size, or those of a folder."""
+
+# H height, W width
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sola_profile.case import Resolution
+from sola_profile.workload import SEED
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+# mean and deviation of ImageNet's channels, by which models of images are fed; torchvision's figures
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Where images come from: ``folder``, or generated without one; the first ``count`` by name."""
+
+    count: int
+    folder: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ValueError(f"count: expected at least 1 image, got {self.count}")
+        if self.folder is not None and not self.files():
+            raise ValueError(f"images: no image in {self.folder}; expected files with {', '.join(SUFFIXES)}")
+
+    def files(self) -> list[Path]:
+        """The images of the folder; raises ``ValueError`` when it can't be read."""
+        assert self.folder is not None
+        try:
+            found = sorted(path for path in self.folder.iterdir() if path.suffix.lower() in SUFFIXES)
+        except OSError as error:
+            raise ValueError(f"images: can't read the folder {self.folder}: {error.strerror}") from error
+        return found[: self.count]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """One for each image."""
+        if self.folder is not None:
+            return tuple(path.name for path in self.files())
+        kinds = list(GENERATED)
+        return tuple(f"{kinds[number % len(kinds)]} {number + 1}" for number in range(self.count))
+
+    def load(self, number: int, channels: int, resolution: Resolution) -> Tensor:
+        """Image ``number`` from 0 as ``(1, channels, H, W)`` in float32, normalised as ImageNet's where it has three."""
+        if self.folder is None:
+            pixels = _generated(number, channels, resolution)
+        else:
+            if channels != 3:
+                raise ValueError(f"images: files have 3 channels, the model takes {channels}")
+            pixels = _read(self.files()[number], resolution)
+        mean, deviation = (MEAN, DEVIATION) if channels == 3 else ((0.5,) * channels, (0.25,) * channels)
+        scaled = (pixels - torch.tensor(mean)[:, None, None]) / torch.tensor(deviation)[:, None, None]
+        return scaled[None]
+
+
+def _generated(number: int, channels: int, resolution: Resolution) -> Tensor:
+    """Values from 0 to 1, ``(channels, H, W)``: a function of the place in the image, sampled at its pixels' centres."""
+    generator = torch.Generator().manual_seed(SEED + number)
+    y = (torch.arange(resolution.height) + 0.5)[:, None] / resolution.height
+    x = (torch.arange(resolution.width) + 0.5)[None] / resolution.width
+    kinds = list(GENERATED.values())
+    return kinds[number % len(kinds)](y, x, channels, generator).clamp(0, 1)
+
+
+def _blobs(y: Tensor, x: Tensor, channels: int, generator: torch.Generator) -> Tensor:
+    """Sixteen soft spots of random place, size and colour on grey."""
+    picture = torch.full((channels, y.size(0), x.size(1)), 0.5)
+    for _ in range(16):
+        row, column, size, *colour = torch.rand(3 + channels, generator=generator).tolist()
+        spot = torch.exp(-((y - row).square() + (x - column).square()) / (2 * (0.03 + 0.15 * size) ** 2))
+        picture += (torch.tensor(colour)[:, None, None] - 0.5) * spot
+    return picture
+
+
+def _texture(y: Tensor, x: Tensor, channels: int, generator: torch.Generator) -> Tensor:
+    """Sixty-four waves whose amplitude falls as their frequency grows, as in natural images."""
+    picture = torch.full((channels, y.size(0), x.size(1)), 0.5)
+    for number in range(64):
+        frequency = 1.06**number
+        angle, *phases = (2 * torch.pi * torch.rand(1 + channels, generator=generator)).tolist()
+        direction = torch.tensor(angle)
+        along = 2 * torch.pi * frequency * (y * direction.sin() + x * direction.cos())
+        picture += 0.35 / frequency**0.7 * torch.sin(along + torch.tensor(phases)[:, None, None])
+    return picture
+
+
+def _objects(y: Tensor, x: Tensor, channels: int, generator: torch.Generator) -> Tensor:
+    """Ten discs and rectangles with sharp edges, one over the other, on a slope of brightness."""
+    picture = (0.3 + 0.4 * y + 0.0 * x).expand(channels, -1, -1).clone()
+    for number in range(10):
+        row, column, high, wide, *colour = torch.rand(4 + channels, generator=generator).tolist()
+        down, across = (y - row).abs() / (0.04 + 0.14 * high), (x - column).abs() / (0.04 + 0.14 * wide)
+        inside = down.square() + across.square() < 1 if number % 2 else torch.maximum(down, across) < 1
+        picture = torch.where(inside, torch.tensor(colour)[:, None, None], picture)
+    return picture
+
+
+# kind → what paints it
+GENERATED: dict[str, Callable[[Tensor, Tensor, int, torch.Generator], Tensor]] = {
+    "objects": _objects,
+    "texture": _texture,
+    "blobs": _blobs,
+}
+
+
+def _read(path: Path, resolution: Resolution) -> Tensor:
+    """A file's middle in the shape of the image, values from 0 to 1."""
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    size = (resolution.width, resolution.height)
+    try:
+        with Image.open(path) as file:
+            picture = ImageOps.fit(file.convert("RGB"), size, Image.Resampling.BICUBIC)
+    except (UnidentifiedImageError, OSError) as error:
+        raise ValueError(f"images: can't read {path.name}: {error}") from error
+    values = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
+    return values.view(resolution.height, resolution.width, 3).permute(2, 0, 1).float() / 255
