@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -212,7 +212,11 @@ class FolderSource:
             # workers draw nothing from it, but the loader would take its seed from the global generator
             generator=torch.Generator().manual_seed(0),
         )
-        yield from loader
+        try:
+            yield from loader
+        except ValueError as error:
+            # a worker's error comes with its traceback as text
+            raise ValueError(str(error).rpartition("ValueError: ")[2].strip()) from error
 
 
 class _Places:
@@ -232,5 +236,10 @@ class _Places:
 
 
 def _need_timm() -> None:
-    if importlib.util.find_spec("timm") is None:
-        raise ValueError("rand_augment, erasing: these are timm's, which is not installed: pip install timm")
+    try:
+        importlib.import_module("timm.data")
+    except ImportError:
+        raise ValueError("rand_augment, erasing: these are timm's, which is not installed: pip install timm") from None
+    except RuntimeError as error:
+        # torchvision for another torch than the one there is
+        raise ValueError(f"rand_augment, erasing: these are timm's, which doesn't load: {error}") from error

@@ -55,7 +55,6 @@ def train(
     with ExitStack() as stack:
         world = stack.enter_context(join(config.device))
         stack.enter_context(torch.random.fork_rng())
-        torch.manual_seed(config.seed)
         trainer = Trainer(config, world)
         trainer.open_folder(resume=resume)
         with Log(trainer.folder, trainer.step, tensorboard=config.output.tensorboard and trainer.leads) as log:
@@ -240,7 +239,8 @@ class Trainer:
 
 
 def build_model(config: TrainConfig, classes: int) -> nn.Module:
-    """The model with fresh weights from torch's generator."""
+    """The model with the fresh weights of this seed, the same in every process."""
+    torch.manual_seed(config.seed)
     model = create_model(config.spec, num_classes=classes, drop_path=config.regularisation.drop_path)
     if config.init == "fan_in":
         draw_by_fan_in(model)
