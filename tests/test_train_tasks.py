@@ -63,7 +63,7 @@ def test_an_observer_that_knows_the_task_reaches_its_ceiling(name, observe):
     for task in (read_task(name, 32), read_task(proxy_config(name, "LLLLLL").data.removeprefix("task:"), 24)):
         images, labels = task.samples("eval", 3, SAMPLES)
         assert images.shape == (len(SAMPLES), 3, task.size, task.size)
-        assert np.mean(observe(task, images) == labels) > 0.985
+        assert np.mean(observe(task, images) == labels) > 0.97
         shares = np.bincount(labels, minlength=task.classes) / len(labels)
         # four standard errors of a fair share
         assert np.all(abs(shares - 1 / task.classes) < 4 * (1 / task.classes / len(labels)) ** 0.5)

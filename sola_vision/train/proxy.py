@@ -12,12 +12,12 @@ from sola_vision.train.config import Optimiser, TrainConfig
 PROXY_MIXERS = ("wkv", "linear", "decay")
 PROXY_SIZE = 24
 
-# task → (options, steps): how hard and how long. What keeps the tasks below 100 % is noise and the short training: the ideal
-# observer is above 99 % in all three. Match has two colours, and marks of a third of the side, since same-or-different is a
-# product of two places, of which there is no sign before a model has both: with four colours, or with marks of a quarter
-# and the same noise, LLLLLL and SSSSSS were still at chance after 350 steps. Counting and stripes are learnt in half the steps.
+# task → (options, steps): how hard and how long. Match has two colours, and marks of a third of the side, since
+# same-or-different is a product of two places, of which there is no sign before a model has both: with four colours, or with
+# marks of a quarter, LLLLLL and SSSSSS were still at chance after 350 steps. At a noise of 3 every pattern solves it, at 9 some
+# seeds never leave chance; who knows where to look is right in 98.5 % at 7. Counting and stripes are learnt in half the steps.
 _SETTINGS: Mapping[str, tuple[str, int]] = {
-    "match": ("patch=8,d=16,kinds=2,distractors=2,noise=3.0", 400),
+    "match": ("patch=8,d=16,kinds=2,distractors=2,noise=7.0", 400),
     "count": ("patch=4,classes=7,objects=10,noise=1.2", 200),
     "texture": ("patch=4,density=0.25,noise=1.4", 200),
 }
