@@ -103,7 +103,7 @@ class Match:
     of its own, ``noise·u²`` with u uniform in [0, 1), so that many are clear and some are hard. Chance is 50 %, also for
     a model that sees one of the marked patches only, or nothing beyond ``d`` pixels: colours and places are drawn apart
     from the label. Ceiling: finding both rings and reading both colours, which matched filters do in more than 99.5 %
-    of the images at the default noise and 98 % at the proxies' (``tests/test_train_tasks.py``).
+    of the images at the default noise and 97 % at the proxies' (``tests/test_train_tasks.py``).
     """
 
     size: int = 32
