@@ -1,4 +1,4 @@
-"""The trainer: known answers of its parts, the same bits whatever interrupts it, folders, several processes, the command."""
+"""The trainer: known answers of its parts, and the same bits whatever interrupts it."""
 
 import csv
 import json
@@ -13,40 +13,19 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
-from PIL import Image
 from safetensors.torch import load_file
 from torch.nn import functional as F
+from training import EVERYTHING, SPEC, TINY, numbers
 
-from sola_profile.source import _package
 from sola_vision import create_model
-from sola_vision.train import Optimiser, Output, Regularisation, TrainConfig, proxy_config, proxy_spec, train
+from sola_vision.train import Optimiser, Output, Regularisation, proxy_config, train
 from sola_vision.train.checkpoint import NAME
-from sola_vision.train.command import command
-from sola_vision.train.folder import DEVIATION, MEAN, FolderSource
 from sola_vision.train.loop import Trainer
 from sola_vision.train.mixing import mix
 from sola_vision.train.optim import average, learning_rate, parameter_groups
 from sola_vision.train.world import World
 
-ALONE = World(0, 1, torch.device("cpu"))
-SPEC = replace(proxy_spec("LS"), dims=(16, 16, 16, 16))
-EVERYTHING = Regularisation(mixup=0.5, cutmix=0.5, label_smoothing=0.1, drop_path=0.2)
-TINY = TrainConfig(
-    SPEC, "task:count:patch=4", size=16, steps=24, batch=4, eval_size=30, optimiser=Optimiser(ema=0.9, warmup=3), seed=2
-)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def numbers(result):
-    return {key: value for key, value in result.record().items() if key != "train_seconds"}
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def weights_of(folder):
@@ -131,12 +110,12 @@ def test_autocast_changes_the_digits_and_little_else():
 
 
 def test_a_run_killed_in_the_middle_goes_on_to_the_same_bits(tmp_path):
-    config = replace(TINY, steps=60, regularisation=EVERYTHING, output=Output(tmp_path / "cut", checkpoint_every=4))
+    config = replace(TINY, steps=40, regularisation=EVERYTHING, output=Output(tmp_path / "cut", checkpoint_every=4))
     unbroken = train(replace(config, output=Output(tmp_path / "whole")))
     code = (
         "import sys, torch; torch.set_num_threads(1); sys.path.insert(0, sys.argv[1])\n"
-        "from test_train import *\n"
-        "train(replace(TINY, steps=60, regularisation=EVERYTHING, "
+        "import time; from training import *; from sola_vision.train import *\n"
+        "train(replace(TINY, steps=40, regularisation=EVERYTHING, "
         "output=Output(sys.argv[2], checkpoint_every=4)), progress=lambda *_: time.sleep(0.02))"
     )
     here = os.path.dirname(__file__)
@@ -150,10 +129,10 @@ def test_a_run_killed_in_the_middle_goes_on_to_the_same_bits(tmp_path):
     # as if it had died while it wrote
     (config.output.folder / f"{NAME}.part").write_bytes(checkpoint.read_bytes()[:1000])
     step = torch.load(checkpoint, weights_only=True)["step"]
-    assert 0 < step < 60
+    assert 0 < step < 40
     seen = []
     resumed = train(config, resume=True, progress=lambda at, *_: seen.append(at))
-    assert seen == list(range(step + 1, 61))
+    assert seen == list(range(step + 1, 41))
     assert numbers(resumed) == numbers(unbroken)
     assert weights_of(tmp_path / "cut") == weights_of(tmp_path / "whole")
 
@@ -220,76 +199,12 @@ def test_a_loss_that_is_no_number_ends_the_run():
         train(replace(TINY, optimiser=Optimiser(lr=1e30, clip=0)))
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """Five images of two classes for training and three for evaluation, each of one colour."""
-    colours = {"train": {"blue": [10, 20, 30], "red": [40, 50]}, "val": {"blue": [60], "red": [70, 80]}}
-    for split, classes in colours.items():
-        for name, values in classes.items():
-            (tmp_path / split / name).mkdir(parents=True)
-            for value in values:
-                image = Image.new("RGB", (30 + value, 40), (value, 0, 255 - value))
-                image.save(tmp_path / split / name / f"{value}.png")
-    return tmp_path
-
-
-def folder_config(folder, **changes):
-    return replace(TrainConfig(SPEC, str(folder), size=16, epochs=2, batch=2, eval_size=0), **changes)
-
-
-def red(images):
-    """The red value that the images of the fixture are told apart by."""
-    return [round(float(value * DEVIATION[0] + MEAN[0]) * 255) for value in images[:, 0].mean((1, 2))]
-
-
-def test_every_epoch_sees_every_image_of_a_folder_once(folder):
-    source = FolderSource(folder_config(folder), ALONE)
-    assert (source.classes, source.steps()) == (2, 5)
-    batches = list(source.train_batches(0, 5))
-    seen = [value for images, _ in batches for value in red(images)]
-    assert sorted(seen[:5]) == sorted(seen[5:]) == [10, 20, 30, 40, 50]
-    assert seen[:5] != seen[5:]
-    assert all(
-        label == (value >= 40) for images, labels in batches for value, label in zip(red(images), labels, strict=True)
-    )
-    images, labels = next(iter(source.eval_batches()))
-    assert (red(images), labels.tolist()) == ([60, 70, 80], [0, 1, 1])
-    # two processes see all of it between them
-    shares = [FolderSource(folder_config(folder), World(rank, 2, torch.device("cpu"))) for rank in range(2)]
-    assert sorted(v for share in shares for images, _ in share.eval_batches() for v in red(images)) == [60, 70, 80]
-
-
-def test_images_of_a_folder_are_the_same_from_workers_and_from_any_step(folder):
-    # it knows how to load timm beside a torchvision that was built for another torch
-    _package("timm")
-    gradient = np.add.outer(np.arange(64), np.arange(64)).astype(np.uint8)
-    Image.fromarray(gradient).save(folder / "train/red/40.png")
-    changes = Regularisation(rand_augment="rand-m9-mstd0.5-inc1", erasing=0.5)
-    config = folder_config(folder, regularisation=changes)
-    alone = list(FolderSource(config, ALONE).train_batches(0, 5))
-    helped = list(FolderSource(replace(config, workers=1), ALONE).train_batches(2, 5))
-    for (images, labels), (others, other_labels) in zip(alone[2:], helped, strict=True):
-        assert torch.equal(images, others)
-        assert torch.equal(labels, other_labels)
-    plain = list(FolderSource(folder_config(folder), ALONE).train_batches(0, 5))
-    assert not all(torch.equal(a[0], b[0]) for a, b in zip(alone, plain, strict=True))
-
-
-def test_errors_name_the_folder_and_the_file(folder):
-    result = train(folder_config(folder))
-    assert (result.total, result.steps) == (3, 5)
-    (folder / "val/red/80.png").write_bytes(b"no image")
-    for workers in (0, 1):
-        with pytest.raises(ValueError, match=r"^data: can't read the image .*val/red/80.png: cannot identify"):
-            train(folder_config(folder, workers=workers))
-    (folder / "train/green").mkdir()
-    with pytest.raises(ValueError, match="train/green holds no image"):
-        train(folder_config(folder))
-    Image.new("RGB", (4, 4)).save(folder / "train/green/1.png")
-    with pytest.raises(ValueError, match="differ in their classes: green"):
-        train(folder_config(folder))
-    with pytest.raises(ValueError, match="there is no folder"):
-        train(folder_config(folder / "train"))
+def test_tensorboard_that_is_missing_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ValueError, match="TensorBoard is not installed: pip install tensorboard"):
+        train(replace(TINY, output=Output(tmp_path, tensorboard=True)))
+    with pytest.raises(ValueError, match="tensorboard: writes into the output folder"):
+        Output(tensorboard=True)
 
 
 RANKS = """
@@ -297,7 +212,8 @@ import sys
 import torch
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[1])
-from test_train import *
+from training import *
+from sola_vision.train.loop import Trainer
 from sola_vision.train.log import Log
 from sola_vision.train.world import join
 with join("cpu") as world:
@@ -328,47 +244,3 @@ def test_two_processes_share_a_batch_and_agree(tmp_path):
     assert first["loss"] == pytest.approx(alone.loss, rel=1e-3)
     with pytest.raises(ValueError, match="batch: expected a multiple of the 3 processes, got 4"):
         Trainer(TINY, World(0, 3, torch.device("cpu")))
-
-
-def arguments(**changes):
-    given = {"model": "proxy_wkv", "pattern": "L|L|LSLLLL|L", "data": "task:count", "res": 16, "steps": 2, "batch": 2}
-    given.update({"eval-size": 8, "threads": 1, **changes})
-    return [word for key, value in given.items() if value is not None for word in (f"--{key}", str(value))]
-
-
-def test_the_command_prints_one_line_and_keeps_progress_apart(capsys, tmp_path):
-    out = tmp_path / "run"
-    command.main([*arguments(mixer="L=decay", out=out), "--json"], standalone_mode=False)
-    said = capsys.readouterr()
-    record = json.loads(said.out)
-    assert record["total"] == 8
-    assert said.err == "".join(f"step {step} of 2, loss {loss}\n" for step, loss in _losses(said.err))
-    command.main([*arguments(mixer="L=decay", out=out), "--resume"], standalone_mode=False)
-    assert capsys.readouterr().out.startswith(f"accuracy {record['accuracy']:.2%} ({record['correct']} of 8), loss ")
-
-
-def _losses(text):
-    return [(step, line.rpartition(" ")[2]) for step, line in enumerate(text.splitlines(), start=1)]
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"model": "proxy_wvk"}, "--model: nothing is named 'proxy_wvk'; did you mean 'proxy_wkv'"),
-        ({"data": "count"}, "--data: there is no folder 'count'; did you mean 'task:count'"),
-        ({"mixer": "decay"}, "--mixer: expected a letter and a mixer such as L=decay, got 'decay'"),
-        ({"pattern": "L|L|LLX|L"}, "pattern"),
-        ({"lr": -1}, "lr: expected a number of more than 0, got -1"),
-        ({"lrr": 1}, "No such option '--lrr'"),
-    ],
-)
-def test_the_command_names_the_option_and_the_nearest(changes, words):
-    done = CliRunner().invoke(command, arguments(**changes))
-    assert done.exit_code == 2
-    assert words in done.output
-
-
-def test_help_needs_no_torch():
-    code = "import sys, sola_vision.train.command as c; c.command.main(['--help'], standalone_mode=False)"
-    code += "; assert not {'torch', 'rich', 'PIL'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -6,7 +6,8 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from types import FrameType
@@ -157,32 +158,44 @@ def run(config: TrainConfig, *, resume: bool, threads: int | None) -> TrainResul
 
     if threads is not None:
         torch.set_num_threads(threads)
+    # several processes would stop at different steps and wait for each other
     alone = os.environ.get("WORLD_SIZE", "1") == "1"
-    stop = _stop_at_interrupt() if alone else None
     try:
-        with shown(quiet=os.environ.get("RANK", "0") != "0") as progress:
+        with _interrupts(held=alone) as stop, shown(quiet=os.environ.get("RANK", "0") != "0") as progress:
             return train(config, resume=resume, progress=progress, stop=stop)
-    except torch.OutOfMemoryError as error:
-        raise click.ClickException(f"out of memory: a smaller --batch or --res needs less{_kept(config)}") from error
+    except (MemoryError, RuntimeError) as error:
+        # an allocation on the CPU fails with a plain RuntimeError
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
+            raise click.ClickException(
+                f"out of memory: a smaller --batch or --res needs less{_kept(config)}"
+            ) from error
+        raise
     except KeyboardInterrupt:
         click.echo(f"interrupted{_kept(config)}", err=True)
-        raise
+        raise click.Abort from None
 
 
 def _kept(config: TrainConfig) -> str:
     return f"; --resume goes on from the last checkpoint in {config.output.folder}" if config.output.folder else ""
 
 
-def _stop_at_interrupt() -> Callable[[], bool]:
-    """Whether Ctrl-C was pressed; pressed again, it ends the run within a step."""
+@contextmanager
+def _interrupts(*, held: bool) -> Iterator[Callable[[], bool] | None]:
+    """Whether Ctrl-C was pressed, where it is held back until asked for; pressed again, it ends the run at once."""
+    if not held:
+        yield None
+        return
     pressed = []
 
     def press(number: int, _: FrameType | None) -> None:
         pressed.append(number)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    signal.signal(signal.SIGINT, press)
-    return lambda: bool(pressed)
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def in_words(result: TrainResult) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import importlib
 import math
 import random
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -209,6 +210,7 @@ class FolderSource:
             batch_sampler=batches,
             num_workers=self.config.workers,
             pin_memory=self.world.device.type == "cuda",
+            worker_init_fn=leave_interrupts_to_the_run,
             # workers draw nothing from it, but the loader would take its seed from the global generator
             generator=torch.Generator().manual_seed(0),
         )
@@ -217,6 +219,11 @@ class FolderSource:
         except ValueError as error:
             # a worker's error comes with its traceback as text
             raise ValueError(str(error).rpartition("ValueError: ")[2].strip()) from error
+
+
+def leave_interrupts_to_the_run(_: int) -> None:
+    """Ctrl-C reaches all processes of a terminal; the run ends its workers when it has finished its step."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class _Places:
