@@ -100,7 +100,7 @@ def test_the_same_config_gives_the_same_bits_and_leaves_the_callers_random_state
 
 def test_a_proxy_learns():
     config = replace(proxy_config("count", "LS"), data="task:count:patch=8,classes=2,objects=1,noise=0.1")
-    assert train(replace(config, steps=40, eval_size=128)).accuracy > 0.9
+    assert train(replace(config, steps=40, batch=16, eval_size=128)).accuracy > 0.9
 
 
 def test_autocast_changes_the_digits_and_little_else():

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,7 @@ class World:
         """Sums over the processes, the same on each."""
         if self.size == 1:
             return values
-        dtype = torch.float32 if self.device.type == "mps" else torch.float64
-        sums: Tensor = torch.tensor(values, dtype=dtype, device=self.device)
+        sums = torch.tensor(values, dtype=torch.float64, device=self.device)
         dist.all_reduce(sums)
         return [float(value) for value in sums.tolist()]
 
@@ -49,18 +48,21 @@ def join(device: str) -> Iterator[World]:
     Raises ``ValueError`` when there is no such device.
     """
     where = _device(device)
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1 or dist.is_initialized():
+    started = not dist.is_initialized()
+    if started and int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield World(0, 1, where)
         return
     if where.type == "cuda":
-        where = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        where = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(where)
-    dist.init_process_group("nccl" if where.type == "cuda" else "gloo")
+    if started:
+        dist.init_process_group("nccl" if where.type == "cuda" else "gloo")
     try:
-        yield World(dist.get_rank(), size, where)
+        yield World(dist.get_rank(), dist.get_world_size(), where)
     finally:
-        dist.destroy_process_group()
+        # a group of the caller's is the caller's to end
+        if started:
+            dist.destroy_process_group()
 
 
 def _device(name: str) -> torch.device:
@@ -71,5 +73,5 @@ def _device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise ValueError(f"device: expected cpu, cuda or cuda:N, got {name!r}")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device: expected one of {torch.cuda.device_count()} CUDA devices, got {name!r}")
+        raise ValueError(f"device: PyTorch sees {torch.cuda.device_count() or 'no'} CUDA devices here, got {name!r}")
     return device
