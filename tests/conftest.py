@@ -7,6 +7,17 @@ import pytest
 
 
 @pytest.fixture
+def one_thread():
+    """One thread of PyTorch's operators, with which a run gives the same bits in every process."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def sola_profile(monkeypatch, capsys, tmp_path):
     """``sola-profile`` as it is typed: exit code, standard output and standard error of its arguments."""
     # ceilings that the user keeps would show in every profile

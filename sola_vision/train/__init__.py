@@ -6,13 +6,13 @@
 
 from typing import TYPE_CHECKING
 
-from sola_vision.train.config import Optimiser, Regularisation, TrainConfig, TrainResult
+from sola_vision.train.config import Optimiser, Output, Regularisation, TrainConfig, TrainResult
 from sola_vision.train.proxy import proxy_config, proxy_spec
 
 if TYPE_CHECKING:
     from sola_vision.train.loop import train
 
-__all__ = ["Optimiser", "Regularisation", "TrainConfig", "TrainResult", "proxy_config", "proxy_spec", "train"]
+__all__ = ["Optimiser", "Output", "Regularisation", "TrainConfig", "TrainResult", "proxy_config", "proxy_spec", "train"]
 
 
 def __getattr__(name: str) -> object:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import operator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +51,16 @@ class Regularisation:
 
     ``mixup`` and ``cutmix``: the α of the Beta(α, α) that images and labels are mixed by; with both, each batch takes
     one of them. ``label_smoothing``: share of the target spread over all classes. ``drop_path``: stochastic-depth
-    rate of the last layer, None for the model's own.
+    rate of the last layer, None for the model's own. ``rand_augment``: timm's RandAugment, such as
+    "rand-m9-mstd0.5-inc1", and ``erasing``: probability of its random erasing; both for folders of images only.
     """
 
     mixup: float = 0.0
     cutmix: float = 0.0
     label_smoothing: float = 0.0
     drop_path: float | None = None
+    rand_augment: str = ""
+    erasing: float = 0.0
 
     def __post_init__(self) -> None:
         _number("mixup", self.mixup, 0)
@@ -64,6 +68,33 @@ class Regularisation:
         _number("label_smoothing", self.label_smoothing, 0, below=1)
         if self.drop_path is not None:
             _number("drop_path", self.drop_path, 0, below=1)
+        if not isinstance(self.rand_augment, str):
+            raise TypeError(f"rand_augment: expected a text such as 'rand-m9-mstd0.5-inc1', got {self.rand_augment!r}")
+        _number("erasing", self.erasing, 0, 1)
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a run leaves behind: ``log.csv``, ``checkpoint.pt``, ``model.safetensors`` and ``result.json``.
+
+    ``folder``: where, None to write nothing. ``checkpoint_every`` and ``eval_every``: steps between checkpoints and
+    evaluations, 0 for one at the end. ``log_every``: steps per line of the log. ``tensorboard``: event files too.
+    """
+
+    folder: Path | None = None
+    checkpoint_every: int = 0
+    eval_every: int = 0
+    log_every: int = 50
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        if self.folder is not None:
+            object.__setattr__(self, "folder", Path(self.folder))
+        _whole("checkpoint_every", self.checkpoint_every, 0)
+        _whole("eval_every", self.eval_every, 0)
+        _whole("log_every", self.log_every, 1)
+        if self.tensorboard and self.folder is None:
+            raise ValueError("tensorboard: writes into the output folder; give one, got None")
 
 
 @dataclass(frozen=True)
@@ -76,8 +107,7 @@ class TrainConfig:
     steps only. ``batch``: images per step over all processes. ``eval_size``: images of the evaluation (a folder: at
     most so many, 0 for all). ``amp``: bfloat16 autocast. ``seed`` sets weights, data and noise.
     ``init``: "model" for the backbone's own weights, "fan_in" for matrices of deviation 1/√fan_in, for narrow models.
-    ``out``: folder for log, checkpoint and weights, None to write nothing; ``checkpoint_every``: steps between
-    checkpoints, 0 for one at the end.
+    ``workers``: processes that read images, 0 for none.
 
     Raises ``ValueError`` that names the field, what came and what is allowed.
     """
@@ -95,8 +125,8 @@ class TrainConfig:
     amp: bool = False
     device: str = "cpu"
     seed: int = 0
-    out: Path | None = None
-    checkpoint_every: int = 0
+    workers: int = 0
+    output: Output = field(default_factory=Output)
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, (str, BackboneSpec)):
@@ -115,9 +145,9 @@ class TrainConfig:
         _whole("batch", self.batch, 1)
         _whole("eval_size", self.eval_size, 1 if self.is_task else 0)
         _whole("seed", self.seed, 0)
-        _whole("checkpoint_every", self.checkpoint_every, 0)
-        if self.out is not None:
-            object.__setattr__(self, "out", Path(self.out))
+        _whole("workers", self.workers, 0)
+        if self.is_task and (self.regularisation.rand_augment or self.regularisation.erasing):
+            raise ValueError(f"rand_augment, erasing: for folders of images only, got data={self.data!r}")
 
     @property
     def is_task(self) -> bool:
@@ -158,6 +188,10 @@ class TrainResult:
         """The same for the averaged weights."""
         return None if self.ema_correct is None else self.ema_correct / self.total
 
+    def record(self) -> dict[str, Any]:
+        """All fields and both shares, for JSON."""
+        return {**asdict(self), "accuracy": self.accuracy, "ema_accuracy": self.ema_accuracy}
+
 
 def _number(
     name: str,
@@ -168,15 +202,16 @@ def _number(
     above: float | None = None,
     below: float | None = None,
 ) -> None:
-    rules = [
-        (least, lambda bound: value >= bound, "at least {}"),
-        (above, lambda bound: value > bound, "more than {}"),
-        (most, lambda bound: value <= bound, "at most {}"),
-        (below, lambda bound: value < bound, "less than {}"),
-    ]
-    wanted = " and ".join(text.format(bound) for bound, _, text in rules if bound is not None)
+    rules = (
+        (least, operator.ge, "at least"),
+        (above, operator.gt, "more than"),
+        (most, operator.le, "at most"),
+        (below, operator.lt, "less than"),
+    )
+    given = [(bound, holds, text) for bound, holds, text in rules if bound is not None]
     numeric = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < float("inf")
-    if not numeric or not all(holds(bound) for bound, holds, _ in rules if bound is not None):
+    if not numeric or not all(holds(value, bound) for bound, holds, _ in given):
+        wanted = " and ".join(f"{text} {bound:g}" for bound, _, text in given)
         raise ValueError(f"{name}: expected a number of {wanted}, got {value!r}")
 
 

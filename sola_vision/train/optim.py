@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from sola_vision.train.config import Optimiser
 
@@ -44,10 +45,10 @@ def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
-@torch.no_grad()
 def average(averaged: Iterable[Tensor], current: Iterable[Tensor], decay: float) -> None:
     """``a ← decay·a + (1 - decay)·w``, in place."""
-    torch._foreach_lerp_(list(averaged), [tensor.detach() for tensor in current], 1 - decay)
+    # the count of earlier averages is for other kinds of them
+    get_ema_multi_avg_fn(decay)(list(averaged), list(current), 0)
 
 
 def draw_by_fan_in(model: nn.Module) -> None:

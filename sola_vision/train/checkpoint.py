@@ -1,0 +1,52 @@
+"""A run's state on disk, written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sola_vision.train.config import TrainConfig
+
+NAME = "checkpoint.pt"
+# what may change between the parts of a run without changing its result
+_FREE = ("output", "workers", "device")
+
+
+def write_checkpoint(folder: Path, config: TrainConfig, state: Mapping[str, Any]) -> None:
+    """Write beside the old checkpoint and move over it, so that one of the two is whole whatever happens."""
+    part = folder / f"{NAME}.part"
+    with part.open("wb") as file:
+        torch.save({"config": _told(config), **state}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(folder / NAME)
+
+
+def read_checkpoint(folder: Path, config: TrainConfig, device: torch.device) -> dict[str, Any] | None:
+    """The state, or None where none was written yet.
+
+    Raises ``ValueError`` that names the fields in which the run there was told something else, or the file when it is no
+    checkpoint.
+    """
+    path = folder / NAME
+    if not path.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        told = state.pop("config")
+    except Exception as error:
+        raise ValueError(f"resume: {path} is no checkpoint of a run: {error}") from error
+    now = _told(config)
+    other = [f"  {name}: {told.get(name)} there, {now[name]} here" for name in now if told.get(name) != now[name]]
+    if other:
+        raise ValueError("\n".join([f"resume: the run in {folder} was told something else:", *other]))
+    return state
+
+
+def _told(config: TrainConfig) -> dict[str, str]:
+    return {field.name: repr(getattr(config, field.name)) for field in fields(config) if field.name not in _FREE}

@@ -1,0 +1,90 @@
+"""``python -m sola_vision.train``: what it prints, and what it says when something is wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from sola_vision.train.checkpoint import NAME
+from sola_vision.train.command import command, main
+from sola_vision.train.progress import _Shown
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def arguments(**changes):
+    given = {"model": "proxy_wkv", "pattern": "L|L|LSLLLL|L", "data": "task:count", "res": 16, "steps": 2, "batch": 2}
+    given.update({"eval-size": 8, "threads": 1, **changes})
+    return [word for key, value in given.items() if value is not None for word in (f"--{key}", str(value))]
+
+
+def test_the_command_prints_one_line_and_keeps_progress_apart(capsys, tmp_path):
+    out = tmp_path / "run"
+    command.main([*arguments(mixer="L=decay", out=out), "--json"], standalone_mode=False)
+    said = capsys.readouterr()
+    record = json.loads(said.out)
+    assert record["total"] == 8
+    assert said.err == "".join(f"step {step} of 2, loss {loss}\n" for step, loss in _losses(said.err))
+    command.main([*arguments(mixer="L=decay", out=out), "--resume"], standalone_mode=False)
+    assert capsys.readouterr().out.startswith(f"accuracy {record['accuracy']:.2%} ({record['correct']} of 8), loss ")
+
+
+def _losses(text):
+    return [(step, line.rpartition(" ")[2]) for step, line in enumerate(text.splitlines(), start=1)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model": "proxy_wvk"}, "--model: nothing is named 'proxy_wvk'; did you mean 'proxy_wkv'"),
+        ({"data": "count"}, "--data: there is no folder 'count'; did you mean 'task:count'"),
+        ({"mixer": "decay"}, "--mixer: expected a letter and a mixer such as L=decay, got 'decay'"),
+        ({"pattern": "L|L|LLX|L"}, "pattern"),
+        ({"lr": -1}, "lr: expected a number of more than 0, got -1"),
+        ({"lrr": 1}, "No such option '--lrr'"),
+    ],
+)
+def test_the_command_names_the_option_and_the_nearest(changes, words):
+    done = CliRunner().invoke(command, arguments(**changes))
+    assert done.exit_code == 2
+    assert words in done.output
+
+
+def test_ctrl_c_finishes_the_step(tmp_path, monkeypatch, capsys):
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(_Shown, "__call__", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    monkeypatch.setattr(sys, "argv", ["train", *arguments(out=tmp_path, steps=9)])
+    with pytest.raises(SystemExit, match="130"):
+        main()
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", f"interrupted; --resume goes on from the last checkpoint in {tmp_path}\n")
+    assert torch.load(tmp_path / NAME, weights_only=True)["step"] == 1
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (torch.OutOfMemoryError("CUDA"), "out of memory: a smaller --batch or --res needs less"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "out of memory: a smaller --batch"),
+        (FloatingPointError("the loss is nan at step 3"), "the loss is nan at step 3"),
+    ],
+)
+def test_a_run_that_fails_says_why_in_a_line(error, words, monkeypatch):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("sola_vision.train.loop.train", fail)
+    done = CliRunner().invoke(command, arguments())
+    assert (done.exit_code, done.output.startswith(f"Error: {words}")) == (1, True)
+
+
+def test_help_needs_no_torch():
+    code = "import sys, sola_vision.train.command as c; c.command.main(['--help'], standalone_mode=False)"
+    code += "; assert not {'torch', 'rich', 'PIL'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -1,0 +1,88 @@
+"""Folders of images: what a run sees of them, and in which order."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from training import ALONE, SPEC
+
+from sola_profile.source import _package
+from sola_vision.train import Regularisation, TrainConfig, train
+from sola_vision.train.folder import DEVIATION, MEAN, FolderSource
+from sola_vision.train.world import World
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Five images of two classes for training and three for evaluation, each of one colour."""
+    colours = {"train": {"blue": [10, 20, 30], "red": [40, 50]}, "val": {"blue": [60], "red": [70, 80]}}
+    for split, classes in colours.items():
+        for name, values in classes.items():
+            (tmp_path / split / name).mkdir(parents=True)
+            for value in values:
+                image = Image.new("RGB", (30 + value, 40), (value, 0, 255 - value))
+                image.save(tmp_path / split / name / f"{value}.png")
+    return tmp_path
+
+
+def folder_config(folder, **changes):
+    return replace(TrainConfig(SPEC, str(folder), size=16, epochs=2, batch=2, eval_size=0), **changes)
+
+
+def red(images):
+    """The red value that the images of the fixture are told apart by."""
+    return [round(float(value * DEVIATION[0] + MEAN[0]) * 255) for value in images[:, 0].mean((1, 2))]
+
+
+def test_every_epoch_sees_every_image_of_a_folder_once(folder):
+    source = FolderSource(folder_config(folder), ALONE)
+    assert (source.classes, source.steps()) == (2, 5)
+    batches = list(source.train_batches(0, 5))
+    seen = [value for images, _ in batches for value in red(images)]
+    assert sorted(seen[:5]) == sorted(seen[5:]) == [10, 20, 30, 40, 50]
+    assert seen[:5] != seen[5:]
+    assert all(
+        label == (value >= 40) for images, labels in batches for value, label in zip(red(images), labels, strict=True)
+    )
+    images, labels = next(iter(source.eval_batches()))
+    assert (red(images), labels.tolist()) == ([60, 70, 80], [0, 1, 1])
+    # two processes see all of it between them
+    shares = [FolderSource(folder_config(folder), World(rank, 2, torch.device("cpu"))) for rank in range(2)]
+    assert sorted(v for share in shares for images, _ in share.eval_batches() for v in red(images)) == [60, 70, 80]
+
+
+def test_images_of_a_folder_are_the_same_from_workers_and_from_any_step(folder):
+    # it knows how to load timm beside a torchvision that was built for another torch
+    _package("timm")
+    gradient = np.add.outer(np.arange(64), np.arange(64)).astype(np.uint8)
+    Image.fromarray(gradient).save(folder / "train/red/40.png")
+    changes = Regularisation(rand_augment="rand-m9-mstd0.5-inc1", erasing=0.5)
+    config = folder_config(folder, regularisation=changes)
+    alone = list(FolderSource(config, ALONE).train_batches(0, 5))
+    helped = list(FolderSource(replace(config, workers=1), ALONE).train_batches(2, 5))
+    for (images, labels), (others, other_labels) in zip(alone[2:], helped, strict=True):
+        assert torch.equal(images, others)
+        assert torch.equal(labels, other_labels)
+    plain = list(FolderSource(folder_config(folder), ALONE).train_batches(0, 5))
+    assert not all(torch.equal(a[0], b[0]) for a, b in zip(alone, plain, strict=True))
+
+
+def test_errors_name_the_folder_and_the_file(folder):
+    result = train(folder_config(folder))
+    assert (result.total, result.steps) == (3, 5)
+    (folder / "val/red/80.png").write_bytes(b"no image")
+    for workers in (0, 1):
+        with pytest.raises(ValueError, match=r"^data: can't read the image .*val/red/80.png: cannot identify"):
+            train(folder_config(folder, workers=workers))
+    (folder / "train/green").mkdir()
+    with pytest.raises(ValueError, match="train/green holds no image"):
+        train(folder_config(folder))
+    Image.new("RGB", (4, 4)).save(folder / "train/green/1.png")
+    with pytest.raises(ValueError, match="differ in their classes: green"):
+        train(folder_config(folder))
+    with pytest.raises(ValueError, match="there is no folder"):
+        train(folder_config(folder / "train"))
