@@ -28,8 +28,9 @@ build: $(READY)
 profile: setup
 	$(BIN)/sola-profile --model sola_t --res 224,512,1024
 
+# a file of tests stays in one process; processes share the cores, so that waiting threads had better sleep than spin
 test: setup
-	$(BIN)/python -m pytest
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check

@@ -17,6 +17,12 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True)
+def plain_width(monkeypatch):
+    """Output as a pipe gets it: a process of pytest-xdist is told the width of the terminal."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture
 def sola_profile(monkeypatch, capsys, tmp_path):
     """``sola-profile`` as it is typed: exit code, standard output and standard error of its arguments."""
