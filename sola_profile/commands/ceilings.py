@@ -75,7 +75,7 @@ def _followed(names: Iterator[str], wanted: Wanted) -> Iterator[str]:
     console = Console(stderr=True, highlight=False)
     what = f"measuring the ceilings of {wanted.device}, {wanted.dtype}, threads: {wanted.threads}"
     if not console.is_terminal:
-        click.echo(f"{what}, about 15 s", err=True)
+        click.echo(f"{what}, about 10 s", err=True)
         yield from names
         return
     with Progress(console=console, transient=True, auto_refresh=False) as bars:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.option("--show", metavar="NAME", help="Show one of these instead of measuring.")
 @click.option("--json", "json_file", metavar="FILE", help="Write the ceilings as JSON; - is standard output.")
 def machine(**options: Any) -> None:
-    """Measure in about 15 seconds what this machine reaches at best, and keep it for predictions.
+    """Measure in about 10 seconds what this machine reaches at best, and keep it for predictions.
 
     Rates of matrix products, convolutions, attention, norms and element-wise operators by shape; copies by working set;
     memory that is new to the process; what a call costs. Kept ceilings are checked by a few of their rates in about a
