@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 
 CXX_FILES = $(shell find csrc tests/emulator -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: setup build profile test lint sanitize format docs reports kernels-reports gpu cuda-report clean
+.PHONY: setup build profile test lint sanitize format docs reports experiment-report kernels-reports gpu cuda-report clean
 
 setup: $(READY) build
 
@@ -72,7 +72,7 @@ format: setup
 PAUSE := sleep 80
 SOME := 1x6x1024x64,1x6x4096x64,1x16384x96
 SIZES := 224,320,448,640,896,1280,2048
-docs: reports kernels-reports
+docs: reports kernels-reports experiment-report
 
 # every model's report
 reports: setup
@@ -90,6 +90,10 @@ reports: setup
 	$(PAUSE)
 	$(BIN)/sola-profile place --model sola_t --res 512 --swap 3.4=S --budget 60 --out docs/reports/placement
 	$(BIN)/sola-profile study --model sola_t --res 224,512 --out docs/reports/study
+
+# two hours on two cores, of which only what runs.csv lacks is done
+experiment-report: setup
+	$(BIN)/sola-profile experiment --mixer wkv,linear,decay
 
 kernels-reports: setup
 	$(BIN)/sola-profile kernels --no-compile --budget 600

@@ -134,12 +134,14 @@ def test_contests_pair_by_seed():
     runs = [outcome("LLLLLL", seed, 60 + seed) for seed in range(3)]
     # seed 3 has no partner
     runs += [outcome("LLSLLS", seed, 62 + seed) for seed in range(4)]
-    (contest,) = contests(runs, PATTERNS)
+    (contest,) = contests(runs, PATTERNS, {"match": 0.5})
     linear, mixed = contest.standings
     assert linear.against == {"LLSLLS": linear.against["LLSLLS"]}
     difference = mixed.against["LLLLLL"]
     assert (difference.seeds, difference.mean) == (3, pytest.approx(0.02))
     assert contest.paper is None
+    # 0.5 + 3·√(0.25/100) = 0.65, which 60 to 65 of 100 don't pass
+    assert contest.unlearnt == 3 + 4
 
 
 def faked(trial):

@@ -196,10 +196,12 @@ def write(request: Request, log: TrialLog, folder: Path, renderer: Renderer, env
     from sola_profile.report.experiment import print_experiment
     from sola_profile.report.experiment_folder import write_experiment
     from sola_profile.study.experiment import Experiment, contests
+    from sola_profile.study.trial_crew import chance
 
     outcomes = tuple(log.outcomes[trial] for trial in request.trials if trial in log.outcomes)
     missing = tuple(trial for trial in request.trials if trial not in log.outcomes)
-    found = contests(outcomes, request.patterns)
+    chances = {trial.task: chance(trial.task) for trial in request.trials}
+    found = contests(outcomes, request.patterns, chances)
     result = Experiment(found, outcomes, len(request.trials), missing, written_command(), environment)
     problem = write_experiment(result, folder, renderer)
     if problem:

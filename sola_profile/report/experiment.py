@@ -90,6 +90,12 @@ def sentences(experiment: Experiment) -> Iterator[str]:
 
 def _contest_sentences(contest: Contest) -> Iterator[str]:
     name = contest_name(contest)
+    if contest.unlearnt:
+        runs = sum(len(standing.accuracies) for standing in contest.standings)
+        yield (
+            f"{name}: {contest.unlearnt} of {runs} runs never left chance ({percent(contest.chance)}); means over seeds "
+            "hide that such runs either learn or don't."
+        )
     for reference in REFERENCES:
         known = {each.pattern: each.against[reference] for each in contest.standings if each.against.get(reference)}
         if not known:

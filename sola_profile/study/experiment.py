@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sola_profile.machine import Environment
@@ -21,7 +21,7 @@ from sola_profile.study.trial import Outcome, Trial, paper_accuracies
 REFERENCES = ("LLLLLL", "LLSLLS")
 # what the paper's accuracies were measured on: 100 classes of ImageNet have 50 validation images each
 PAPER_SAMPLES = 5000
-EXPERIMENT_PATTERNS = tuple(paper_accuracies())
+CHANCE_ERRORS = 3
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,17 @@ class Standing:
 
 @dataclass(frozen=True)
 class Contest:
-    """All patterns of one task and one mixer; ``paper``: how far their order is the paper's."""
+    """All patterns of one task and one mixer; ``paper``: how far their order is the paper's.
+
+    ``chance``: accuracy of a guess. ``unlearnt``: runs that aren't above it by ``CHANCE_ERRORS`` of its standard errors.
+    """
 
     task: str
     mixer: str
     standings: tuple[Standing, ...]
     paper: RankAgreement | None
+    chance: float
+    unlearnt: int
 
     @property
     def seeds(self) -> int:
@@ -62,17 +67,18 @@ class Experiment:
     environment: Environment
 
 
-def contests(outcomes: Iterable[Outcome], patterns: Sequence[str]) -> tuple[Contest, ...]:
-    """The finished runs grouped by mixer and task, in the order they first come."""
-    groups: dict[tuple[str, str], dict[str, dict[int, float]]] = {}
+def contests(outcomes: Iterable[Outcome], patterns: Sequence[str], chances: Mapping[str, float]) -> tuple[Contest, ...]:
+    """The finished runs grouped by mixer and task, in the order they first come; ``chances``: of every task."""
+    groups: dict[tuple[str, str], list[Outcome]] = {}
     for outcome in outcomes:
-        trial = outcome.trial
-        by_pattern = groups.setdefault((trial.mixer, trial.task), {})
-        by_pattern.setdefault(trial.pattern, {})[trial.seed] = outcome.accuracy
-    return tuple(_contest(task, mixer, found, patterns) for (mixer, task), found in groups.items())
+        groups.setdefault((outcome.trial.mixer, outcome.trial.task), []).append(outcome)
+    return tuple(_contest(group, patterns, chances[task]) for (_, task), group in groups.items())
 
 
-def _contest(task: str, mixer: str, found: dict[str, dict[int, float]], patterns: Sequence[str]) -> Contest:
+def _contest(outcomes: Sequence[Outcome], patterns: Sequence[str], chance: float) -> Contest:
+    found: dict[str, dict[int, float]] = {}
+    for outcome in outcomes:
+        found.setdefault(outcome.trial.pattern, {})[outcome.trial.seed] = outcome.accuracy
     known = [pattern for pattern in patterns if pattern in found]
     against: dict[str, dict[str, Difference | None]] = {pattern: {} for pattern in known}
     for reference in REFERENCES:
@@ -86,7 +92,12 @@ def _contest(task: str, mixer: str, found: dict[str, dict[int, float]], patterns
     paper = paper_accuracies()
     both = [standing for standing in standings if standing.pattern in paper]
     agreement = rank_agreement([each.mean for each in both], [paper[each.pattern] for each in both])
-    return Contest(task, mixer, standings, agreement)
+    unlearnt = sum(outcome.accuracy <= _beyond_chance(chance, outcome.total) for outcome in outcomes)
+    return Contest(outcomes[0].trial.task, outcomes[0].trial.mixer, standings, agreement, chance, unlearnt)
+
+
+def _beyond_chance(chance: float, samples: int) -> float:
+    return chance + CHANCE_ERRORS * standard_error(chance, samples)
 
 
 def _standing(pattern: str, accuracies: dict[int, float], against: dict[str, Difference | None]) -> Standing:

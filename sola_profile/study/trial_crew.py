@@ -149,6 +149,16 @@ def config_of(trial: Trial) -> Any:
     return proxy_config(trial.task, trial.pattern, trial.mixer, trial.seed)
 
 
+def chance(task: str) -> float:
+    """Accuracy of a guess at a task, whose answers are equally frequent."""
+    from sola_vision.train.config import TASK
+    from sola_vision.train.proxy import PROXY_MIXERS
+    from sola_vision.train.tasks import read_task
+
+    config = config_of(Trial(PROXY_MIXERS[0], task, "LLLLLL", 0))
+    return 1 / read_task(config.data.removeprefix(TASK), config.size).classes
+
+
 def fingerprint(config: object) -> str:
     """Twelve hexadecimal digits of a frozen dataclass: two runs with the same are repetitions of each other.
 
