@@ -29,7 +29,7 @@ def layer_curves(values: list[Spec], order: list[str], sizes: list[str], title: 
     x = {"field": "layer", "type": "ordinal", "sort": order, "axis": {"title": None, "labelAngle": -90}}
     axis: Spec = {"title": None, "tickCount": 5}
     if scale.get("type") == "log":
-        axis["format"] = ".0e"
+        axis["format"] = "~g"
     y = {"field": "value", "type": "quantitative", "scale": scale, "axis": axis}
     color = pick(sizes, COLORS)
     legend = {"title": "pixels", "orient": "top"}
