@@ -112,7 +112,17 @@ SOLA_DEVICE void load_tile(Rows<const In> from, Mul* to, int stride, const F& f)
   }
 }
 
-// the same without a function, and asynchronously where 16 bytes can be copied as they are
+// lets rows of up to `kColumns` numbers start on their way to the L2 cache, for a load_tile some time later
+template <int kColumns, int kThreads, class In>
+SOLA_DEVICE void prefetch_rows(Rows<const In> from) {
+  constexpr int kLine = 128 / int(sizeof(In)), kLines = (kColumns + kLine - 1) / kLine;
+  for (int i = int(threadIdx.x); i < from.rows * kLines; i += kThreads) {
+    const int column = i % kLines * kLine;
+    if (column < from.columns) prefetch(from.data + i / kLines * from.stride + column);
+  }
+}
+
+// load_tile without a function, and asynchronously where 16 bytes can be copied as they are
 template <int kRows, int kColumns, int kThreads, class In>
 SOLA_DEVICE void copy_tile(Rows<const In> from, In* to, int stride) {
   constexpr int kWide = kVector<In>;
