@@ -1,104 +1,148 @@
 // S = Σ w φ(x)ᵀ y and its companion c = Σ u φ(x), over ranges of tokens; and the sum of ranges
 //
-// One block per range, head, and tile of the state. All reads are of the tokens: the work is bound by memory.
+// One block per range, head, and tile of the state. All reads are of the tokens: the work is bound by memory, so the
+// next step's rows are on their way to registers while this step's are multiplied.
 
 #include "cuda/kernels.h"
 #include "cuda/launch.h"
-#include "cuda/state.cuh"
+#include "cuda/maps.cuh"
+#include "cuda/state_sums.cuh"
 
 namespace sola::cuda {
 namespace {
 
-// warps over the rows of a T × T tile of the state, then over its columns
+// tokens of a step: a thread has no more than 128 bytes on their way
+template <class In, int T>
+constexpr int kGatherStep = int(sizeof(In)) * T > 128 ? 32 : 64;
 template <int T>
-struct GatherWarps {
-  static constexpr int MT = T == 128 ? 2 : 1, kDown = T / (16 * MT), kAcross = 4 / kDown, NT = T / 8 / kAcross;
-};
+constexpr int kGatherThreads = T == 128 ? 256 : 128;
 
 template <class In, int T>
-struct GatherTiles {
-  using Mul = typename WideRange<In>::Mul;
-  static constexpr int kStride = kRowStride<Mul, T>;
-  static constexpr size_t kBytes = sizeof(Mul) * 2 * kTile * kStride + sizeof(float) * 2 * kTile;
+using GatherTiles = StepTiles<typename WideRange<In>::Mul, T, kGatherStep<In, T>>;
+template <class In, int T>
+using GatherSums = StateSums<typename WideRange<In>::Mul, T, kGatherThreads<T> / kWarp>;
+
+template <class In, int T>
+constexpr size_t kGatherBytes = GatherTiles<In, T>::kBuffers* GatherTiles<In, T>::kBytes;
+
+// the tokens of a block, and what their weights follow from
+struct Stretch {
+  int64_t head, batch, begin, end;
+  float log_decay;
 };
 
-// w and u of the tokens of a tile
-SOLA_DEVICE void load_weights(const GatherParams& p, int64_t head, int64_t first, int64_t begin, int64_t end,
-                              float* w) {
-  const int i = int(threadIdx.x);
-  if (i < kTile) {
-    const int64_t token = first + i, place = head * p.tokens + token;
-    float power = 1.0f, weight = 0.0f, coefficient = 0.0f;
-    if (token < end) {
-      if (p.decay) {
-        const float distance = float(p.side == Side::left ? end - 1 - token : token - begin);
-        power = expf(log_decay(p.decay, head % p.heads) * distance);
-      }
-      weight = power * (p.weight ? p.weight[place] : 1.0f);
-      coefficient = power * (p.coefficient ? p.coefficient[place] : 1.0f);
-    }
-    w[i] = weight;
-    w[kTile + i] = coefficient;
-  }
+struct Weights {
+  float w, u;
+};
+
+SOLA_DEVICE Weights weights_of(const GatherParams& p, const Stretch& at, int64_t token) {
+  if (token >= at.end) return {0.0f, 0.0f};
+  const int64_t place = at.head * p.tokens + token;
+  const float distance = float(p.side == Side::left ? at.end - 1 - token : token - at.begin);
+  const float power = p.decay ? expf(at.log_decay * distance) : 1.0f;
+  return {power * (p.weight ? p.weight[place] : 1.0f), power * (p.coefficient ? p.coefficient[place] : 1.0f)};
 }
 
+// rows of x and y of a step, on their way to a thread that owns the same columns of several rows
 template <class In, int T>
-__global__ void __launch_bounds__(kThreads, 1) gather(GatherParams p) {
+struct Step {
   using Mul = typename WideRange<In>::Mul;
-  using Warps = GatherWarps<T>;
-  constexpr int stride = GatherTiles<In, T>::kStride;
-  Mul* x = reinterpret_cast<Mul*>(shared_memory());
-  Mul* y = x + kTile * stride;
-  float* weights = reinterpret_cast<float*>(y + kTile * stride);
+  static constexpr int kWide = kVector<In>, kAcross = T / kWide, kDown = kGatherThreads<T> / kAcross;
+  static constexpr int kVectors = kGatherStep<In, T> / kDown;
+  Vec4 x[kVectors], y[kVectors];
+  Weights weights[kVectors];
 
+  SOLA_DEVICE static int row(int n) { return int(threadIdx.x) / kAcross + n * kDown; }
+  SOLA_DEVICE static int column() { return int(threadIdx.x) % kAcross * kWide; }
+
+  SOLA_DEVICE static void load(Rows<const In> from, Vec4 (&to)[kVectors]) {
+    const bool vectorial = is_vectorial(from.data, from.stride, from.columns);
+#pragma unroll
+    for (int n = 0; n < kVectors; ++n) {
+      const int valid = row(n) < from.rows ? min(kWide, max(0, from.columns - column())) : 0;
+      to[n] = load_raw(from.data + row(n) * from.stride + column(), valid, vectorial);
+    }
+  }
+
+  SOLA_DEVICE void load(const GatherParams& p, const Stretch& at, int64_t first, int d0, int v0) {
+    const int rows = int(min(int64_t(kGatherStep<In, T>), at.end - first));
+    const int64_t inner = at.head % p.heads;
+    load({row_of<const In>(p.x, at.batch, first, inner) + d0, p.x.token, rows, min(T, int(p.D) - d0)}, x);
+    load({row_of<const In>(p.y, at.batch, first, inner) + v0, p.y.token, rows, min(T, int(p.V) - v0)}, y);
+#pragma unroll
+    for (int n = 0; n < kVectors; ++n) weights[n] = weights_of(p, at, first + row(n));
+  }
+
+  // φ(x), w y and u to shared memory
+  SOLA_DEVICE void store(FeatureMap map, bool weighted, const GatherTiles<In, T>& tiles) const {
+#pragma unroll
+    for (int n = 0; n < kVectors; ++n) {
+      const int place = row(n) * GatherTiles<In, T>::kStride + column();
+      float numbers[kWide];
+      unpack<In>(x[n], numbers);
+      map_features<is_half<In>>(map, numbers);
+      store_vector<Mul>(numbers, tiles.x + place);
+      if (!weighted && std::is_same_v<In, Mul>) {
+        *reinterpret_cast<Vec4*>(tiles.y() + place) = y[n];
+      } else {
+        unpack<In>(y[n], numbers);
+#pragma unroll
+        for (int j = 0; j < kWide; ++j) numbers[j] *= weights[n].w;
+        store_vector<Mul>(numbers, tiles.y() + place);
+      }
+      if (column() == 0) tiles.u()[row(n)] = weights[n].u;
+    }
+  }
+};
+
+template <class In, int T>
+__global__ void __launch_bounds__(kGatherThreads<T>, resident_gathers(T)) gather(GatherParams p) {
+  constexpr int kStep = kGatherStep<In, T>;
   const int64_t across = (p.V + T - 1) / T, down = (p.D + T - 1) / T;
   int64_t index = blockIdx.x;
   const int v0 = int(index % across) * T, d0 = int(index / across % down) * T;
   index /= across * down;
-  const int64_t range = index % p.ranges, head = index / p.ranges, batch = head / p.heads;
-  const int64_t begin = range * p.per_range, end = min(begin + p.per_range, p.tokens);
+  const int64_t range = index % p.ranges, head = index / p.ranges, begin = range * p.per_range;
+  const Stretch at{head, head / p.heads, begin, min(begin + p.per_range, p.tokens),
+                   log_decay(p.decay, head % p.heads)};
 
-  float sums[Warps::MT][Warps::NT][4];
-  clear(sums);
-  float companion = 0.0f;
-  const int down_warp = warp_of() / Warps::kAcross, across_warp = warp_of() % Warps::kAcross;
-  for (int64_t first = begin; first < end; first += kTile) {
-    const int rows = int(min(int64_t(kTile), end - first));
+  Step<In, T> coming;
+  if (at.begin < at.end) coming.load(p, at, at.begin, d0, v0);
+  GatherSums<In, T> state;
+  int64_t step = 0;
+  for (int64_t first = at.begin; first < at.end; first += kStep, ++step) {
+    const GatherTiles<In, T> tiles(shared_memory(), step);
+    if (GatherTiles<In, T>::kBuffers == 1) sync_block();
+    coming.store(p.map, p.weight || p.decay, tiles);
     sync_block();
-    load_weights(p, head, first, begin, end, weights);
-    sync_block();
-    load_tile<kTile, T, kThreads>(Rows<const In>{row_of<const In>(p.x, batch, first, head % p.heads) + d0, p.x.token,
-                                                 rows, min(T, int(p.D) - d0)},
-                                  x, stride, [&](int, float number) { return feature<is_half<In>>(p.map, number); });
-    load_tile<kTile, T, kThreads>(Rows<const In>{row_of<const In>(p.y, batch, first, head % p.heads) + v0, p.y.token,
-                                                 rows, min(T, int(p.V) - v0)},
-                                  y, stride, [&](int row, float number) { return weights[row] * number; });
-    sync_block();
-    multiply<Along::other, Along::other>(sums, Operand<Mul>{x + 16 * Warps::MT * down_warp, stride},
-                                         Operand<Mul>{y + 8 * Warps::NT * across_warp, stride}, kTile);
-    if (v0 == 0 && int(threadIdx.x) < T) {
-      for (int row = 0; row < kTile; ++row)
-        companion = fmaf(to_float(x[row * stride + int(threadIdx.x)]), weights[kTile + row], companion);
-    }
+    if (first + kStep < at.end) coming.load(p, at, first + kStep, d0, v0);
+    state.add(tiles);
   }
-
-  float* to = p.sums + (head * p.ranges + range) * (p.D * p.V + p.D);
-  for_sums<Warps::MT, Warps::NT>([&](int m, int n, int i, int row, int column) {
-    const int64_t d = d0 + 16 * Warps::MT * down_warp + row, v = v0 + 8 * Warps::NT * across_warp + column;
-    if (d < p.D && v < p.V) to[d * p.V + v] = sums[m][n][i];
-  });
-  const int64_t d = d0 + int(threadIdx.x);
-  if (v0 == 0 && int(threadIdx.x) < T && d < p.D) to[p.D * p.V + d] = companion;
+  sync_block();
+  state.write(p.sums + (head * p.ranges + range) * (p.D * p.V + p.D), p.D, p.V, d0, v0,
+              reinterpret_cast<float*>(shared_memory()));
 }
 
-__global__ void __launch_bounds__(256) reduce(ReduceParams p) {
-  const int64_t numbers = p.D * p.V + p.D, blocks = (numbers + 255) / 256;
-  const int64_t head = blockIdx.x / blocks, i = blockIdx.x % blocks * 256 + threadIdx.x;
-  if (i >= numbers) return;
+constexpr int kReduceWarps = 8;
+
+// A warp adds up every eighth range of 32 numbers, then the first adds the warps up: many loads are on their way, and
+// the order is always the same.
+__global__ void __launch_bounds__(kReduceWarps* kWarp) reduce(ReduceParams p) {
+  float(*sums)[kWarp] = reinterpret_cast<float(*)[kWarp]>(shared_memory());
+  const int64_t numbers = p.D * p.V + p.D, blocks = (numbers + kWarp - 1) / kWarp;
+  const int64_t head = blockIdx.x / blocks, i = blockIdx.x % blocks * kWarp + lane_of();
   const float* from = p.sums + head * p.ranges * numbers + i;
   float sum = 0.0f;
+  if (i < numbers) {
 #pragma unroll 8
-  for (int64_t range = 0; range < p.ranges; ++range) sum += from[range * numbers];
+    for (int64_t range = warp_of(); range < p.ranges; range += kReduceWarps) sum += from[range * numbers];
+  }
+  sums[warp_of()][lane_of()] = sum;
+  sync_block();
+  if (warp_of() != 0 || i >= numbers) return;
+  sum = 0.0f;
+#pragma unroll
+  for (int warp = 0; warp < kReduceWarps; ++warp) sum += sums[warp][lane_of()];
   if (i < p.D * p.V) {
     p.state[head * p.D * p.V + i] = sum;
   } else {
@@ -114,14 +158,15 @@ int launch_gather(const GatherParams& p, Dtype dtype, void* stream) {
     return with_width<32, 64, 128>(p.D > p.V ? p.D : p.V, [&](auto width) {
       constexpr int T = decltype(width)::value;
       const int64_t tiles = ((p.D + T - 1) / T) * ((p.V + T - 1) / T);
-      return launch(gather<In, T>, p.batches * p.heads * p.ranges * tiles, kThreads, GatherTiles<In, T>::kBytes, stream,
-                    p);
+      return launch(gather<In, T>, p.batches * p.heads * p.ranges * tiles, kGatherThreads<T>, kGatherBytes<In, T>,
+                    stream, p);
     });
   });
 }
 
 int launch_reduce(const ReduceParams& p, void* stream) {
-  return launch(reduce, p.heads * ((p.D * p.V + p.D + 255) / 256), 256, 0, stream, p);
+  return launch(reduce, p.heads * ((p.D * p.V + p.D + kWarp - 1) / kWarp), kReduceWarps * kWarp,
+                sizeof(float) * kReduceWarps * kWarp, stream, p);
 }
 
 }  // namespace sola::cuda

@@ -35,23 +35,36 @@ struct ReduceParams {
   float* companion;   // (heads, D)
 };
 
-// what queries or keys read from one global state
+// A block keeps the state of a head in shared memory where it fits (read.cu); otherwise parts of it come and go
+// (read_wide.cu).
+constexpr bool fits_shared(int64_t D, int64_t V) { return D <= 128 && V <= 128; }
+// whether registers hold dS beside the gradients of queries
+constexpr bool sums_beside_gradients(int64_t D, int64_t V) { return D <= 64 && V <= 64; }
+
+// blocks per multiprocessor of the kernels below, which registers must allow, at head dims up to `width`
+constexpr int resident_gathers(int64_t width) { return width <= 64 ? 4 : 2; }
+constexpr int resident_reads(int64_t width, bool gradients) { return (width <= 64 ? 4 : 3) - (gradients ? 1 : 0); }
+
+// what queries or keys read from one global state, in ranges of tokens
 struct ReadParams {
-  View x;    // (B, tokens, H, depth): queries or keys, mapped; a gradient or values as they are
-  View phi;  // gradients: what was mapped, (B, tokens, H, D)
-  View out;  // (B, tokens, H, width)
+  View x;       // (B, tokens, H, depth): queries, mapped; a gradient or values as they are
+  View phi;     // gradients: what is mapped, (B, tokens, H, D)
+  View out;     // (B, tokens, H, V), gradients (B, tokens, H, D)
+  View second;  // gradients of keys: of values, (B, tokens, H, V)
   int64_t batches, heads, tokens, D, V;
+  int64_t ranges, per_range;  // tokens per range, a multiple of kTile
   FeatureMap map;
   const float* state;      // (B·H, D, V)
   const float* companion;  // (B·H, D); null: no normaliser
   float eps;
-  // gradients of queries, with a normaliser: its inverse, and the gradient of the normaliser, for the gather after it
+  // gradients of queries: what the ranges sum up, or what a gather needs for it: with a normaliser its inverse, and
+  // the gradient of the normaliser
+  float* sums;              // (B·H, ranges, D·V + D), with sums_beside_gradients
   float* inverse;           // (B, H, tokens)
   float* grad_denominator;  // (B, H, tokens)
 };
 
-// gradients: of queries where `inverse` is wanted, otherwise of keys or without a normaliser
-enum class Read { values, gradients };
+enum class Read { values, query_gradients, key_gradients };
 
 struct SoftmaxBackwardParams {
   SoftmaxParams op;

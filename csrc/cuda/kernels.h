@@ -8,6 +8,7 @@ namespace sola::cuda {
 int launch_gather(const GatherParams& p, Dtype dtype, void* stream);
 int launch_reduce(const ReduceParams& p, void* stream);
 int launch_read(const ReadParams& p, Read kind, Dtype dtype, void* stream);
+int launch_wide_read(const ReadParams& p, Read kind, Dtype dtype, void* stream);
 
 int launch_softmax_forward(const SoftmaxParams& p, Dtype dtype, void* stream);
 int launch_softmax_backward(const SoftmaxBackwardParams& p, Dtype dtype, void* stream);

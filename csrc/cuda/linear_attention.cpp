@@ -17,31 +17,65 @@ struct Ranges {
   int64_t count, tokens;
 };
 
-// as many ranges of whole tiles as fill the device, none shorter than it takes to pay for writing a state
-Ranges cut(int64_t tokens, int64_t blocks_per_range) {
-  constexpr int64_t kFewestTiles = 4;
+// As many ranges of whole tiles as are on the device at once, with `resident` blocks per multiprocessor: a second round
+// would leave most of it idle. None is shorter than `fewest` tiles.
+Ranges cut(int64_t tokens, int64_t blocks_per_range, int resident, int64_t fewest) {
   const int64_t tiles = std::max<int64_t>(1, (tokens + kTile - 1) / kTile);
-  const int64_t wanted = (kEnoughBlocks + blocks_per_range - 1) / blocks_per_range;
-  const int64_t most = std::max<int64_t>(1, tiles / kFewestTiles);
-  const int64_t length = (tiles + std::min(wanted, most) - 1) / std::min(wanted, most);
+  const int64_t wanted = kEnoughBlocks / 2 * resident / blocks_per_range;
+  const int64_t count = std::max<int64_t>(1, std::min(wanted, tiles / fewest));
+  const int64_t length = (tiles + count - 1) / count;
   return {(tiles + length - 1) / length, length * kTile};
 }
+
+// ranges that write a state each are long enough to pay for it
+constexpr int64_t kFewestTiles = 2;
 
 // (S, z) of all heads
 struct State {
   at::Tensor state, companion;
 };
 
+// room for the sums of ranges
+at::Tensor empty_sums(const State& to, int64_t ranges) {
+  const at::Tensor& state = to.state;
+  return at::empty({state.size(0), state.size(1), ranges, state.size(2) * state.size(3) + state.size(2)},
+                   state.options());
+}
+
+void add_ranges(const at::Tensor& sums, const State& to, void* stream) {
+  const ReduceParams p{sums.size(0) * sums.size(1), sums.size(2),     to.state.size(2),    to.state.size(3),
+                       floats(sums),                floats(to.state), floats(to.companion)};
+  check_launch(kOp, launch_reduce(p, stream));
+}
+
 void sum_up(GatherParams p, const State& to, Dtype dtype, void* stream) {
-  const int64_t heads = p.batches * p.heads;
-  const Ranges ranges = cut(p.tokens, heads * ((p.D + 127) / 128) * ((p.V + 127) / 128));
+  const int64_t blocks = p.batches * p.heads * ((p.D + 127) / 128) * ((p.V + 127) / 128);
+  const Ranges ranges = cut(p.tokens, blocks, resident_gathers(std::max(p.D, p.V)), kFewestTiles);
   p.ranges = ranges.count;
   p.per_range = ranges.tokens;
-  const at::Tensor sums = at::empty({heads * ranges.count, p.D * p.V + p.D}, to.state.options());
+  const at::Tensor sums = empty_sums(to, ranges.count);
   p.sums = floats(sums);
   check_launch(kOp, launch_gather(p, dtype, stream));
-  check_launch(kOp,
-               launch_reduce({heads, ranges.count, p.D, p.V, p.sums, floats(to.state), floats(to.companion)}, stream));
+  add_ranges(sums, to, stream);
+}
+
+// what all reads of a call share
+ReadParams read_of(const AttentionSizes& s, int64_t tokens, FeatureMap map, bool normalize, double eps,
+                   const State& from, bool gradients, int64_t fewest) {
+  const Ranges ranges = cut(tokens, s.B * s.H, resident_reads(std::max(s.D, s.V), gradients), fewest);
+  ReadParams p{};
+  p.batches = s.B;
+  p.heads = s.H;
+  p.tokens = tokens;
+  p.D = s.D;
+  p.V = s.V;
+  p.ranges = ranges.count;
+  p.per_range = ranges.tokens;
+  p.map = map;
+  p.state = floats(from.state);
+  p.companion = normalize ? floats(from.companion) : nullptr;
+  p.eps = float(eps);
+  return p;
 }
 
 State empty_state(const AttentionSizes& s, const at::TensorOptions& options) {
@@ -62,22 +96,42 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> forward(const at::Tensor& q, cons
   void* stream = current_stream(q.device());
   sum_up({view_of(k), view_of(v), s.B, s.H, s.M, s.D, s.V, 0, 0, map, nullptr, nullptr, nullptr, Side::left, nullptr},
          sum, dtype, stream);
-  const ReadParams read{view_of(q),
-                        {},
-                        view_of(out),
-                        s.B,
-                        s.H,
-                        s.N,
-                        s.D,
-                        s.V,
-                        map,
-                        floats(sum.state),
-                        normalize ? floats(sum.companion) : nullptr,
-                        float(eps),
-                        nullptr,
-                        nullptr};
+  ReadParams read = read_of(s, s.N, map, normalize, eps, sum, false, 1);
+  read.x = view_of(q);
+  read.out = view_of(out);
   check_launch(kOp, launch_read(read, Read::values, dtype, stream));
   return {out, sum.state, sum.companion};
+}
+
+// dq, and (dS, dz)
+State query_gradients(const AttentionSizes& s, const at::Tensor& grad, const at::Tensor& q, const at::Tensor& grad_q,
+                      const State& saved, FeatureMap map, bool normalize, double eps, void* stream) {
+  const bool together = sums_beside_gradients(s.D, s.V);
+  const Dtype dtype = dtype_of(q);
+  const State grads = empty_state(s, float_like(q));
+  ReadParams read = read_of(s, s.N, map, normalize, eps, saved, true, together ? kFewestTiles : 1);
+  read.x = view_of(grad);
+  read.phi = view_of(q);
+  read.out = view_of(grad_q);
+  at::Tensor sums, inverse, grad_denominator;
+  if (together) {
+    sums = empty_sums(grads, read.ranges);
+    read.sums = floats(sums);
+  } else if (normalize) {
+    inverse = at::empty({s.B, s.H, s.N}, float_like(q));
+    grad_denominator = at::empty({s.B, s.H, s.N}, float_like(q));
+    read.inverse = floats(inverse);
+    read.grad_denominator = floats(grad_denominator);
+  }
+  check_launch(kOp, launch_read(read, Read::query_gradients, dtype, stream));
+  if (together) {
+    add_ranges(sums, grads, stream);
+  } else {
+    sum_up({view_of(q), view_of(grad), s.B, s.H, s.N, s.D, s.V, 0, 0, map, read.inverse, read.grad_denominator, nullptr,
+            Side::left, nullptr},
+           grads, dtype, stream);
+  }
+  return grads;
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> backward(const at::Tensor& grad_out, const at::Tensor& q,
@@ -93,52 +147,17 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward(const at::Tensor& grad_o
   auto grad_v = at::empty(v.sizes(), v.options());
   if (s.B * s.H == 0) return {grad_q, grad_k, grad_v};
 
-  const Dtype dtype = dtype_of(q);
   void* stream = current_stream(q.device());
-  const at::Tensor grad = dense_last(grad_out), saved = state.contiguous(), sum = key_sum.contiguous();
-  at::Tensor inverse, grad_denominator;
-  if (normalize) {
-    inverse = at::empty({s.B, s.H, s.N}, float_like(q));
-    grad_denominator = at::empty({s.B, s.H, s.N}, float_like(q));
-  }
-  ReadParams read{view_of(grad),
-                  view_of(q),
-                  view_of(grad_q),
-                  s.B,
-                  s.H,
-                  s.N,
-                  s.D,
-                  s.V,
-                  map,
-                  floats(saved),
-                  normalize ? floats(sum) : nullptr,
-                  float(eps),
-                  floats(inverse),
-                  floats(grad_denominator)};
-  check_launch(kOp, launch_read(read, Read::gradients, dtype, stream));
+  const at::Tensor grad = dense_last(grad_out);
+  const State saved{state.contiguous(), key_sum.contiguous()};
+  const State grads = query_gradients(s, grad, q, grad_q, saved, map, normalize, eps, stream);
 
-  const State grads = empty_state(s, float_like(q));
-  sum_up({view_of(q), view_of(grad), s.B, s.H, s.N, s.D, s.V, 0, 0, map, floats(inverse), floats(grad_denominator),
-          nullptr, Side::left, nullptr},
-         grads, dtype, stream);
-  read = {view_of(v),
-          view_of(k),
-          view_of(grad_k),
-          s.B,
-          s.H,
-          s.M,
-          s.D,
-          s.V,
-          map,
-          floats(grads.state),
-          normalize ? floats(grads.companion) : nullptr,
-          0.0f,
-          nullptr,
-          nullptr};
-  check_launch(kOp, launch_read(read, Read::gradients, dtype, stream));
-  read = {view_of(k), {},  view_of(grad_v),     s.B,     s.H,  s.M,     s.D,
-          s.V,        map, floats(grads.state), nullptr, 0.0f, nullptr, nullptr};
-  check_launch(kOp, launch_read(read, Read::values, dtype, stream));
+  ReadParams read = read_of(s, s.M, map, normalize, 0.0, grads, true, 1);
+  read.x = view_of(v);
+  read.phi = view_of(k);
+  read.out = view_of(grad_k);
+  read.second = view_of(grad_v);
+  check_launch(kOp, launch_read(read, Read::key_gradients, dtype_of(q), stream));
   return {grad_q, grad_k, grad_v};
 }
 

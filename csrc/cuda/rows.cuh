@@ -1,0 +1,215 @@
+// rows of tokens in registers, multiplied by one state in shared memory
+//
+// A warp holds 16 rows as sums lie (product.cuh), with columns in another order: what is column 8n + 2t + i of sums is
+// column 32⌊n/4⌋ + 8t + 2(n mod 4) + i of the tensor. So a lane has eight neighbours of a row, which it reads and writes
+// as vectors of 16 bytes, and no row passes through shared memory on its way. The state lies there in the same order.
+#pragma once
+
+#include "cuda/kernel_params.h"
+#include "cuda/maps.cuh"
+
+namespace sola::cuda {
+
+constexpr int kWarpRows = 16;
+static_assert(kWarpRows * kThreads / kWarp == kTile);
+
+// the column of a tensor that lies at a place of sums
+SOLA_DEVICE int column_at(int place) {
+  return place / 32 * 32 + place % 8 / 2 * 8 + place % 32 / 8 * 2 + place % 2;
+}
+
+// f(row, column, half, group) for every eight neighbours of a lane: blocks 4·group to 4·group + 3 of sums, numbers
+// 2·half and 2·half + 1 of each
+template <int T, class F>
+SOLA_DEVICE void for_neighbours(const F& f) {
+  const int g = lane_of() / 4, t = lane_of() % 4;
+#pragma unroll
+  for (int half = 0; half < 2; ++half)
+#pragma unroll
+    for (int group = 0; group < T / 32; ++group) f(g + 8 * half, 32 * group + 8 * t, half, group);
+}
+
+// 16 rows as they came from memory; zeros where there is nothing
+template <class In, int T>
+struct RawRows {
+  static constexpr int kWide = kVector<In>, kVectors = 8 / kWide;
+  Vec4 raw[2][T / 32][kVectors];
+
+  SOLA_DEVICE void load(Rows<const In> from) {
+    const bool vectorial = is_vectorial(from.data, from.stride, from.columns);
+    for_neighbours<T>([&](int row, int column, int half, int group) {
+#pragma unroll
+      for (int v = 0; v < kVectors; ++v) {
+        const int first = column + v * kWide, valid = row < from.rows ? min(kWide, max(0, from.columns - first)) : 0;
+        raw[half][group][v] = load_raw(from.data + row * from.stride + first, valid, vectorial);
+      }
+    });
+  }
+
+  SOLA_DEVICE void neighbours(int half, int group, float (&to)[8]) const {
+#pragma unroll
+    for (int v = 0; v < kVectors; ++v) {
+      float x[kWide];
+      unpack<In>(raw[half][group][v], x);
+#pragma unroll
+      for (int j = 0; j < kWide; ++j) to[v * kWide + j] = x[j];
+    }
+  }
+};
+
+// eight neighbours out of sums, and back
+template <int NT>
+SOLA_DEVICE void take(const Sums<1, NT>& sums, int half, int group, float (&to)[8]) {
+#pragma unroll
+  for (int j = 0; j < 8; ++j) to[j] = sums[0][4 * group + j / 2][2 * half + j % 2];
+}
+template <int NT>
+SOLA_DEVICE void put(const float (&from)[8], int half, int group, Sums<1, NT>& sums) {
+#pragma unroll
+  for (int j = 0; j < 8; ++j) sums[0][4 * group + j / 2][2 * half + j % 2] = from[j];
+}
+
+// eight neighbours to global memory
+template <class In>
+SOLA_DEVICE void store_neighbours(const float (&x)[8], Rows<In> to, int row, int column, bool vectorial) {
+  if (row >= to.rows) return;
+  constexpr int kWide = kVector<In>;
+  In* target = to.data + row * to.stride + column;
+#pragma unroll
+  for (int v = 0; v < 8; v += kWide) {
+    float part[kWide];
+#pragma unroll
+    for (int j = 0; j < kWide; ++j) part[j] = x[v + j];
+    if (vectorial) {
+      if (column + v < to.columns) store_vector<In>(part, target + v);
+      continue;
+    }
+#pragma unroll
+    for (int j = 0; j < kWide; ++j) {
+      if (column + v + j < to.columns) target[v + j] = from_float<In>(part[j]);
+    }
+  }
+}
+
+// 16 rows of sums to global memory
+template <class In, int NT>
+SOLA_DEVICE void store_rows(const Sums<1, NT>& sums, Rows<In> to) {
+  const bool vectorial = is_vectorial(to.data, to.stride, to.columns);
+  for_neighbours<8 * NT>([&](int row, int column, int half, int group) {
+    float x[8];
+    take(sums, half, group, x);
+    store_neighbours(x, to, row, column, vectorial);
+  });
+}
+
+// 16 rows as the left operand of a product: words for tensor cores, numbers in the warp's part of shared memory
+// otherwise
+template <class Mul, int T>
+struct LeftRows {
+  static constexpr int kStride = kRowStride<Mul, T>;
+  Mul* scratch;
+  uint32_t word[is_half<Mul> ? T / 16 : 1][4];
+
+  SOLA_DEVICE explicit LeftRows(Mul* memory) : scratch(memory) {}
+
+  SOLA_DEVICE void set(const float (&x)[8], int half, int group) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      if constexpr (is_half<Mul>) {
+        word[2 * group + j / 2][j % 2 * 2 + half] = pack<Mul>(x[2 * j], x[2 * j + 1]);
+      } else {
+        Mul* to = scratch + (lane_of() / 4 + 8 * half) * kStride + 32 * group + 8 * j + lane_of() % 4 * 2;
+        to[0] = from_float<Mul>(x[2 * j]);
+        to[1] = from_float<Mul>(x[2 * j + 1]);
+      }
+    }
+  }
+
+  // rows as they are
+  template <class In>
+  SOLA_DEVICE void set(const RawRows<In, T>& rows) {
+    for_neighbours<T>([&](int, int, int half, int group) {
+      if constexpr (is_half<Mul>) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) word[2 * group + j / 2][j % 2 * 2 + half] = rows.raw[half][group][0].word[j];
+      } else {
+        float x[8];
+        rows.neighbours(half, group, x);
+        set(x, half, group);
+      }
+    });
+  }
+};
+
+// x as it will be multiplied
+template <class Mul>
+SOLA_DEVICE float rounded(float x) {
+  return to_float(from_float<Mul>(x));
+}
+
+// sums += left · state (along = other: the state's rows are the depth) or left · stateᵀ (along = depth)
+template <Along along, class Mul, int T>
+SOLA_DEVICE void multiply_rows(Sums<1, T / 8>& sums, const LeftRows<Mul, T>& left, Operand<Mul> state) {
+  if constexpr (is_half<Mul>) {
+#pragma unroll
+    for (int k = 0; k < T / 16; ++k) {
+#pragma unroll
+      for (int n = 0; n < T / 8; n += 2) {
+        uint32_t b[4];
+        right_fragments<along>(b, state, 8 * n, 16 * k);
+        mma(sums[0][n], left.word[k], b[0], b[1], Mul{});
+        mma(sums[0][n + 1], left.word[k], b[2], b[3], Mul{});
+      }
+    }
+  } else {
+    sync_warp();
+    multiply<Along::depth, along>(sums, Operand<Mul>{left.scratch, LeftRows<Mul, T>::kStride}, state, T);
+    sync_warp();
+  }
+}
+
+// (S, z) of a head in shared memory, in the type that is multiplied, beside the left operands of warps that need one
+template <class In, int T>
+struct StateMemory {
+  using Mul = typename WideRange<In>::Mul;
+  static constexpr int kStride = kRowStride<Mul, T>;
+  static constexpr size_t kScratch = is_half<Mul> ? 0 : sizeof(Mul) * kWarpRows * kStride;
+  static constexpr size_t kBytes = sizeof(Mul) * T * kStride + sizeof(float) * T + kScratch * (kThreads / kWarp);
+
+  unsigned char* memory;
+
+  SOLA_DEVICE Mul* numbers() const { return reinterpret_cast<Mul*>(memory); }
+  SOLA_DEVICE float* companion() const { return reinterpret_cast<float*>(numbers() + T * kStride); }
+  SOLA_DEVICE Operand<Mul> state() const { return {numbers(), kStride}; }
+  SOLA_DEVICE Mul* scratch() const {
+    return reinterpret_cast<Mul*>(reinterpret_cast<unsigned char*>(companion() + T) + warp_of() * kScratch);
+  }
+
+  // a missing companion is 0
+  SOLA_DEVICE void load(const float* state, const float* sums, int D, int V) const {
+    constexpr int kWide = kVector<Mul>, kAcross = T / kWide;
+#pragma unroll 2
+    for (int i = int(threadIdx.x); i < T * kAcross; i += kThreads) {
+      const int row = i / kAcross, place = i % kAcross * kWide, d = column_at(row);
+      float x[kWide];
+#pragma unroll
+      for (int j = 0; j < kWide; ++j) {
+        const int v = column_at(place + j);
+        x[j] = d < D && v < V ? state[d * V + v] : 0.0f;
+      }
+      store_vector<Mul>(x, numbers() + row * kStride + place);
+    }
+    for (int i = int(threadIdx.x); i < T; i += kThreads) {
+      const int d = column_at(i);
+      companion()[i] = sums && d < D ? sums[d] : 0.0f;
+    }
+  }
+
+  // z beside eight neighbours
+  SOLA_DEVICE void companions(int group, float (&z)[8]) const {
+#pragma unroll
+    for (int j = 0; j < 8; ++j) z[j] = companion()[32 * group + j / 2 * 8 + lane_of() % 4 * 2 + j % 2];
+  }
+};
+
+}  // namespace sola::cuda
