@@ -5,8 +5,8 @@
 
 #include "cuda/kernels.h"
 #include "cuda/launch.h"
-#include "cuda/maps.cuh"
 #include "cuda/state_sums.cuh"
+#include "cuda/tokens.cuh"
 
 namespace sola::cuda {
 namespace {
@@ -23,23 +23,17 @@ template <class In, int T>
 using GatherSums = StateSums<typename WideRange<In>::Mul, T, kGatherThreads<T> / kWarp>;
 
 template <class In, int T>
-constexpr size_t kGatherBytes = GatherTiles<In, T>::kBuffers* GatherTiles<In, T>::kBytes;
-
-// the tokens of a block, and what their weights follow from
-struct Stretch {
-  int64_t head, batch, begin, end;
-  float log_decay;
-};
+constexpr size_t kGatherBytes = GatherTiles<In, T>::kBuffers * GatherTiles<In, T>::kBytes;
 
 struct Weights {
   float w, u;
 };
 
-SOLA_DEVICE Weights weights_of(const GatherParams& p, const Stretch& at, int64_t token) {
+SOLA_DEVICE Weights weights_of(const GatherParams& p, const TokenRange& at, float log_decay, int64_t token) {
   if (token >= at.end) return {0.0f, 0.0f};
   const int64_t place = at.head * p.tokens + token;
   const float distance = float(p.side == Side::left ? at.end - 1 - token : token - at.begin);
-  const float power = p.decay ? expf(at.log_decay * distance) : 1.0f;
+  const float power = p.decay ? expf(log_decay * distance) : 1.0f;
   return {power * (p.weight ? p.weight[place] : 1.0f), power * (p.coefficient ? p.coefficient[place] : 1.0f)};
 }
 
@@ -55,22 +49,15 @@ struct Step {
   SOLA_DEVICE static int row(int n) { return int(threadIdx.x) / kAcross + n * kDown; }
   SOLA_DEVICE static int column() { return int(threadIdx.x) % kAcross * kWide; }
 
-  SOLA_DEVICE static void load(Rows<const In> from, Vec4 (&to)[kVectors]) {
-    const bool vectorial = is_vectorial(from.data, from.stride, from.columns);
+  SOLA_DEVICE static void load(const HeadRows<const In>& from, int64_t first, int64_t end, Vec4 (&to)[kVectors]) {
+    from.with_vectorial([&](auto vectorial) {
 #pragma unroll
-    for (int n = 0; n < kVectors; ++n) {
-      const int valid = row(n) < from.rows ? min(kWide, max(0, from.columns - column())) : 0;
-      to[n] = load_raw(from.data + row(n) * from.stride + column(), valid, vectorial);
-    }
-  }
-
-  SOLA_DEVICE void load(const GatherParams& p, const Stretch& at, int64_t first, int d0, int v0) {
-    const int rows = int(min(int64_t(kGatherStep<In, T>), at.end - first));
-    const int64_t inner = at.head % p.heads;
-    load({row_of<const In>(p.x, at.batch, first, inner) + d0, p.x.token, rows, min(T, int(p.D) - d0)}, x);
-    load({row_of<const In>(p.y, at.batch, first, inner) + v0, p.y.token, rows, min(T, int(p.V) - v0)}, y);
-#pragma unroll
-    for (int n = 0; n < kVectors; ++n) weights[n] = weights_of(p, at, first + row(n));
+      for (int n = 0; n < kVectors; ++n) {
+        const int64_t token = first + row(n);
+        const int valid = token < end ? min(kWide, from.columns - column()) : 0;
+        to[n] = load_raw(from.at(token) + column(), valid, decltype(vectorial)::value);
+      }
+    });
   }
 
   // φ(x), w y and u to shared memory
@@ -96,31 +83,37 @@ struct Step {
 };
 
 template <class In, int T>
-__global__ void __launch_bounds__(kGatherThreads<T>, resident_gathers(T)) gather(GatherParams p) {
+__global__ void __launch_bounds__(kGatherThreads<T>, resident_gathers(kDtype<In>, T)) gather(GatherParams p) {
   constexpr int kStep = kGatherStep<In, T>;
   const int64_t across = (p.V + T - 1) / T, down = (p.D + T - 1) / T;
   int64_t index = blockIdx.x;
   const int v0 = int(index % across) * T, d0 = int(index / across % down) * T;
   index /= across * down;
-  const int64_t range = index % p.ranges, head = index / p.ranges, begin = range * p.per_range;
-  const Stretch at{head, head / p.heads, begin, min(begin + p.per_range, p.tokens),
-                   log_decay(p.decay, head % p.heads)};
+  const TokenRange at = range_of(p, index);
+  const HeadRows<const In> x(p.x, at, p.heads, d0, min(int64_t(T), p.D - d0));
+  const HeadRows<const In> y(p.y, at, p.heads, v0, min(int64_t(T), p.V - v0));
+  const float log_gamma = log_decay(p.decay, at.head % p.heads);
 
   Step<In, T> coming;
-  if (at.begin < at.end) coming.load(p, at, at.begin, d0, v0);
+  const auto load = [&](int64_t first) {
+    coming.load(x, first, at.end, coming.x);
+    coming.load(y, first, at.end, coming.y);
+#pragma unroll
+    for (int n = 0; n < coming.kVectors; ++n) coming.weights[n] = weights_of(p, at, log_gamma, first + coming.row(n));
+  };
+  load(at.begin);
   GatherSums<In, T> state;
   int64_t step = 0;
   for (int64_t first = at.begin; first < at.end; first += kStep, ++step) {
     const GatherTiles<In, T> tiles(shared_memory(), step);
-    if (GatherTiles<In, T>::kBuffers == 1) sync_block();
+    if (tiles.kBuffers == 1) sync_block();
     coming.store(p.map, p.weight || p.decay, tiles);
     sync_block();
-    if (first + kStep < at.end) coming.load(p, at, first + kStep, d0, v0);
+    if (first + kStep < at.end) load(first + kStep);
     state.add(tiles);
   }
   sync_block();
-  state.write(p.sums + (head * p.ranges + range) * (p.D * p.V + p.D), p.D, p.V, d0, v0,
-              reinterpret_cast<float*>(shared_memory()));
+  state.write(p.sums + index * (p.D * p.V + p.D), p.D, p.V, d0, v0, reinterpret_cast<float*>(shared_memory()));
 }
 
 constexpr int kReduceWarps = 8;
@@ -128,7 +121,7 @@ constexpr int kReduceWarps = 8;
 // A warp adds up every eighth range of 32 numbers, then the first adds the warps up: many loads are on their way, and
 // the order is always the same.
 __global__ void __launch_bounds__(kReduceWarps* kWarp) reduce(ReduceParams p) {
-  float(*sums)[kWarp] = reinterpret_cast<float(*)[kWarp]>(shared_memory());
+  float (*sums)[kWarp] = reinterpret_cast<float (*)[kWarp]>(shared_memory());
   const int64_t numbers = p.D * p.V + p.D, blocks = (numbers + kWarp - 1) / kWarp;
   const int64_t head = blockIdx.x / blocks, i = blockIdx.x % blocks * kWarp + lane_of();
   const float* from = p.sums + head * p.ranges * numbers + i;

@@ -37,13 +37,23 @@ struct ReduceParams {
 
 // A block keeps the state of a head in shared memory where it fits (read.cu); otherwise parts of it come and go
 // (read_wide.cu).
-constexpr bool fits_shared(int64_t D, int64_t V) { return D <= 128 && V <= 128; }
+constexpr bool fits_shared(Dtype dtype, int64_t D, int64_t V) {
+  const int64_t most = dtype == Dtype::f32 ? 64 : 128;
+  return D <= most && V <= most;
+}
 // whether registers hold dS beside the gradients of queries
 constexpr bool sums_beside_gradients(int64_t D, int64_t V) { return D <= 64 && V <= 64; }
 
-// blocks per multiprocessor of the kernels below, which registers must allow, at head dims up to `width`
-constexpr int resident_gathers(int64_t width) { return width <= 64 ? 4 : 2; }
-constexpr int resident_reads(int64_t width, bool gradients) { return (width <= 64 ? 4 : 3) - (gradients ? 1 : 0); }
+// Blocks per multiprocessor of the kernels below, which registers must allow, at head dims up to `width`. Tensor cores
+// need no copies of float numbers, hence fewer registers in bfloat16.
+constexpr int resident_gathers(Dtype dtype, int64_t width) {
+  const int most = width <= 64 ? 4 : 2;
+  return dtype == Dtype::bf16 ? most : most - 1;
+}
+constexpr int resident_reads(Dtype dtype, int64_t width, bool gradients) {
+  const int most = width <= 32 ? 5 : width <= 64 ? 4 : 3;
+  return most - (gradients ? 1 : 0) - (dtype == Dtype::f32 ? 1 : 0);
+}
 
 // what queries or keys read from one global state, in ranges of tokens
 struct ReadParams {

@@ -43,14 +43,15 @@ at::Tensor empty_sums(const State& to, int64_t ranges) {
 }
 
 void add_ranges(const at::Tensor& sums, const State& to, void* stream) {
-  const ReduceParams p{sums.size(0) * sums.size(1), sums.size(2),     to.state.size(2),    to.state.size(3),
-                       floats(sums),                floats(to.state), floats(to.companion)};
+  const ReduceParams p{
+      sums.size(0) * sums.size(1), sums.size(2), to.state.size(2), to.state.size(3), floats(sums), floats(to.state),
+      floats(to.companion)};
   check_launch(kOp, launch_reduce(p, stream));
 }
 
 void sum_up(GatherParams p, const State& to, Dtype dtype, void* stream) {
   const int64_t blocks = p.batches * p.heads * ((p.D + 127) / 128) * ((p.V + 127) / 128);
-  const Ranges ranges = cut(p.tokens, blocks, resident_gathers(std::max(p.D, p.V)), kFewestTiles);
+  const Ranges ranges = cut(p.tokens, blocks, resident_gathers(dtype, std::max(p.D, p.V)), kFewestTiles);
   p.ranges = ranges.count;
   p.per_range = ranges.tokens;
   const at::Tensor sums = empty_sums(to, ranges.count);
@@ -60,9 +61,9 @@ void sum_up(GatherParams p, const State& to, Dtype dtype, void* stream) {
 }
 
 // what all reads of a call share
-ReadParams read_of(const AttentionSizes& s, int64_t tokens, FeatureMap map, bool normalize, double eps,
-                   const State& from, bool gradients, int64_t fewest) {
-  const Ranges ranges = cut(tokens, s.B * s.H, resident_reads(std::max(s.D, s.V), gradients), fewest);
+ReadParams read_of(const AttentionSizes& s, int64_t tokens, Dtype dtype, FeatureMap map, const State& from,
+                   bool normalize, bool gradients, int64_t fewest) {
+  const Ranges ranges = cut(tokens, s.B * s.H, resident_reads(dtype, std::max(s.D, s.V), gradients), fewest);
   ReadParams p{};
   p.batches = s.B;
   p.heads = s.H;
@@ -74,7 +75,6 @@ ReadParams read_of(const AttentionSizes& s, int64_t tokens, FeatureMap map, bool
   p.map = map;
   p.state = floats(from.state);
   p.companion = normalize ? floats(from.companion) : nullptr;
-  p.eps = float(eps);
   return p;
 }
 
@@ -96,7 +96,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> forward(const at::Tensor& q, cons
   void* stream = current_stream(q.device());
   sum_up({view_of(k), view_of(v), s.B, s.H, s.M, s.D, s.V, 0, 0, map, nullptr, nullptr, nullptr, Side::left, nullptr},
          sum, dtype, stream);
-  ReadParams read = read_of(s, s.N, map, normalize, eps, sum, false, 1);
+  ReadParams read = read_of(s, s.N, dtype, map, sum, normalize, false, 1);
+  read.eps = float(eps);
   read.x = view_of(q);
   read.out = view_of(out);
   check_launch(kOp, launch_read(read, Read::values, dtype, stream));
@@ -109,7 +110,8 @@ State query_gradients(const AttentionSizes& s, const at::Tensor& grad, const at:
   const bool together = sums_beside_gradients(s.D, s.V);
   const Dtype dtype = dtype_of(q);
   const State grads = empty_state(s, float_like(q));
-  ReadParams read = read_of(s, s.N, map, normalize, eps, saved, true, together ? kFewestTiles : 1);
+  ReadParams read = read_of(s, s.N, dtype, map, saved, normalize, true, together ? kFewestTiles : 1);
+  read.eps = float(eps);
   read.x = view_of(grad);
   read.phi = view_of(q);
   read.out = view_of(grad_q);
@@ -152,7 +154,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward(const at::Tensor& grad_o
   const State saved{state.contiguous(), key_sum.contiguous()};
   const State grads = query_gradients(s, grad, q, grad_q, saved, map, normalize, eps, stream);
 
-  ReadParams read = read_of(s, s.M, map, normalize, 0.0, grads, true, 1);
+  ReadParams read = read_of(s, s.M, dtype_of(q), map, grads, normalize, true, 1);
   read.x = view_of(v);
   read.phi = view_of(k);
   read.out = view_of(grad_k);

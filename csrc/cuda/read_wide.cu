@@ -112,9 +112,8 @@ int start(const ReadParams& p, bool values, void* stream) {
 
 int start_width(const ReadParams& p, bool values, Dtype dtype, void* stream) {
   return with_input(dtype, [&](auto in) {
-    return with_width<64, 128, 256>(values ? p.V : p.D, [&](auto width) {
-      return start<decltype(in), decltype(width)::value>(p, values, stream);
-    });
+    return with_width<64, 128, 256>(
+        values ? p.V : p.D, [&](auto width) { return start<decltype(in), decltype(width)::value>(p, values, stream); });
   });
 }
 

@@ -1,12 +1,13 @@
 // rows of tokens in registers, multiplied by one state in shared memory
 //
 // A warp holds 16 rows as sums lie (product.cuh), with columns in another order: what is column 8n + 2t + i of sums is
-// column 32⌊n/4⌋ + 8t + 2(n mod 4) + i of the tensor. So a lane has eight neighbours of a row, which it reads and writes
-// as vectors of 16 bytes, and no row passes through shared memory on its way. The state lies there in the same order.
+// column 32⌊n/4⌋ + 8t + 2(n mod 4) + i of the tensor. So a lane has eight neighbours of a row, which it reads and
+// writes as vectors of 16 bytes, and no row passes through shared memory on its way. The state lies there in the same
+// order.
 #pragma once
 
 #include "cuda/kernel_params.h"
-#include "cuda/maps.cuh"
+#include "cuda/tokens.cuh"
 
 namespace sola::cuda {
 
@@ -14,9 +15,7 @@ constexpr int kWarpRows = 16;
 static_assert(kWarpRows * kThreads / kWarp == kTile);
 
 // the column of a tensor that lies at a place of sums
-SOLA_DEVICE int column_at(int place) {
-  return place / 32 * 32 + place % 8 / 2 * 8 + place % 32 / 8 * 2 + place % 2;
-}
+SOLA_DEVICE int column_at(int place) { return place / 32 * 32 + place % 8 / 2 * 8 + place % 32 / 8 * 2 + place % 2; }
 
 // f(row, column, half, group) for every eight neighbours of a lane: blocks 4·group to 4·group + 3 of sums, numbers
 // 2·half and 2·half + 1 of each
@@ -35,14 +34,17 @@ struct RawRows {
   static constexpr int kWide = kVector<In>, kVectors = 8 / kWide;
   Vec4 raw[2][T / 32][kVectors];
 
-  SOLA_DEVICE void load(Rows<const In> from) {
-    const bool vectorial = is_vectorial(from.data, from.stride, from.columns);
-    for_neighbours<T>([&](int row, int column, int half, int group) {
+  // of the tokens from `first` on, before `end`
+  SOLA_DEVICE void load(const HeadRows<const In>& from, int64_t first, int64_t end) {
+    const In* rows[2] = {from.at(first + lane_of() / 4), from.at(first + lane_of() / 4 + 8)};
+    from.with_vectorial([&](auto vectorial) {
+      for_neighbours<T>([&](int row, int column, int half, int group) {
 #pragma unroll
-      for (int v = 0; v < kVectors; ++v) {
-        const int first = column + v * kWide, valid = row < from.rows ? min(kWide, max(0, from.columns - first)) : 0;
-        raw[half][group][v] = load_raw(from.data + row * from.stride + first, valid, vectorial);
-      }
+        for (int v = 0; v < kVectors; ++v) {
+          const int at = column + v * kWide, valid = first + row < end ? min(kWide, from.columns - at) : 0;
+          raw[half][group][v] = load_raw(rows[half] + at, valid, decltype(vectorial)::value);
+        }
+      });
     });
   }
 
@@ -69,36 +71,35 @@ SOLA_DEVICE void put(const float (&from)[8], int half, int group, Sums<1, NT>& s
   for (int j = 0; j < 8; ++j) sums[0][4 * group + j / 2][2 * half + j % 2] = from[j];
 }
 
-// eight neighbours to global memory
+// eight neighbours of a row that exists to global memory
 template <class In>
-SOLA_DEVICE void store_neighbours(const float (&x)[8], Rows<In> to, int row, int column, bool vectorial) {
-  if (row >= to.rows) return;
+SOLA_DEVICE void store_neighbours(const float (&x)[8], const HeadRows<In>& to, In* row, int column) {
   constexpr int kWide = kVector<In>;
-  In* target = to.data + row * to.stride + column;
 #pragma unroll
   for (int v = 0; v < 8; v += kWide) {
     float part[kWide];
 #pragma unroll
     for (int j = 0; j < kWide; ++j) part[j] = x[v + j];
-    if (vectorial) {
-      if (column + v < to.columns) store_vector<In>(part, target + v);
+    if (to.vectorial) {
+      if (column + v < to.columns) store_vector<In>(part, row + column + v);
       continue;
     }
 #pragma unroll
     for (int j = 0; j < kWide; ++j) {
-      if (column + v + j < to.columns) target[v + j] = from_float<In>(part[j]);
+      if (column + v + j < to.columns) row[column + v + j] = from_float<In>(part[j]);
     }
   }
 }
 
-// 16 rows of sums to global memory
-template <class In, int NT>
-SOLA_DEVICE void store_rows(const Sums<1, NT>& sums, Rows<In> to) {
-  const bool vectorial = is_vectorial(to.data, to.stride, to.columns);
-  for_neighbours<8 * NT>([&](int row, int column, int half, int group) {
+// f(half, group, x) makes eight neighbours of 16 rows, which go to the tokens from `first` on, before `end`, and to
+// columns from `first_column` on
+template <int T, class In, class F>
+SOLA_DEVICE void store_rows(const HeadRows<In>& to, int64_t first, int64_t end, int first_column, const F& f) {
+  In* rows[2] = {to.at(first + lane_of() / 4), to.at(first + lane_of() / 4 + 8)};
+  for_neighbours<T>([&](int row, int column, int half, int group) {
     float x[8];
-    take(sums, half, group, x);
-    store_neighbours(x, to, row, column, vectorial);
+    f(half, group, x);
+    if (first + row < end) store_neighbours(x, to, rows[half], first_column + column);
   });
 }
 
@@ -112,11 +113,15 @@ struct LeftRows {
 
   SOLA_DEVICE explicit LeftRows(Mul* memory) : scratch(memory) {}
 
-  SOLA_DEVICE void set(const float (&x)[8], int half, int group) {
+  // x becomes what will be multiplied
+  SOLA_DEVICE void set(float (&x)[8], int half, int group) {
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       if constexpr (is_half<Mul>) {
-        word[2 * group + j / 2][j % 2 * 2 + half] = pack<Mul>(x[2 * j], x[2 * j + 1]);
+        const uint32_t two = pack<Mul>(x[2 * j], x[2 * j + 1]);
+        word[2 * group + j / 2][j % 2 * 2 + half] = two;
+        x[2 * j] = to_float(Mul{uint16_t(two)});
+        x[2 * j + 1] = to_float(Mul{uint16_t(two >> 16)});
       } else {
         Mul* to = scratch + (lane_of() / 4 + 8 * half) * kStride + 32 * group + 8 * j + lane_of() % 4 * 2;
         to[0] = from_float<Mul>(x[2 * j]);
@@ -141,20 +146,14 @@ struct LeftRows {
   }
 };
 
-// x as it will be multiplied
-template <class Mul>
-SOLA_DEVICE float rounded(float x) {
-  return to_float(from_float<Mul>(x));
-}
-
 // sums += left · state (along = other: the state's rows are the depth) or left · stateᵀ (along = depth)
-template <Along along, class Mul, int T>
-SOLA_DEVICE void multiply_rows(Sums<1, T / 8>& sums, const LeftRows<Mul, T>& left, Operand<Mul> state) {
+template <Along along, class Mul, int T, int NT>
+SOLA_DEVICE void multiply_rows(Sums<1, NT>& sums, const LeftRows<Mul, T>& left, Operand<Mul> state) {
   if constexpr (is_half<Mul>) {
 #pragma unroll
     for (int k = 0; k < T / 16; ++k) {
 #pragma unroll
-      for (int n = 0; n < T / 8; n += 2) {
+      for (int n = 0; n < NT; n += 2) {
         uint32_t b[4];
         right_fragments<along>(b, state, 8 * n, 16 * k);
         mma(sums[0][n], left.word[k], b[0], b[1], Mul{});
@@ -165,6 +164,23 @@ SOLA_DEVICE void multiply_rows(Sums<1, T / 8>& sums, const LeftRows<Mul, T>& lef
     sync_warp();
     multiply<Along::depth, along>(sums, Operand<Mul>{left.scratch, LeftRows<Mul, T>::kStride}, state, T);
     sync_warp();
+  }
+}
+
+// columns of a product that a warp computes at a time, where registers hold the left operand too
+template <class Mul, int T>
+constexpr int kPart = is_half<Mul> && T > 64 ? 64 : T;
+
+// the same product as f(sums, group) wants it: part by part, from the 32 columns of `group` on
+template <Along along, class Mul, int T, class F>
+SOLA_DEVICE void multiply_parts(const LeftRows<Mul, T>& left, Operand<Mul> state, const F& f) {
+#pragma unroll
+  for (int column = 0; column < T; column += kPart<Mul, T>) {
+    float sums[1][kPart<Mul, T> / 8][4];
+    clear(sums);
+    multiply_rows<along>(sums, left,
+                         Operand<Mul>{state.data + column * (along == Along::other ? 1 : state.stride), state.stride});
+    f(sums, column / 32);
   }
 }
 

@@ -22,7 +22,8 @@ struct StepTiles {
   SOLA_DEVICE float* u() const { return reinterpret_cast<float*>(y() + kStep * kStride); }
 };
 
-// A block's T × T sums: warps lie kDown × kAcross over them. Every warp adds up the companion of its share of each step.
+// A block's T × T sums: warps lie kDown × kAcross over them. Every warp adds up the companion of its share of each
+// step.
 template <class Mul, int T, int kWarps>
 struct StateSums {
   static constexpr int MT = T == 32 ? 1 : 2, kDown = T / (16 * MT), kAcross = kWarps / kDown, NT = T / 8 / kAcross;
