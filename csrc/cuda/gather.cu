@@ -30,9 +30,9 @@ struct Weights {
 };
 
 SOLA_DEVICE Weights weights_of(const GatherParams& p, const TokenRange& at, float log_decay, int64_t token) {
-  if (token >= at.end) return {0.0f, 0.0f};
-  const int64_t place = at.head * p.tokens + token;
-  const float distance = float(p.side == Side::left ? at.end - 1 - token : token - at.begin);
+  if (token >= at.tokens) return {0.0f, 0.0f};
+  const int64_t place = at.head * p.tokens + at.begin + token;
+  const float distance = float(p.side == Side::left ? at.tokens - 1 - token : token);
   const float power = p.decay ? expf(log_decay * distance) : 1.0f;
   return {power * (p.weight ? p.weight[place] : 1.0f), power * (p.coefficient ? p.coefficient[place] : 1.0f)};
 }
@@ -49,12 +49,12 @@ struct Step {
   SOLA_DEVICE static int row(int n) { return int(threadIdx.x) / kAcross + n * kDown; }
   SOLA_DEVICE static int column() { return int(threadIdx.x) % kAcross * kWide; }
 
-  SOLA_DEVICE static void load(const HeadRows<const In>& from, int64_t first, int64_t end, Vec4 (&to)[kVectors]) {
+  SOLA_DEVICE static void load(const HeadRows<const In>& from, int64_t first, Vec4 (&to)[kVectors]) {
     from.with_vectorial([&](auto vectorial) {
 #pragma unroll
       for (int n = 0; n < kVectors; ++n) {
         const int64_t token = first + row(n);
-        const int valid = token < end ? min(kWide, from.columns - column()) : 0;
+        const int valid = token < from.tokens ? from.columns - column() : 0;
         to[n] = load_raw(from.at(token) + column(), valid, decltype(vectorial)::value);
       }
     });
@@ -96,20 +96,19 @@ __global__ void __launch_bounds__(kGatherThreads<T>, resident_gathers(kDtype<In>
 
   Step<In, T> coming;
   const auto load = [&](int64_t first) {
-    coming.load(x, first, at.end, coming.x);
-    coming.load(y, first, at.end, coming.y);
+    coming.load(x, first, coming.x);
+    coming.load(y, first, coming.y);
 #pragma unroll
     for (int n = 0; n < coming.kVectors; ++n) coming.weights[n] = weights_of(p, at, log_gamma, first + coming.row(n));
   };
-  load(at.begin);
+  load(0);
   GatherSums<In, T> state;
-  int64_t step = 0;
-  for (int64_t first = at.begin; first < at.end; first += kStep, ++step) {
-    const GatherTiles<In, T> tiles(shared_memory(), step);
+  for (int64_t first = 0; first < at.tokens; first += kStep) {
+    const GatherTiles<In, T> tiles(shared_memory(), int(first / kStep));
     if (tiles.kBuffers == 1) sync_block();
     coming.store(p.map, p.weight || p.decay, tiles);
     sync_block();
-    if (first + kStep < at.end) load(first + kStep);
+    if (first + kStep < at.tokens) load(first + kStep);
     state.add(tiles);
   }
   sync_block();

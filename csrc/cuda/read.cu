@@ -34,12 +34,12 @@ SOLA_DEVICE int64_t own_rows(int64_t first) { return first + kWarpRows * warp_of
 
 // lets the warp's rows of two tensors start on their way to the L2 cache: registers that they go to are still in use
 template <int T, class In>
-SOLA_DEVICE void prefetch_two(const HeadRows<const In>& a, const HeadRows<const In>& b, int64_t first, int64_t end) {
+SOLA_DEVICE void prefetch_two(const HeadRows<const In>& a, const HeadRows<const In>& b, int64_t first) {
   static_assert(2 * kWarpRows == kWarp);
   constexpr int kLine = 128 / int(sizeof(In));
   const int64_t token = first + lane_of() % kWarpRows;
   const bool second = lane_of() >= kWarpRows;
-  if (token >= end) return;
+  if (token >= a.tokens) return;
   const In* row = second ? b.at(token) : a.at(token);
 #pragma unroll
   for (int column = 0; column < T; column += kLine) {
@@ -54,12 +54,12 @@ __global__ void __launch_bounds__(kThreads, resident_reads(kDtype<In>, T, false)
   const HeadRows<const In> q(p.x, at, p.heads, 0, p.D);
   const HeadRows<In> out(p.out, at, p.heads, 0, p.V);
   RawRows<In, T> rows;
-  rows.load(q, own_rows(at.begin), at.end);
+  rows.load(q, own_rows(0));
   const auto memory = load_state<In, T>(p, at);
-  for (int64_t first = own_rows(at.begin); first < at.end; first += kTile) {
+  for (int64_t first = own_rows(0); first < at.tokens; first += kTile) {
     LeftRows<Mul, T> left(memory.scratch());
     float inverse[2] = {0.0f, 0.0f};
-    for_neighbours<T>([&](int, int, int half, int group) {
+    for_neighbours<T>([&](int half, int group) {
       float x[8], z[8];
       rows.neighbours(half, group, x);
       map_features<is_half<In>>(p.map, x);
@@ -71,9 +71,9 @@ __global__ void __launch_bounds__(kThreads, resident_reads(kDtype<In>, T, false)
 #pragma unroll
     for (int half = 0; half < 2; ++half)
       inverse[half] = p.companion ? reciprocal(quad_sum(inverse[half]) + p.eps) : 1.0f;
-    if (first + kTile < at.end) rows.load(q, first + kTile, at.end);
+    if (first + kTile < at.tokens) rows.load(q, first + kTile);
     multiply_parts<Along::other>(left, memory.state(), [&](const auto& sums, int part) {
-      store_rows<kPart<Mul, T>>(out, first, at.end, 32 * part, [&](int half, int group, float (&x)[8]) {
+      store_rows<kPart<Mul, T>>(out, first, 32 * part, [&](int half, int group, float (&x)[8]) {
         take(sums, half, group, x);
 #pragma unroll
         for (int j = 0; j < 8; ++j) x[j] *= inverse[half];
@@ -82,119 +82,85 @@ __global__ void __launch_bounds__(kThreads, resident_reads(kDtype<In>, T, false)
   }
 }
 
-// φ of 16 rows: kept where it is used three times, otherwise mapped at each of two uses
-template <class In, int T>
-struct Mapped {
-  const RawRows<In, T>& rows;
-  FeatureMap map;
-  float kept[1][kSums<T> ? T / 8 : 1][4];
+// a lane's neighbours in one of its rows
+template <int T>
+using Row = float[T / 32][8];
 
-  SOLA_DEVICE Mapped(const RawRows<In, T>& from, FeatureMap by) : rows(from), map(by) {
-    if constexpr (kSums<T>) {
-      for_neighbours<T>([&](int, int, int half, int group) {
-        float x[8];
-        compute(half, group, x);
-        put(x, half, group, kept);
-      });
-    }
-  }
-
-  SOLA_DEVICE void compute(int half, int group, float (&x)[8]) const {
-    rows.neighbours(half, group, x);
-    map_features<is_half<In>>(map, x);
-  }
-
-  SOLA_DEVICE void neighbours(int half, int group, float (&x)[8]) const {
-    if constexpr (kSums<T>) {
-      take(kept, half, group, x);
-    } else {
-      compute(half, group, x);
-    }
-  }
-};
-
-// of the warp's rows: the inverse of the normaliser and the gradient of the normaliser
-struct Normalisers {
-  float r[2], dd[2];
+// of one row: r and −r φ(q)·g, whose product is dd
+struct Normaliser {
+  float r, u;
 };
 
 template <class In, int T>
-SOLA_DEVICE Normalisers normalisers(const ReadParams& p, const StateMemory<In, T>& memory, int64_t first, int64_t end,
-                                    const Mapped<In, T>& phi, const Sums<1, T / 8>& grad) {
-  if (!p.companion) return {{1.0f, 1.0f}, {0.0f, 0.0f}};
-  Normalisers it;
-  float along_z[2] = {0.0f, 0.0f}, along_g[2] = {0.0f, 0.0f};
-  for_neighbours<T>([&](int, int, int half, int group) {
-    float x[8], g[8], z[8];
-    phi.neighbours(half, group, x);
-    take(grad, half, group, g);
+SOLA_DEVICE Normaliser normaliser(const ReadParams& p, const StateMemory<In, T>& memory, bool exists, const Row<T>& phi,
+                                  const Row<T>& grad) {
+  if (!p.companion) return {1.0f, 0.0f};
+  float along_z = 0.0f, along_g = 0.0f;
+#pragma unroll
+  for (int group = 0; group < T / 32; ++group) {
+    float z[8];
     memory.companions(group, z);
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
-      along_z[half] = fmaf(x[j], z[j], along_z[half]);
-      along_g[half] = fmaf(x[j], g[j], along_g[half]);
+      along_z = fmaf(phi[group][j], z[j], along_z);
+      along_g = fmaf(phi[group][j], grad[group][j], along_g);
+    }
+  }
+  const float r = reciprocal(quad_sum(along_z) + p.eps), u = -r * quad_sum(along_g);
+  // rows that don't exist have no say in the sums
+  return {exists ? r : 0.0f, exists ? u : 0.0f};
+}
+
+// dO of the warp's rows: as it is, since dS = Σ (r φ(q))ᵀ dO
+template <class In, int T>
+SOLA_DEVICE void store_grad(const QueryTiles<In, T>& tiles, const RawRows<In, T>& grad) {
+  for_neighbours<T>([&](int half, int group) {
+    auto* to = tiles.y() + own_rows(neighbour_row(half)) * tiles.kStride + neighbour_column(group);
+    if constexpr (is_half<typename WideRange<In>::Mul>) {
+      *reinterpret_cast<Vec4*>(to) = grad.raw[half][group][0];
+    } else {
+      float y[8];
+      grad.neighbours(half, group, y);
+      store_vector(y, to);
     }
   });
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const float r = reciprocal(quad_sum(along_z[half]) + p.eps), dd = -r * r * quad_sum(along_g[half]);
-    // rows that don't exist have no say in the sums
-    const bool exists = first + lane_of() / 4 + 8 * half < end;
-    it.r[half] = exists ? r : 0.0f;
-    it.dd[half] = exists ? dd : 0.0f;
-  }
-  return it;
 }
 
-// φ(q), r dO and dd of the warp's rows, as a step of the sums over tokens
+// r φ(q) of one of the lane's rows, and u, since dz = Σ u (r φ(q))
 template <class In, int T>
-SOLA_DEVICE void store_step(const QueryTiles<In, T>& tiles, const Normalisers& by, const Mapped<In, T>& phi,
-                            const RawRows<In, T>& grad) {
-  constexpr int stride = QueryTiles<In, T>::kStride;
-  const int first = kWarpRows * warp_of();
-  for_neighbours<T>([&](int row, int column, int half, int group) {
-    float x[8], y[8];
-    phi.neighbours(half, group, x);
-    grad.neighbours(half, group, y);
+SOLA_DEVICE void store_query(const QueryTiles<In, T>& tiles, const Normaliser& by, int half, Row<T>& phi) {
+  const int row = own_rows(neighbour_row(half));
 #pragma unroll
-    for (int j = 0; j < 8; ++j) y[j] *= by.r[half];
-    store_vector(x, tiles.x + (first + row) * stride + column);
-    store_vector(y, tiles.y() + (first + row) * stride + column);
-    if (column == 0) tiles.u()[first + row] = by.dd[half];
-  });
-}
-
-// the same for a gather that follows
-SOLA_DEVICE void store_normalisers(const ReadParams& p, const TokenRange& at, int64_t first, const Normalisers& by) {
+  for (int group = 0; group < T / 32; ++group) {
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int64_t token = first + lane_of() / 4 + 8 * half;
-    if (!p.companion || lane_of() % 4 != 0 || token >= at.end) continue;
-    p.inverse[at.head * p.tokens + token] = by.r[half];
-    p.grad_denominator[at.head * p.tokens + token] = by.dd[half];
+    for (int j = 0; j < 8; ++j) phi[group][j] *= by.r;
+    store_vector(phi[group], tiles.x + row * tiles.kStride + neighbour_column(group));
   }
+  if (neighbour_column(0) == 0) tiles.u()[row] = by.u;
 }
 
-// dq of the warp's rows
+// r and dd for a gather that follows
+SOLA_DEVICE void store_normaliser(const ReadParams& p, const TokenRange& at, int64_t token, const Normaliser& by) {
+  if (!p.companion || neighbour_column(0) != 0 || token >= at.tokens) return;
+  const int64_t place = at.head * p.tokens + at.begin + token;
+  p.inverse[place] = by.r;
+  p.grad_denominator[place] = by.r * by.u;
+}
+
+// dφ(q) = r (g + u z) of a lane's row, times φ′
 template <class In, int T>
-SOLA_DEVICE Normalisers query_rows(const ReadParams& p, const StateMemory<In, T>& memory, int64_t first, int64_t end,
-                                   const RawRows<In, T>& grad, const Mapped<In, T>& phi, const HeadRows<In>& to) {
-  LeftRows<typename WideRange<In>::Mul, T> left(memory.scratch());
-  left.set(grad);
-  float sums[1][T / 8][4];
-  clear(sums);
-  multiply_rows<Along::depth>(sums, left, memory.state());
-  const Normalisers by = normalisers(p, memory, first, end, phi, sums);
-  store_rows<T>(to, first, end, 0, [&](int half, int group, float (&g)[8]) {
-    float x[8], z[8];
-    phi.neighbours(half, group, x);
-    take(sums, half, group, g);
+SOLA_DEVICE void store_gradient(const ReadParams& p, const StateMemory<In, T>& memory, const Normaliser& by,
+                                const Row<T>& phi, Row<T>& grad, const HeadRows<In>& to, int64_t token) {
+#pragma unroll
+  for (int group = 0; group < T / 32; ++group) {
+    float z[8];
     memory.companions(group, z);
 #pragma unroll
-    for (int j = 0; j < 8; ++j) g[j] = fmaf(by.r[half], g[j], by.dd[half] * z[j]);
-    multiply_slopes(p.map, x, g);
-  });
-  return by;
+    for (int j = 0; j < 8; ++j) grad[group][j] = by.r * fmaf(by.u, z[j], grad[group][j]);
+    multiply_slopes(p.map, phi[group], grad[group]);
+    store_neighbours(grad[group], to.at(token) + neighbour_column(group),
+                     token < to.tokens ? to.columns - neighbour_column(group) : 0, to.vectorial);
+  }
 }
 
 template <class In, int T>
@@ -204,27 +170,46 @@ __global__ void __launch_bounds__(kThreads, resident_reads(kDtype<In>, T, true))
   const HeadRows<In> grad_q(p.out, at, p.heads, 0, p.D);
   RawRows<In, T> grad, rows;
   const auto load = [&](int64_t first) {
-    grad.load(grad_out, own_rows(first), at.end);
-    rows.load(q, own_rows(first), at.end);
+    grad.load(grad_out, own_rows(first));
+    rows.load(q, own_rows(first));
   };
-  load(at.begin);
+  load(0);
   const auto memory = load_state<In, T>(p, at);
   unsigned char* const rest = shared_memory() + StateMemory<In, T>::kBytes;
   StateSums<typename WideRange<In>::Mul, T, kThreads / kWarp> state;
-  for (int64_t first = at.begin; first < at.end; first += kTile) {
+  for (int64_t first = 0; first < at.tokens; first += kTile) {
     const int64_t next = first + kTile;
-    prefetch_two<T>(grad_out, q, own_rows(next), at.end);
-    const Mapped<In, T> phi(rows, p.map);
-    const Normalisers by = query_rows(p, memory, own_rows(first), at.end, grad, phi, grad_q);
-    const QueryTiles<In, T> tiles(rest, (first - at.begin) / kTile);
+    prefetch_two<T>(grad_out, q, own_rows(next));
+    const QueryTiles<In, T> tiles(rest, int(first / kTile));
     if constexpr (kSums<T>) {
       if (tiles.kBuffers == 1) sync_block();
-      store_step(tiles, by, phi, grad);
-      sync_block();
-    } else {
-      store_normalisers(p, at, own_rows(first), by);
+      store_grad(tiles, grad);
     }
-    if (next < at.end) load(next);
+    LeftRows<typename WideRange<In>::Mul, T> left(memory.scratch());
+    left.set(grad);
+    float sums[1][T / 8][4];
+    clear(sums);
+    multiply_rows<Along::depth>(sums, left, memory.state());
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int64_t token = own_rows(first) + neighbour_row(half);
+      float phi[T / 32][8], g[T / 32][8];
+#pragma unroll
+      for (int group = 0; group < T / 32; ++group) {
+        rows.neighbours(half, group, phi[group]);
+        map_features<is_half<In>>(p.map, phi[group]);
+        take(sums, half, group, g[group]);
+      }
+      const Normaliser by = normaliser<In, T>(p, memory, token < at.tokens, phi, g);
+      store_gradient<In, T>(p, memory, by, phi, g, grad_q, token);
+      if constexpr (kSums<T>) {
+        store_query<In, T>(tiles, by, half, phi);
+      } else {
+        store_normaliser(p, at, token, by);
+      }
+    }
+    if constexpr (kSums<T>) sync_block();
+    if (next < at.tokens) load(next);
     if constexpr (kSums<T>) state.add(tiles);
   }
   if constexpr (kSums<T>) {
@@ -241,18 +226,18 @@ __global__ void __launch_bounds__(kThreads, resident_reads(kDtype<In>, T, true))
   const HeadRows<In> grad_k(p.out, at, p.heads, 0, p.D), grad_v(p.second, at, p.heads, 0, p.V);
   RawRows<In, T> values, keys;
   const auto load = [&](int64_t first) {
-    values.load(v, first, at.end);
-    keys.load(k, first, at.end);
+    values.load(v, first);
+    keys.load(k, first);
   };
-  load(own_rows(at.begin));
+  load(own_rows(0));
   const auto memory = load_state<In, T>(p, at);
-  for (int64_t first = own_rows(at.begin); first < at.end; first += kTile) {
+  for (int64_t first = own_rows(0); first < at.tokens; first += kTile) {
     const int64_t next = first + kTile;
-    prefetch_two<T>(v, k, next, at.end);
+    prefetch_two<T>(v, k, next);
     LeftRows<Mul, T> left(memory.scratch()), mapped(memory.scratch());
     left.set(values);
     multiply_parts<Along::depth>(left, memory.state(), [&](const auto& sums, int part) {
-      store_rows<kPart<Mul, T>>(grad_k, first, at.end, 32 * part, [&](int half, int group, float (&g)[8]) {
+      store_rows<kPart<Mul, T>>(grad_k, first, 32 * part, [&](int half, int group, float (&g)[8]) {
         float x[8], z[8];
         keys.neighbours(half, part + group, x);
         map_features<is_half<In>>(p.map, x);
@@ -264,9 +249,9 @@ __global__ void __launch_bounds__(kThreads, resident_reads(kDtype<In>, T, true))
         mapped.set(x, half, part + group);
       });
     });
-    if (next < at.end) load(next);
+    if (next < at.tokens) load(next);
     multiply_parts<Along::other>(mapped, memory.state(), [&](const auto& sums, int part) {
-      store_rows<kPart<Mul, T>>(grad_v, first, at.end, 32 * part,
+      store_rows<kPart<Mul, T>>(grad_v, first, 32 * part,
                                 [&](int half, int group, float (&x)[8]) { take(sums, half, group, x); });
     });
   }

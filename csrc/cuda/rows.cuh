@@ -17,16 +17,35 @@ static_assert(kWarpRows * kThreads / kWarp == kTile);
 // the column of a tensor that lies at a place of sums
 SOLA_DEVICE int column_at(int place) { return place / 32 * 32 + place % 8 / 2 * 8 + place % 32 / 8 * 2 + place % 2; }
 
-// f(row, column, half, group) for every eight neighbours of a lane: blocks 4·group to 4·group + 3 of sums, numbers
-// 2·half and 2·half + 1 of each
+// f(half, group) for every eight neighbours of a lane: columns 32·group + 8t to 32·group + 8t + 7 of row g + 8·half, or
+// numbers 2·half and 2·half + 1 of blocks 4·group to 4·group + 3 of sums
 template <int T, class F>
 SOLA_DEVICE void for_neighbours(const F& f) {
-  const int g = lane_of() / 4, t = lane_of() % 4;
 #pragma unroll
   for (int half = 0; half < 2; ++half)
 #pragma unroll
-    for (int group = 0; group < T / 32; ++group) f(g + 8 * half, 32 * group + 8 * t, half, group);
+    for (int group = 0; group < T / 32; ++group) f(half, group);
 }
+SOLA_DEVICE int neighbour_row(int half) { return lane_of() / 4 + 8 * half; }
+SOLA_DEVICE int neighbour_column(int group) { return 32 * group + lane_of() % 4 * 8; }
+
+// where a lane's neighbours of group 0 lie in its two rows, and how many columns there are from there on; none of a row
+// that doesn't exist
+template <class T>
+struct OwnRows {
+  T* data[2];
+  int left[2];
+
+  // 16 tokens from `first` on
+  SOLA_DEVICE OwnRows(const HeadRows<T>& of, int64_t first) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int64_t token = first + neighbour_row(half);
+      data[half] = of.at(token) + neighbour_column(0);
+      left[half] = token < of.tokens ? of.columns - neighbour_column(0) : 0;
+    }
+  }
+};
 
 // 16 rows as they came from memory; zeros where there is nothing
 template <class In, int T>
@@ -34,15 +53,15 @@ struct RawRows {
   static constexpr int kWide = kVector<In>, kVectors = 8 / kWide;
   Vec4 raw[2][T / 32][kVectors];
 
-  // of the tokens from `first` on, before `end`
-  SOLA_DEVICE void load(const HeadRows<const In>& from, int64_t first, int64_t end) {
-    const In* rows[2] = {from.at(first + lane_of() / 4), from.at(first + lane_of() / 4 + 8)};
+  // of the tokens from `first` on
+  SOLA_DEVICE void load(const HeadRows<const In>& from, int64_t first) {
+    const OwnRows<const In> own(from, first);
     from.with_vectorial([&](auto vectorial) {
-      for_neighbours<T>([&](int row, int column, int half, int group) {
+      for_neighbours<T>([&](int half, int group) {
 #pragma unroll
         for (int v = 0; v < kVectors; ++v) {
-          const int at = column + v * kWide, valid = first + row < end ? min(kWide, from.columns - at) : 0;
-          raw[half][group][v] = load_raw(rows[half] + at, valid, decltype(vectorial)::value);
+          const int column = 32 * group + v * kWide;
+          raw[half][group][v] = load_raw(own.data[half] + column, own.left[half] - column, decltype(vectorial)::value);
         }
       });
     });
@@ -71,35 +90,36 @@ SOLA_DEVICE void put(const float (&from)[8], int half, int group, Sums<1, NT>& s
   for (int j = 0; j < 8; ++j) sums[0][4 * group + j / 2][2 * half + j % 2] = from[j];
 }
 
-// eight neighbours of a row that exists to global memory
+// eight neighbours to global memory; `left` of them and what follows them exist
 template <class In>
-SOLA_DEVICE void store_neighbours(const float (&x)[8], const HeadRows<In>& to, In* row, int column) {
+SOLA_DEVICE void store_neighbours(const float (&x)[8], In* to, int left, bool vectorial) {
   constexpr int kWide = kVector<In>;
 #pragma unroll
   for (int v = 0; v < 8; v += kWide) {
     float part[kWide];
 #pragma unroll
     for (int j = 0; j < kWide; ++j) part[j] = x[v + j];
-    if (to.vectorial) {
-      if (column + v < to.columns) store_vector<In>(part, row + column + v);
+    if (vectorial) {
+      if (v < left) store_vector<In>(part, to + v);
       continue;
     }
 #pragma unroll
     for (int j = 0; j < kWide; ++j) {
-      if (column + v + j < to.columns) row[column + v + j] = from_float<In>(part[j]);
+      if (v + j < left) to[v + j] = from_float<In>(part[j]);
     }
   }
 }
 
-// f(half, group, x) makes eight neighbours of 16 rows, which go to the tokens from `first` on, before `end`, and to
-// columns from `first_column` on
+// f(half, group, x) makes eight neighbours of 16 rows, which go to the tokens from `first` on, columns from
+// `first_column` on
 template <int T, class In, class F>
-SOLA_DEVICE void store_rows(const HeadRows<In>& to, int64_t first, int64_t end, int first_column, const F& f) {
-  In* rows[2] = {to.at(first + lane_of() / 4), to.at(first + lane_of() / 4 + 8)};
-  for_neighbours<T>([&](int row, int column, int half, int group) {
+SOLA_DEVICE void store_rows(const HeadRows<In>& to, int64_t first, int first_column, const F& f) {
+  const OwnRows<In> own(to, first);
+  for_neighbours<T>([&](int half, int group) {
     float x[8];
     f(half, group, x);
-    if (first + row < end) store_neighbours(x, to, rows[half], first_column + column);
+    const int column = first_column + 32 * group;
+    store_neighbours(x, own.data[half] + column, own.left[half] - column, to.vectorial);
   });
 }
 
@@ -123,7 +143,7 @@ struct LeftRows {
         x[2 * j] = to_float(Mul{uint16_t(two)});
         x[2 * j + 1] = to_float(Mul{uint16_t(two >> 16)});
       } else {
-        Mul* to = scratch + (lane_of() / 4 + 8 * half) * kStride + 32 * group + 8 * j + lane_of() % 4 * 2;
+        Mul* to = scratch + neighbour_row(half) * kStride + 32 * group + 8 * j + lane_of() % 4 * 2;
         to[0] = from_float<Mul>(x[2 * j]);
         to[1] = from_float<Mul>(x[2 * j + 1]);
       }
@@ -133,7 +153,7 @@ struct LeftRows {
   // rows as they are
   template <class In>
   SOLA_DEVICE void set(const RawRows<In, T>& rows) {
-    for_neighbours<T>([&](int, int, int half, int group) {
+    for_neighbours<T>([&](int half, int group) {
       if constexpr (is_half<Mul>) {
 #pragma unroll
         for (int j = 0; j < 4; ++j) word[2 * group + j / 2][j % 2 * 2 + half] = rows.raw[half][group][0].word[j];

@@ -16,7 +16,7 @@ struct StepTiles {
 
   Mul* x;
 
-  SOLA_DEVICE StepTiles(unsigned char* memory, int64_t step)
+  SOLA_DEVICE StepTiles(unsigned char* memory, int step)
       : x(reinterpret_cast<Mul*>(memory + step % kBuffers * kBytes)) {}
   SOLA_DEVICE Mul* y() const { return x + kStep * kStride; }
   SOLA_DEVICE float* u() const { return reinterpret_cast<float*>(y() + kStep * kStride); }

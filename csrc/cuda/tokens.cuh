@@ -10,30 +10,31 @@ constexpr Dtype kDtype = !is_half<In>               ? Dtype::f32
                          : std::is_same_v<In, Bf16> ? Dtype::bf16
                                                     : Dtype::f16;
 
-// tokens of a head that a block owns
+// the tokens of a head that a block owns; they are counted from the first of them on
 struct TokenRange {
-  int64_t head, batch, begin, end;
+  int64_t head, batch, begin, tokens;
 };
 
 // range `index` of those that cut all heads into `ranges` each
 template <class Params>
 SOLA_DEVICE TokenRange range_of(const Params& p, int64_t index) {
   const int64_t head = index / p.ranges, begin = index % p.ranges * p.per_range;
-  return {head, head / p.heads, begin, min(begin + p.per_range, p.tokens)};
+  return {head, head / p.heads, begin, max(int64_t(0), min(p.per_range, p.tokens - begin))};
 }
 
-// rows of all tokens of a head, or some of their columns
+// their rows, or some columns of them
 template <class T>
 struct HeadRows {
   T* data;
-  int64_t stride;
+  int64_t stride, tokens;
   int columns;
   bool
       vectorial;  // whether 16 bytes can be moved at a time; the same for all threads, so that branches by it are cheap
 
   SOLA_DEVICE HeadRows(const View& view, const TokenRange& at, int64_t heads, int64_t first_column, int64_t columns)
-      : data(row_of<T>(view, at.batch, 0, at.head % heads) + first_column),
+      : data(row_of<T>(view, at.batch, at.begin, at.head % heads) + first_column),
         stride(view.token),
+        tokens(at.tokens),
         columns(int(columns)),
         vectorial(is_vectorial(data, stride, this->columns)) {}
 
