@@ -32,18 +32,15 @@ SOLA_DEVICE StateMemory<In, T> load_state(const ReadParams& p, const TokenRange&
 // the first of the warp's 16 rows, of the 64 from `first` on
 SOLA_DEVICE int64_t own_rows(int64_t first) { return first + kWarpRows * warp_of(); }
 
-// lets the warp's rows of two tensors start on their way to the L2 cache: registers that they go to are still in use
+// lets the warp's rows start on their way to the L2 cache, while the registers that they go to are still in use
 template <int T, class In>
-SOLA_DEVICE void prefetch_two(const HeadRows<const In>& a, const HeadRows<const In>& b, int64_t first) {
-  static_assert(2 * kWarpRows == kWarp);
-  constexpr int kLine = 128 / int(sizeof(In));
-  const int64_t token = first + lane_of() % kWarpRows;
-  const bool second = lane_of() >= kWarpRows;
-  if (token >= a.tokens) return;
-  const In* row = second ? b.at(token) : a.at(token);
+SOLA_DEVICE void prefetch_own(const HeadRows<const In>& from, int64_t first) {
+  constexpr int kLine = 128 / int(sizeof(In)), kLines = T > kLine ? T / kLine : 1;
 #pragma unroll
-  for (int column = 0; column < T; column += kLine) {
-    if (column < (second ? b.columns : a.columns)) prefetch(row + column);
+  for (int i = lane_of(); i < kWarpRows * kLines; i += kWarp) {
+    const int64_t token = first + i / kLines;
+    const int column = i % kLines * kLine;
+    if (token < from.tokens && column < from.columns) prefetch(from.at(token) + column);
   }
 }
 
@@ -169,17 +166,14 @@ __global__ void __launch_bounds__(kThreads, resident_reads(kDtype<In>, T, true))
   const HeadRows<const In> grad_out(p.x, at, p.heads, 0, p.V), q(p.phi, at, p.heads, 0, p.D);
   const HeadRows<In> grad_q(p.out, at, p.heads, 0, p.D);
   RawRows<In, T> grad, rows;
-  const auto load = [&](int64_t first) {
-    grad.load(grad_out, own_rows(first));
-    rows.load(q, own_rows(first));
-  };
-  load(0);
+  grad.load(grad_out, own_rows(0));
+  rows.load(q, own_rows(0));
   const auto memory = load_state<In, T>(p, at);
   unsigned char* const rest = shared_memory() + StateMemory<In, T>::kBytes;
   StateSums<typename WideRange<In>::Mul, T, kThreads / kWarp> state;
   for (int64_t first = 0; first < at.tokens; first += kTile) {
     const int64_t next = first + kTile;
-    prefetch_two<T>(grad_out, q, own_rows(next));
+    prefetch_own<T>(q, own_rows(next));
     const QueryTiles<In, T> tiles(rest, int(first / kTile));
     if constexpr (kSums<T>) {
       if (tiles.kBuffers == 1) sync_block();
@@ -187,6 +181,7 @@ __global__ void __launch_bounds__(kThreads, resident_reads(kDtype<In>, T, true))
     }
     LeftRows<typename WideRange<In>::Mul, T> left(memory.scratch());
     left.set(grad);
+    if (next < at.tokens) grad.load(grad_out, own_rows(next));
     float sums[1][T / 8][4];
     clear(sums);
     multiply_rows<Along::depth>(sums, left, memory.state());
@@ -209,7 +204,7 @@ __global__ void __launch_bounds__(kThreads, resident_reads(kDtype<In>, T, true))
       }
     }
     if constexpr (kSums<T>) sync_block();
-    if (next < at.tokens) load(next);
+    if (next < at.tokens) rows.load(q, own_rows(next));
     if constexpr (kSums<T>) state.add(tiles);
   }
   if constexpr (kSums<T>) {
@@ -225,17 +220,15 @@ __global__ void __launch_bounds__(kThreads, resident_reads(kDtype<In>, T, true))
   const HeadRows<const In> v(p.x, at, p.heads, 0, p.V), k(p.phi, at, p.heads, 0, p.D);
   const HeadRows<In> grad_k(p.out, at, p.heads, 0, p.D), grad_v(p.second, at, p.heads, 0, p.V);
   RawRows<In, T> values, keys;
-  const auto load = [&](int64_t first) {
-    values.load(v, first);
-    keys.load(k, first);
-  };
-  load(own_rows(0));
+  values.load(v, own_rows(0));
+  keys.load(k, own_rows(0));
   const auto memory = load_state<In, T>(p, at);
   for (int64_t first = own_rows(0); first < at.tokens; first += kTile) {
     const int64_t next = first + kTile;
-    prefetch_two<T>(v, k, next);
+    prefetch_own<T>(k, next);
     LeftRows<Mul, T> left(memory.scratch()), mapped(memory.scratch());
     left.set(values);
+    if (next < at.tokens) values.load(v, next);
     multiply_parts<Along::depth>(left, memory.state(), [&](const auto& sums, int part) {
       store_rows<kPart<Mul, T>>(grad_k, first, 32 * part, [&](int half, int group, float (&g)[8]) {
         float x[8], z[8];
@@ -249,7 +242,7 @@ __global__ void __launch_bounds__(kThreads, resident_reads(kDtype<In>, T, true))
         mapped.set(x, half, part + group);
       });
     });
-    if (next < at.tokens) load(next);
+    if (next < at.tokens) keys.load(k, next);
     multiply_parts<Along::other>(mapped, memory.state(), [&](const auto& sums, int part) {
       store_rows<kPart<Mul, T>>(grad_v, first, 32 * part,
                                 [&](int half, int group, float (&x)[8]) { take(sums, half, group, x); });

@@ -78,16 +78,11 @@ struct RawRows {
   }
 };
 
-// eight neighbours out of sums, and back
+// eight neighbours out of sums
 template <int NT>
 SOLA_DEVICE void take(const Sums<1, NT>& sums, int half, int group, float (&to)[8]) {
 #pragma unroll
   for (int j = 0; j < 8; ++j) to[j] = sums[0][4 * group + j / 2][2 * half + j % 2];
-}
-template <int NT>
-SOLA_DEVICE void put(const float (&from)[8], int half, int group, Sums<1, NT>& sums) {
-#pragma unroll
-  for (int j = 0; j < 8; ++j) sums[0][4 * group + j / 2][2 * half + j % 2] = from[j];
 }
 
 // eight neighbours to global memory; `left` of them and what follows them exist
