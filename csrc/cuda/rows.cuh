@@ -219,7 +219,7 @@ struct StateMemory {
   // a missing companion is 0
   SOLA_DEVICE void load(const float* state, const float* sums, int D, int V) const {
     constexpr int kWide = kVector<Mul>, kAcross = T / kWide;
-#pragma unroll 2
+#pragma unroll 4
     for (int i = int(threadIdx.x); i < T * kAcross; i += kThreads) {
       const int row = i / kAcross, place = i % kAcross * kWide, d = column_at(row);
       float x[kWide];
