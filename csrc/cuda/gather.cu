@@ -25,16 +25,10 @@ using GatherSums = StateSums<typename WideRange<In>::Mul, T, kGatherThreads<T> /
 template <class In, int T>
 constexpr size_t kGatherBytes = GatherTiles<In, T>::kBuffers * GatherTiles<In, T>::kBytes;
 
-struct Weights {
-  float w, u;
-};
-
-SOLA_DEVICE Weights weights_of(const GatherParams& p, const TokenRange& at, float log_decay, int64_t token) {
-  if (token >= at.tokens) return {0.0f, 0.0f};
-  const int64_t place = at.head * p.tokens + at.begin + token;
-  const float distance = float(p.side == Side::left ? at.tokens - 1 - token : token);
-  const float power = p.decay ? expf(log_decay * distance) : 1.0f;
-  return {power * (p.weight ? p.weight[place] : 1.0f), power * (p.coefficient ? p.coefficient[place] : 1.0f)};
+// what a decay has left of a token, 0 of one that doesn't exist
+SOLA_DEVICE float power_of(const GatherParams& p, const TokenRange& at, float log_decay, int64_t token) {
+  if (token >= at.tokens) return 0.0f;
+  return p.decay ? expf(log_decay * float(p.side == Side::left ? at.tokens - 1 - token : token)) : 1.0f;
 }
 
 // rows of x and y of a step, on their way to a thread that owns the same columns of several rows
@@ -44,7 +38,7 @@ struct Step {
   static constexpr int kWide = kVector<In>, kAcross = T / kWide, kDown = kGatherThreads<T> / kAcross;
   static constexpr int kVectors = kGatherStep<In, T> / kDown;
   Vec4 x[kVectors], y[kVectors];
-  Weights weights[kVectors];
+  float w[kVectors], u[kVectors];
 
   SOLA_DEVICE static int row(int n) { return int(threadIdx.x) / kAcross + n * kDown; }
   SOLA_DEVICE static int column() { return int(threadIdx.x) % kAcross * kWide; }
@@ -60,10 +54,19 @@ struct Step {
     });
   }
 
-  // φ(x), w y and u to shared memory
-  SOLA_DEVICE void store(FeatureMap map, bool weighted, const GatherTiles<In, T>& tiles) const {
+  SOLA_DEVICE static void load(const float* weights, const GatherParams& p, const TokenRange& at, int64_t first,
+                               float (&to)[kVectors]) {
+    const int64_t place = at.head * p.tokens + at.begin + first;
+#pragma unroll
+    for (int n = 0; n < kVectors; ++n) to[n] = weights && first + row(n) < at.tokens ? weights[place + row(n)] : 1.0f;
+  }
+
+  // φ(x), w y and u to shared memory, with what power(row) says in w and u
+  template <class F>
+  SOLA_DEVICE void store(FeatureMap map, bool weighted, const F& power, const GatherTiles<In, T>& tiles) const {
 #pragma unroll
     for (int n = 0; n < kVectors; ++n) {
+      const float factor = power(row(n));
       const int place = row(n) * GatherTiles<In, T>::kStride + column();
       float numbers[kWide];
       unpack<In>(x[n], numbers);
@@ -74,10 +77,10 @@ struct Step {
       } else {
         unpack<In>(y[n], numbers);
 #pragma unroll
-        for (int j = 0; j < kWide; ++j) numbers[j] *= weights[n].w;
+        for (int j = 0; j < kWide; ++j) numbers[j] *= factor * w[n];
         store_vector<Mul>(numbers, tiles.y() + place);
       }
-      if (column() == 0) tiles.u()[row(n)] = weights[n].u;
+      if (column() == 0) tiles.u()[row(n)] = factor * u[n];
     }
   }
 };
@@ -98,15 +101,16 @@ __global__ void __launch_bounds__(kGatherThreads<T>, resident_gathers(kDtype<In>
   const auto load = [&](int64_t first) {
     coming.load(x, first, coming.x);
     coming.load(y, first, coming.y);
-#pragma unroll
-    for (int n = 0; n < coming.kVectors; ++n) coming.weights[n] = weights_of(p, at, log_gamma, first + coming.row(n));
+    coming.load(p.weight, p, at, first, coming.w);
+    coming.load(p.coefficient, p, at, first, coming.u);
   };
   load(0);
   GatherSums<In, T> state;
   for (int64_t first = 0; first < at.tokens; first += kStep) {
     const GatherTiles<In, T> tiles(shared_memory(), int(first / kStep));
     if (tiles.kBuffers == 1) sync_block();
-    coming.store(p.map, p.weight || p.decay, tiles);
+    const auto power = [&](int row) { return power_of(p, at, log_gamma, first + row); };
+    coming.store(p.map, p.weight || p.decay, power, tiles);
     sync_block();
     if (first + kStep < at.tokens) load(first + kStep);
     state.add(tiles);

@@ -44,15 +44,15 @@ constexpr bool fits_shared(Dtype dtype, int64_t D, int64_t V) {
 // whether registers hold dS beside the gradients of queries
 constexpr bool sums_beside_gradients(int64_t D, int64_t V) { return D <= 64 && V <= 64; }
 
-// Blocks per multiprocessor of the kernels below, which registers must allow, at head dims up to `width`. Tensor cores
-// need no copies of float numbers, hence fewer registers in bfloat16.
+// Blocks per multiprocessor of the kernels below, at head dims up to `width`: registers must allow them, and on compute
+// capability 9.0 shared memory does. Only bfloat16 is multiplied as it lies in memory, so other types need more of
+// both.
 constexpr int resident_gathers(Dtype dtype, int64_t width) {
-  const int most = width <= 64 ? 4 : 2;
-  return dtype == Dtype::bf16 ? most : most - 1;
+  return (width <= 64 ? 4 : 2) - (dtype == Dtype::bf16 ? 0 : 1);
 }
 constexpr int resident_reads(Dtype dtype, int64_t width, bool gradients) {
-  const int most = width <= 32 ? 5 : width <= 64 ? 4 : 3;
-  return most - (gradients ? 1 : 0) - (dtype == Dtype::f32 ? 1 : 0);
+  if (width > 64) return dtype == Dtype::bf16 && !gradients ? 3 : 2;
+  return (width <= 32 ? 5 : 4) - (gradients ? 1 : 0) - (dtype == Dtype::f32 ? 1 : 0);
 }
 
 // what queries or keys read from one global state, in ranges of tokens
