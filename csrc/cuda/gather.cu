@@ -32,7 +32,7 @@ SOLA_DEVICE void load_weights(const GatherParams& p, int64_t head, int64_t first
     if (token < end) {
       if (p.decay) {
         const float distance = float(p.side == Side::left ? end - 1 - token : token - begin);
-        power = expf(log_decay(p.decay, head % p.heads) * distance);
+        power = expf(log_decay(p.decay, head % p.heads) * distance) * (p.distances ? distance : 1.0f);
       }
       weight = power * (p.weight ? p.weight[place] : 1.0f);
       coefficient = power * (p.coefficient ? p.coefficient[place] : 1.0f);
