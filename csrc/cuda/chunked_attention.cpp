@@ -1,10 +1,13 @@
 // linear attention in chunks on CUDA: outputs, workspaces, order of kernels
 //
-// Chunks are one tile of tokens whatever the caller's `chunk`, which changes the cost and not the result. Every chunk
-// has blocks of its own: states of all chunks are summed up at once, connected number by number, and read at once.
+// Chunks are one tile of tokens whatever the caller's `chunk`, which changes the cost and not the result. A block walks
+// over the chunks of a stretch. Where heads alone are too few blocks, a sequence has several stretches: what each sums
+// up by itself is gathered before and connected, so that all of them walk at once.
 
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
+
+#include <algorithm>
 
 #include "cuda/host.h"
 #include "feature_map.h"
@@ -24,6 +27,24 @@ AttentionSizes check(const at::Tensor& q, const at::Tensor& k, const at::Tensor&
   return s;
 }
 
+// shorter stretches would read their tokens twice for little
+constexpr int64_t kLeastStretch = 4 * kTile;
+
+// tokens per stretch, so that the outputs' walk has enough blocks
+int64_t plan_stretch(const AttentionSizes& s, bool half) {
+  const int64_t part = walk_part(half, s.D), blocks = std::max<int64_t>(1, s.B * s.H * ((s.V + part - 1) / part));
+  const int64_t stretches = std::max<int64_t>(1, kEnoughBlocks / blocks), tiles = (s.N + kTile - 1) / kTile;
+  return std::max(kLeastStretch, (tiles + stretches - 1) / stretches * kTile);
+}
+
+// what enters every stretch from one side, and its derivative by log γ where that is asked for; undefined tensors
+// where there is one stretch
+struct States {
+  at::Tensor sums, tangents;
+};
+
+using LaunchWalk = int (*)(const ChunkWalkParams&, Dtype, void*);
+
 // what all kernels of one call have in common
 struct Call {
   AttentionSizes s;
@@ -33,49 +54,80 @@ struct Call {
   Dtype dtype;
   void* stream;
   at::TensorOptions sums;
+  int64_t per_stretch;
 
-  int64_t chunks() const { return (s.N + kTile - 1) / kTile; }
+  int64_t stretches() const { return (s.N + per_stretch - 1) / per_stretch; }
 
-  ChunkedCall roles(bool rows_are_keys) const {
-    return {s.B, s.H, s.N, chunks(), s.D, s.V, map, floats(decay), causal, rows_are_keys};
+  WalkCall walk(Side side, bool diagonal) const {
+    return {s.B, s.H, s.N, stretches(), per_stretch, floats(decay), side, diagonal};
   }
 
-  // what enters every chunk from one side
-  at::Tensor enter(const View& x, const View& y, const at::Tensor& weight, const at::Tensor& coefficient,
-                   Side side) const {
-    const auto states = at::empty({s.B * s.H, chunks(), s.D * s.V + s.D}, sums);
-    const GatherParams gather{x,
-                              y,
-                              s.B,
-                              s.H,
-                              s.N,
-                              s.D,
-                              s.V,
-                              chunks(),
-                              kTile,
-                              map,
-                              floats(weight),
-                              floats(coefficient),
-                              floats(decay),
-                              side,
-                              floats(states)};
-    check_launch(kOp, launch_gather(gather, dtype, stream));
-    const ChunkConnectParams connect{s.B, s.H, s.N, chunks(), s.D * s.V + s.D, floats(decay), side, floats(states)};
-    check_launch(kOp, launch_chunk_connect(connect, stream));
+  // whether a result whose tokens see others mainly on `main` sees any on `side`
+  bool sees(Side main, Side side) const { return !causal || side == main; }
+
+  // Σ weight φ(x)ᵀ y and Σ coefficient φ(x), of what lies on that side of a stretch
+  States enter(const View& x, const View& y, const at::Tensor& weight, const at::Tensor& coefficient, Side side,
+               bool with_tangents = false) const {
+    if (stretches() == 1) return {};
+    const int64_t numbers = s.D * s.V + s.D;
+    const auto gather = [&](bool distances) {
+      const auto to = at::empty({s.B * s.H, stretches(), numbers}, sums);
+      check_launch(kOp, launch_gather({x, y, s.B, s.H, s.N, s.D, s.V, stretches(), per_stretch, map, floats(weight),
+                                       floats(coefficient), floats(decay), side, floats(to), distances},
+                                      dtype, stream));
+      return to;
+    };
+    States states{gather(false), with_tangents ? gather(true) : at::Tensor()};
+    check_launch(
+        kOp, launch_chunk_connect({walk(side, false), numbers, floats(states.sums), floats(states.tangents)}, stream));
     return states;
+  }
+
+  // One walk where tokens see one side; otherwise two, the first of which leaves its sums for the second.
+  void run(ChunkWalkParams params, Side main, const States (&states)[2], LaunchWalk launch) const {
+    at::Tensor partial, partial_normaliser;
+    const auto start = [&](Side side, Walk kind) {
+      params.call = walk(side, kind != Walk::first);
+      params.walk = kind;
+      params.states = floats(states[int(side)].sums);
+      check_launch(kOp, launch(params, dtype, stream));
+    };
+    if (causal) return start(main, Walk::only);
+    partial = at::empty({s.B, s.H, s.N, params.width}, sums);
+    partial_normaliser = at::empty({s.B, s.H, params.normaliser ? s.N : 0}, sums);
+    params.partial = floats(partial);
+    params.partial_normaliser = floats(partial_normaliser);
+    start(main == Side::left ? Side::right : Side::left, Walk::first);
+    start(main, Walk::second);
   }
 };
 
 Call make_call(const AttentionSizes& s, const at::Tensor& q, const std::optional<at::Tensor>& decay, FeatureMap map,
                bool causal, bool normalize) {
+  const Dtype dtype = dtype_of(q);
   return {s,
           map,
           causal,
           normalize,
           decay ? decay->contiguous() : at::Tensor(),
-          dtype_of(q),
+          dtype,
           current_stream(q.device()),
-          float_like(q)};
+          float_like(q),
+          plan_stretch(s, dtype == Dtype::bf16)};
+}
+
+// a walk's operands; what isn't said is missing
+ChunkWalkParams operands(const Call& call, const View& a, const View& b, const View& y, const View& out, int64_t depth,
+                         int64_t width) {
+  ChunkWalkParams params{};
+  params.map = call.map;
+  params.a = a;
+  params.b = b;
+  params.y = y;
+  params.out = out;
+  params.depth = depth;
+  params.width = width;
+  return params;
 }
 
 std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
@@ -89,22 +141,52 @@ std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& q, const at::Tensor
   if (out.numel() == 0) return {out, normaliser};
 
   const Call call = make_call(s, q, decay, map, causal, normalize);
-  at::Tensor left, right;
-  if (call.chunks() > 1) {
-    left = call.enter(view_of(k), view_of(v), {}, {}, Side::left);
-    if (!causal) right = call.enter(view_of(k), view_of(v), {}, {}, Side::right);
+  States states[2];
+  for (const Side side : {Side::left, Side::right}) {
+    if (call.sees(Side::left, side)) states[int(side)] = call.enter(view_of(k), view_of(v), {}, {}, side);
   }
-  const ChunkValuesParams values{call.roles(false),
-                                 view_of(q),
-                                 view_of(k),
-                                 view_of(v),
-                                 view_of(out),
-                                 nullptr,
-                                 {floats(left), floats(right)},
-                                 normalize ? floats(normaliser) : nullptr,
-                                 float(eps)};
-  check_launch(kOp, launch_chunk_values(values, call.dtype, call.stream));
+  ChunkWalkParams params = operands(call, view_of(q), view_of(k), view_of(v), view_of(out), s.D, s.V);
+  params.companion = normalize;
+  params.normaliser = normalize ? floats(normaliser) : nullptr;
+  params.eps = float(eps);
+  call.run(params, Side::left, states, launch_chunk_values);
   return {out, normaliser};
+}
+
+// r = 1/normaliser and dd of every row; undefined without a normaliser
+struct Denominators {
+  at::Tensor inverse, grad;
+};
+
+Denominators differentiate(const Call& call, const at::Tensor& grad_out, const at::Tensor& out,
+                           const at::Tensor& normaliser) {
+  if (!call.normalize) return {};
+  const auto& s = call.s;
+  const at::Tensor saved = dense_last(out), sums = normaliser.contiguous();
+  const Denominators to{at::empty({s.B, s.H, s.N}, call.sums), at::empty({s.B, s.H, s.N}, call.sums)};
+  check_launch(kOp, launch_chunk_denominators({view_of(grad_out), view_of(saved), s.B, s.H, s.N, s.V, floats(sums),
+                                               floats(to.inverse), floats(to.grad)},
+                                              call.dtype, call.stream));
+  return to;
+}
+
+void add_decays(const Call& call, const View& q, const View& k, const View& v, const View& grad_out,
+                const Denominators& denominators, const States (&states)[2], const at::Tensor& grad_decay) {
+  const auto& s = call.s;
+  const int64_t per_side = call.stretches() * tangent_blocks(call.dtype == Dtype::bf16, s.D, s.V);
+  const int64_t per_head = call.causal ? per_side : 2 * per_side;
+  const auto shares = at::empty({s.B * s.H, per_head}, call.sums);
+  for (const Side side : {Side::left, Side::right}) {
+    if (!call.sees(Side::left, side)) continue;
+    const States& entering = states[int(side)];
+    check_launch(kOp,
+                 launch_chunk_tangent({call.walk(side, false), call.map, q, k, v, grad_out, s.D, s.V,
+                                       floats(denominators.inverse), floats(denominators.grad), floats(entering.sums),
+                                       floats(entering.tangents), floats(shares) + int(side) * per_side, per_head},
+                                      call.dtype, call.stream));
+  }
+  check_launch(kOp, launch_chunk_decay({s.B, s.H, per_head, floats(call.decay), floats(shares), floats(grad_decay)},
+                                       call.stream));
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> backward(const at::Tensor& grad_out, const at::Tensor& q,
@@ -123,47 +205,35 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> backward(const at::Te
   if (s.B * s.N * s.H == 0) return {grad_q, grad_k, grad_v, grad_decay};
 
   const Call call = make_call(s, q, decay, map, causal, normalize);
-  const at::Tensor grad = dense_last(grad_out), saved = dense_last(out), denominators = normaliser.contiguous();
-  at::Tensor inverse, grad_denominator, shares;
-  if (normalize) {
-    inverse = at::empty({s.B, s.H, s.N}, call.sums);
-    grad_denominator = at::empty({s.B, s.H, s.N}, call.sums);
-    check_launch(kOp, launch_chunk_denominators({view_of(grad), view_of(saved), s.B, s.H, s.N, s.V,
-                                                 floats(denominators), floats(inverse), floats(grad_denominator)},
-                                                call.dtype, call.stream));
-  }
-  if (decay) shares = at::empty({s.B * s.H, call.chunks(), decay_shares(s.D)}, call.sums);
-
-  at::Tensor keys[2], grads[2];
+  const at::Tensor grad = dense_last(grad_out);
+  const Denominators denominators = differentiate(call, grad, out, normaliser);
+  const float *inverse = floats(denominators.inverse), *grad_denominator = floats(denominators.grad);
+  // queries see keys on their left; gradients reach keys from queries on their right
+  States keys[2], grads[2];
   for (const Side side : {Side::left, Side::right}) {
-    if (call.chunks() == 1) break;
-    const bool right = side == Side::right;
-    // causal: keys are read from the right of them, gradients flow to their left
-    if (!causal || !right) keys[right] = call.enter(view_of(k), view_of(v), {}, {}, side);
-    if (!causal || right) grads[right] = call.enter(view_of(q), view_of(grad), inverse, grad_denominator, side);
+    if (call.sees(Side::left, side))
+      keys[int(side)] = call.enter(view_of(k), view_of(v), {}, {}, side, decay.has_value());
+    if (call.sees(Side::right, side))
+      grads[int(side)] = call.enter(view_of(q), view_of(grad), denominators.inverse, denominators.grad, side);
   }
-  const ChunkStates of_keys{floats(keys[0]), floats(keys[1])}, of_grads{floats(grads[0]), floats(grads[1])};
-  const auto of_queries = ChunkGradientsParams{call.roles(false), view_of(grad), view_of(v),
-                                               view_of(q),        view_of(k),    view_of(grad_q),
-                                               floats(inverse),   nullptr,       floats(grad_denominator),
-                                               nullptr,           normalize,     of_keys,
-                                               floats(shares)};
-  check_launch(kOp, launch_chunk_gradients(of_queries, call.dtype, call.stream));
-  const auto of_k =
-      ChunkGradientsParams{call.roles(true), view_of(v), view_of(grad),   view_of(k), view_of(q),
-                           view_of(grad_k),  nullptr,    floats(inverse), nullptr,    floats(grad_denominator),
-                           normalize,        of_grads,   floats(shares)};
-  check_launch(kOp, launch_chunk_gradients(of_k, call.dtype, call.stream));
-  const ChunkValuesParams of_v{call.roles(true), view_of(k), view_of(q), view_of(grad), view_of(grad_v),
-                               floats(inverse),  of_grads,   nullptr,    0.0f};
-  check_launch(kOp, launch_chunk_values(of_v, call.dtype, call.stream));
-  if (decay) {
-    check_launch(kOp,
-                 launch_chunk_crossing({call.roles(false), of_keys, of_grads, normalize, floats(shares)}, call.stream));
-    check_launch(kOp, launch_chunk_decay({s.B, s.H, call.chunks(), decay_shares(s.D), floats(call.decay),
-                                          floats(shares), floats(grad_decay)},
-                                         call.stream));
-  }
+  ChunkWalkParams params = operands(call, view_of(grad), view_of(v), view_of(k), view_of(grad_q), s.V, s.D);
+  params.x = view_of(q);
+  params.companion = normalize;
+  params.row_weight = inverse;
+  params.row_coefficient = grad_denominator;
+  call.run(params, Side::left, keys, launch_chunk_gradients);
+
+  params = operands(call, view_of(v), view_of(grad), view_of(q), view_of(grad_k), s.V, s.D);
+  params.x = view_of(k);
+  params.companion = normalize;
+  params.column_weight = inverse;
+  params.column_coefficient = grad_denominator;
+  call.run(params, Side::right, grads, launch_chunk_gradients);
+
+  params = operands(call, view_of(k), view_of(q), view_of(grad), view_of(grad_v), s.D, s.V);
+  params.column_weight = inverse;
+  call.run(params, Side::right, grads, launch_chunk_values);
+  if (decay) add_decays(call, view_of(q), view_of(k), view_of(v), view_of(grad), denominators, keys, grad_decay);
   return {grad_q, grad_k, grad_v, grad_decay};
 }
 

@@ -1,8 +1,8 @@
-// linear attention in chunks, backward: small sums before and after the products
+// linear attention in chunks: small sums before, between and after the walks
 
-#include "cuda/chunked.cuh"
 #include "cuda/kernels.h"
 #include "cuda/launch.h"
+#include "cuda/tile.cuh"
 
 namespace sola::cuda {
 namespace {
@@ -23,34 +23,46 @@ __global__ void __launch_bounds__(kThreads, 1) denominators(ChunkDenominatorPara
   p.grad_denominator[index] = -inverse * along;
 }
 
-// pairs with a key before a chunk and a query behind it have the chunk's tokens in their distance; and mirrored
-__global__ void __launch_bounds__(kThreads, 1) crossing(ChunkCrossingParams p) {
-  const ChunkPlace at = chunk_place(p.call);
-  const int64_t products = p.call.D * p.call.V, numbers = products + (p.companion ? p.call.D : 0);
-  double sum = 0.0;
-  for (const Side side : {Side::left, Side::right}) {
-    const Side other = side == Side::left ? Side::right : Side::left;
-    const float* keys = state_of(p.keys, p.call, at, side);
-    const float* grads = state_of(p.grads, p.call, at, other);
-    if (!keys || !grads) continue;
-    for (int64_t i = threadIdx.x; i < numbers; i += kThreads) sum += double(keys[i]) * double(grads[i]);
+// one thread per number of a state walks over the stretches, several loads ahead
+__global__ void __launch_bounds__(kThreads, 1) connect(ChunkConnectParams p) {
+  constexpr int kAhead = 8;
+  const WalkCall& call = p.call;
+  const int64_t blocks = (p.numbers + kThreads - 1) / kThreads, head = blockIdx.x / blocks, last = call.stretches - 1;
+  const int64_t number = blockIdx.x % blocks * kThreads + threadIdx.x;
+  if (number >= p.numbers) return;
+  const float logarithm = log_decay(call.decay, head % call.heads);
+  const int64_t first = head * call.stretches * p.numbers + number;
+  float running = 0.0f, tangent = 0.0f;
+  for (int64_t begin = 0; begin < call.stretches; begin += kAhead) {
+    const auto place = [&](int i) {
+      return first + (call.side == Side::left ? begin + i : last - begin - i) * p.numbers;
+    };
+    float own[kAhead], own_tangent[kAhead];
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      own[i] = begin + i <= last ? p.states[place(i)] : 0.0f;
+      own_tangent[i] = p.tangents && begin + i <= last ? p.tangents[place(i)] : 0.0f;
+    }
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      if (begin + i > last) break;
+      p.states[place(i)] = running;
+      if (p.tangents) p.tangents[place(i)] = tangent;
+      const int64_t stretch = call.side == Side::left ? begin + i : last - begin - i;
+      const float tokens = float(min(call.per_stretch, call.tokens - stretch * call.per_stretch));
+      const float factor = expf(logarithm * tokens);
+      tangent = fmaf(factor, fmaf(tokens, running, tangent), own_tangent[i]);
+      running = fmaf(factor, running, own[i]);
+    }
   }
-  double* of_threads = reinterpret_cast<double*>(shared_memory());
-  of_threads[threadIdx.x] = sum;
-  sync_block();
-  if (threadIdx.x > 0) return;
-  for (int i = 1; i < kThreads; ++i) sum += of_threads[i];
-  const int64_t shares = 2 * ((p.call.D + kPartColumns - 1) / kPartColumns) + 1;
-  const double weight = exp(double(log_decay(p.call.decay, at.inner)) * double(at.rows + 1));
-  p.grad_log_decay[(at.head * p.call.chunks + at.chunk + 1) * shares - 1] = float(double(at.rows) * weight * sum);
 }
 
 // dγ = d log γ / γ, by one block per head
 __global__ void __launch_bounds__(kThreads, 1) add_decays(ChunkDecayParams p) {
-  const int64_t head = blockIdx.x, per_head = p.chunks * p.shares, count = p.batches * per_head;
+  const int64_t head = blockIdx.x;
   double sum = 0.0;
-  for (int64_t i = threadIdx.x; i < count; i += kThreads)
-    sum += double(p.grad_log_decay[(i / per_head * p.heads + head) * per_head + i % per_head]);
+  for (int64_t i = threadIdx.x; i < p.batches * p.shares; i += kThreads)
+    sum += double(p.grad_log_decay[(i / p.shares * p.heads + head) * p.shares + i % p.shares]);
   double* shares = reinterpret_cast<double*>(shared_memory());
   shares[threadIdx.x] = sum;
   sync_block();
@@ -71,8 +83,9 @@ int launch_chunk_denominators(const ChunkDenominatorParams& p, Dtype dtype, void
   });
 }
 
-int launch_chunk_crossing(const ChunkCrossingParams& p, void* stream) {
-  return launch(crossing, p.call.batches * p.call.heads * p.call.chunks, kThreads, kShares, stream, p);
+int launch_chunk_connect(const ChunkConnectParams& p, void* stream) {
+  const int64_t heads = p.call.batches * p.call.heads;
+  return launch(connect, heads * ((p.numbers + kThreads - 1) / kThreads), kThreads, 0, stream, p);
 }
 
 int launch_chunk_decay(const ChunkDecayParams& p, void* stream) {

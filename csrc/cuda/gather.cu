@@ -28,7 +28,9 @@ constexpr size_t kGatherBytes = GatherTiles<In, T>::kBuffers * GatherTiles<In, T
 // what a decay has left of a token, 0 of one that doesn't exist
 SOLA_DEVICE float power_of(const GatherParams& p, const TokenRange& at, float log_decay, int64_t token) {
   if (token >= at.tokens) return 0.0f;
-  return p.decay ? expf(log_decay * float(p.side == Side::left ? at.tokens - 1 - token : token)) : 1.0f;
+  if (!p.decay) return 1.0f;
+  const float distance = float(p.side == Side::left ? at.tokens - 1 - token : token);
+  return expf(log_decay * distance) * (p.distances ? distance : 1.0f);
 }
 
 // rows of x and y of a step, on their way to a thread that owns the same columns of several rows
@@ -70,7 +72,7 @@ struct Step {
       const int place = row(n) * GatherTiles<In, T>::kStride + column();
       float numbers[kWide];
       unpack<In>(x[n], numbers);
-      map_features<is_half<In>>(map, numbers);
+      Features<is_half<In>>{map}(row(n), numbers);
       store_vector<Mul>(numbers, tiles.x + place);
       if (!weighted && std::is_same_v<In, Mul>) {
         *reinterpret_cast<Vec4*>(tiles.y() + place) = y[n];

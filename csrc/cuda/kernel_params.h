@@ -24,7 +24,8 @@ struct GatherParams {
   const float* coefficient;  // (B, H, tokens); null for 1
   const float* decay;        // (H); null for 1
   Side side;
-  float* sums;  // (B·H, ranges, D·V + D)
+  float* sums;             // (B·H, ranges, D·V + D)
+  bool distances = false;  // weights are multiplied by the exponent of γ: the derivative of the sums by log γ
 };
 
 // adds the ranges of every head up, in their order
@@ -100,69 +101,74 @@ struct ColumnSumParams {
   int64_t rows, C;
 };
 
-// states of the chunks of all heads, (B·H, chunks, D·V + D): what enters each from one side; null where nothing does
-struct ChunkStates {
-  const float* left;
-  const float* right;
+// Columns of the result that a block of a walk over chunks (chunked_walk.cuh) owns, where a and b have at most `depth`:
+// as many as leave the state in registers. Further blocks take the others.
+constexpr int walk_part(bool half, int64_t depth) {
+  return depth <= 32 ? 32 : half && depth > 64 && depth <= 128 ? 128 : 64;
+}
+
+// the same for the derivative by log γ, which has two states: columns of q and k that a block takes
+constexpr int tangent_depth(bool half, int64_t depth) { return depth <= 32 ? 32 : half && depth > 64 ? 128 : 64; }
+constexpr int64_t tangent_blocks(bool half, int64_t D, int64_t V) {
+  const int depth = tangent_depth(half, D), part = walk_part(half, depth);
+  return (D + depth - 1) / depth * ((V + part - 1) / part);
+}
+
+// what the kernels below need of a call. Rows are queries and columns keys, or the other way round.
+struct WalkCall {
+  int64_t batches, heads, tokens;
+  int64_t stretches, per_stretch;  // tokens per stretch, a multiple of kTile
+  const float* decay;              // (H); null for 1
+  Side side;                       // where the tokens lie that a row sees
+  bool diagonal;                   // whether it sees itself
 };
 
-// turns what chunks sum up by themselves into what enters them: in ← γ^tokens · in + sum of the chunk before
-struct ChunkConnectParams {
-  int64_t batches, heads, tokens, chunks, numbers;
-  const float* decay;  // (H); null for 1
-  Side side;
-  float* states;
-};
+// Where two walks, one per side, make a result, the first leaves its sums for the second.
+enum class Walk { only, first, second };
 
-// what the two kernels below need of a call. Rows are queries and columns keys, or the other way round.
-struct ChunkedCall {
-  int64_t batches, heads, tokens, chunks, D, V;
+// out_i = Σ_j γ^|i−j| X_ij y_j
+//   values     X = φ(a)·φ(b), y weighted: outputs, or the gradient of v
+//   gradients  X = α a·β b + α′ + β′, φ(y), times φ′(x): the gradient of q or k
+struct ChunkWalkParams {
+  WalkCall call;
+  Walk walk;
   FeatureMap map;
-  const float* decay;  // (H); null for 1
-  bool causal;
-  bool rows_are_keys;
-};
-
-// sums of more columns than this don't fit in registers: further blocks take the others
-constexpr int kPartColumns = 128;
-constexpr int64_t parts_of(int64_t columns) { return (columns + kPartColumns - 1) / kPartColumns; }
-
-// The gradient of log γ comes from queries and pairs, and from keys, by parts of their head dim; and from states that
-// pass a whole chunk.
-constexpr int64_t decay_shares(int64_t D) { return 2 * parts_of(D) + 1; }
-
-// out_i = Σ_j w_ij φ(x_i)·φ(y_j) u_j: outputs, or the gradient of v
-struct ChunkValuesParams {
-  ChunkedCall call;
-  View x, y, u, out;
-  const float* weight;  // (B, H, N), of u; null for 1
-  ChunkStates states;
-  float* normaliser;  // (B, H, N): is computed, kept here and divided by; null for none
+  View a, b, y, out;
+  int64_t depth, width;                               // columns of a and b, of y and out
+  View x;                                             // gradients: what φ was taken of
+  const float *row_weight, *column_weight;            // (B, H, N): α; β, or the weight of y. Null for 1
+  const float *row_coefficient, *column_coefficient;  // gradients: α′, β′; null for 0
+  bool companion;                                     // whether there is a normaliser
+  const float* states;                     // (B·H, stretches, D·V + D): what enters them; null for one stretch
+  float* partial;                          // (B, H, N, width)
+  float *normaliser, *partial_normaliser;  // (B, H, N), of outputs
   float eps;
 };
 
-// dφ(x_i) = Σ_j w_ij (α_i a_i · β_j b_j + α′_i + β′_j) φ(y_j): the gradient of q or k
-struct ChunkGradientsParams {
-  ChunkedCall call;
-  View a, b, x, y, out;
-  const float *row_weight, *column_weight;            // α, β; null for 1
-  const float *row_coefficient, *column_coefficient;  // α′, β′; null for 0
-  bool companion;                                     // whether the companion of the states is read, with α′ or 1
-  ChunkStates states;
-  float* grad_log_decay;  // (B·H, chunks, decay_shares); null where nobody asks
+// d log γ of the walk's side: distances summed up beside the outputs, times the gradient of these
+struct ChunkTangentParams {
+  WalkCall call;
+  FeatureMap map;
+  View q, k, v, grad_out;
+  int64_t D, V;
+  const float *inverse, *grad_denominator;  // (B, H, N); null without a normaliser
+  const float *states, *tangents;           // (B·H, stretches, D·V + D): what enters, and its derivative by log γ
+  float* shares;                            // of head i from i · per_head on, one for every stretch and block of it
+  int64_t per_head;
 };
 
-struct ChunkCrossingParams {
-  ChunkedCall call;
-  ChunkStates keys, grads;
-  bool companion;
-  float* grad_log_decay;
+// turns what stretches sum up by themselves into what enters them, in ← γ^tokens · in + sum of the stretch before, and
+// with `tangents` their derivative by log γ too
+struct ChunkConnectParams {
+  WalkCall call;
+  int64_t numbers;
+  float *states, *tangents;  // (B·H, stretches, numbers)
 };
 
 struct ChunkDecayParams {
-  int64_t batches, heads, chunks, shares;
+  int64_t batches, heads, shares;
   const float* decay;           // (H)
-  const float* grad_log_decay;  // (B·H, chunks, decay_shares)
+  const float* grad_log_decay;  // (B·H, shares)
   float* grad_decay;            // (H)
 };
 

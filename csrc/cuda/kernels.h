@@ -18,10 +18,10 @@ int launch_wkv_backward(const WkvWork& p, Dtype dtype, void* stream);
 int launch_column_sum(const ColumnSumParams& p, void* stream);
 
 int launch_chunk_connect(const ChunkConnectParams& p, void* stream);
-int launch_chunk_values(const ChunkValuesParams& p, Dtype dtype, void* stream);
-int launch_chunk_gradients(const ChunkGradientsParams& p, Dtype dtype, void* stream);
+int launch_chunk_values(const ChunkWalkParams& p, Dtype dtype, void* stream);
+int launch_chunk_gradients(const ChunkWalkParams& p, Dtype dtype, void* stream);
+int launch_chunk_tangent(const ChunkTangentParams& p, Dtype dtype, void* stream);
 int launch_chunk_denominators(const ChunkDenominatorParams& p, Dtype dtype, void* stream);
-int launch_chunk_crossing(const ChunkCrossingParams& p, void* stream);
 int launch_chunk_decay(const ChunkDecayParams& p, void* stream);
 
 // what an error means

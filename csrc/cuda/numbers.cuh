@@ -87,6 +87,19 @@ SOLA_DEVICE void store_vector(const float (&from)[count], T* to) {
   }
 }
 
+// two neighbours in shared memory, the first in an even place
+template <class T>
+SOLA_DEVICE void load_two(const T* from, float (&to)[2]) {
+  if constexpr (sizeof(T) == 2) {
+    const uint32_t word = *reinterpret_cast<const uint32_t*>(from);
+    to[0] = to_float(T{uint16_t(word)});
+    to[1] = to_float(T{uint16_t(word >> 16)});
+  } else {
+    to[0] = to_float(from[0]);
+    to[1] = to_float(from[1]);
+  }
+}
+
 // first element of a (batch, token, head) row; offsets in 64 bits
 template <class T>
 SOLA_DEVICE T* row_of(const View& view, int64_t batch, int64_t token, int64_t head) {

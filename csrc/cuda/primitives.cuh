@@ -49,6 +49,13 @@ SOLA_DEVICE float fast_exp2(float x) {
   return y;
 }
 
+// 1/x to 1 unit in the last place
+SOLA_DEVICE float fast_reciprocal(float x) {
+  float y;
+  asm("rcp.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 // low and high half of a word, rounded to nearest even
 SOLA_DEVICE uint32_t pack_bf16(float low, float high) {
   uint32_t word;
@@ -129,7 +136,8 @@ SOLA_DEVICE void prefetch(const void* p) { asm volatile("prefetch.global.L2 [%0]
 
 #else
 
-using simt::bits_to_float, simt::fast_exp2, simt::float_to_bits, simt::half_to_float, simt::load_matrices;
+using simt::bits_to_float, simt::fast_exp2, simt::fast_reciprocal, simt::float_to_bits, simt::half_to_float,
+    simt::load_matrices;
 using simt::commit_copies, simt::copy_async, simt::load_matrices_transposed, simt::pack_bf16, simt::pack_half;
 using simt::prefetch, simt::round_tf32, simt::shared_memory, simt::shuffle_from, simt::shuffle_xor, simt::sync_block,
     simt::sync_warp, simt::wait_copies;

@@ -101,14 +101,38 @@ SOLA_DEVICE Mul element(Operand<Mul> operand, int other, int k) {
   return along == Along::depth ? operand.data[other * operand.stride + k] : operand.data[k * operand.stride + other];
 }
 
-template <int MT, int NT, Along la, Along ra, class Mul>
-SOLA_DEVICE void multiply_half(Sums<MT, NT>& sums, Operand<Mul> left, Operand<Mul> right, int depth) {
+// stands for no weights on the left operand; otherwise a function of the depth
+struct Unweighted {
+  SOLA_DEVICE float operator()(int) const { return 1.0f; }
+};
+template <class Weights>
+constexpr bool is_weighted = !std::is_same_v<Weights, Unweighted>;
+
+// two neighbours along the depth, rounded after they have been weighted
+template <class Mul>
+SOLA_DEVICE uint32_t weigh(uint32_t word, float low, float high) {
+  return pack<Mul>(to_float(Mul{uint16_t(word)}) * low, to_float(Mul{uint16_t(word >> 16)}) * high);
+}
+
+template <class Mul, class Weights>
+SOLA_DEVICE void weigh_fragment(uint32_t (&a)[4], int k, const Weights& weights) {
+  const int first = k + lane_of() % 4 * 2;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) a[i] = weigh<Mul>(a[i], weights(first + i / 2 * 8), weights(first + i / 2 * 8 + 1));
+}
+
+template <int MT, int NT, Along la, Along ra, class Mul, class Weights>
+SOLA_DEVICE void multiply_half(Sums<MT, NT>& sums, Operand<Mul> left, Operand<Mul> right, int depth,
+                               const Weights& weights) {
   static_assert(NT % 2 == 0);
 #pragma unroll(MT* NT > 8 ? 1 : 2)
   for (int k = 0; k < depth; k += 16) {
     uint32_t a[MT][4];
 #pragma unroll
-    for (int m = 0; m < MT; ++m) left_fragment<la>(a[m], left, 16 * m, k);
+    for (int m = 0; m < MT; ++m) {
+      left_fragment<la>(a[m], left, 16 * m, k);
+      if constexpr (is_weighted<Weights>) weigh_fragment<Mul>(a[m], k, weights);
+    }
 #pragma unroll
     for (int n = 0; n < NT; n += 2) {
       uint32_t b[4];
@@ -132,8 +156,9 @@ SOLA_DEVICE Split split(float x) {
 }
 
 // three products for one: the fourth, of both low parts, is below the rounding of float
-template <int MT, int NT, Along la, Along ra>
-SOLA_DEVICE void multiply_tf32(Sums<MT, NT>& sums, Operand<Tf32> left, Operand<Tf32> right, int depth) {
+template <int MT, int NT, Along la, Along ra, class Weights>
+SOLA_DEVICE void multiply_tf32(Sums<MT, NT>& sums, Operand<Tf32> left, Operand<Tf32> right, int depth,
+                               const Weights& weights) {
   const int g = lane_of() / 4, t = lane_of() % 4;
 #pragma unroll 1
   for (int k = 0; k < depth; k += 8) {
@@ -142,7 +167,8 @@ SOLA_DEVICE void multiply_tf32(Sums<MT, NT>& sums, Operand<Tf32> left, Operand<T
     for (int m = 0; m < MT; ++m)
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const Split a = split(element<la>(left, 16 * m + g + i % 2 * 8, k + t + i / 2 * 4).value);
+        const int at = k + t + i / 2 * 4;
+        const Split a = split(weights(at) * element<la>(left, 16 * m + g + i % 2 * 8, at).value);
         high[m][i] = a.high;
         low[m][i] = a.low;
       }
@@ -160,16 +186,17 @@ SOLA_DEVICE void multiply_tf32(Sums<MT, NT>& sums, Operand<Tf32> left, Operand<T
   }
 }
 
-template <int MT, int NT, Along la, Along ra>
-SOLA_DEVICE void multiply_float(Sums<MT, NT>& sums, Operand<float> left, Operand<float> right, int depth) {
+template <int MT, int NT, Along la, Along ra, class Weights>
+SOLA_DEVICE void multiply_float(Sums<MT, NT>& sums, Operand<float> left, Operand<float> right, int depth,
+                                const Weights& weights) {
   const int g = lane_of() / 4, t = lane_of() % 4;
-#pragma unroll(MT* NT > 16 ? 1 : MT * NT > 8 ? 2 : 4)
+#pragma unroll(MT* NT > 16 ? 1 : MT * NT >= 8 ? 2 : 4)
   for (int k = 0; k < depth; ++k) {
     float a[MT][2];
 #pragma unroll
     for (int m = 0; m < MT; ++m)
 #pragma unroll
-      for (int i = 0; i < 2; ++i) a[m][i] = element<la>(left, 16 * m + g + 8 * i, k);
+      for (int i = 0; i < 2; ++i) a[m][i] = weights(k) * element<la>(left, 16 * m + g + 8 * i, k);
 #pragma unroll
     for (int n = 0; n < NT; ++n) {
       const float b0 = element<ra>(right, 8 * n + 2 * t, k), b1 = element<ra>(right, 8 * n + 2 * t + 1, k);
@@ -185,15 +212,16 @@ SOLA_DEVICE void multiply_float(Sums<MT, NT>& sums, Operand<float> left, Operand
 }
 
 // sums += left · right; `la` and `ra` say along which index each operand's rows lie. Operands start at the warp's first
-// row and column; depth is a multiple of 16.
-template <Along la, Along ra, int MT, int NT, class Mul>
-SOLA_DEVICE void multiply(Sums<MT, NT>& sums, Operand<Mul> left, Operand<Mul> right, int depth) {
+// row and column; depth is a multiple of 16. `weights` multiply the left operand along the depth.
+template <Along la, Along ra, int MT, int NT, class Mul, class Weights = Unweighted>
+SOLA_DEVICE void multiply(Sums<MT, NT>& sums, Operand<Mul> left, Operand<Mul> right, int depth,
+                          const Weights& weights = {}) {
   if constexpr (is_half<Mul>) {
-    multiply_half<MT, NT, la, ra>(sums, left, right, depth);
+    multiply_half<MT, NT, la, ra>(sums, left, right, depth, weights);
   } else if constexpr (std::is_same_v<Mul, Tf32>) {
-    multiply_tf32<MT, NT, la, ra>(sums, left, right, depth);
+    multiply_tf32<MT, NT, la, ra>(sums, left, right, depth, weights);
   } else {
-    multiply_float<MT, NT, la, ra>(sums, left, right, depth);
+    multiply_float<MT, NT, la, ra>(sums, left, right, depth, weights);
   }
 }
 

@@ -59,7 +59,7 @@ __global__ void __launch_bounds__(kThreads, resident_reads(kDtype<In>, T, false)
     for_neighbours<T>([&](int half, int group) {
       float x[8], z[8];
       rows.neighbours(half, group, x);
-      map_features<is_half<In>>(p.map, x);
+      Features<is_half<In>>{p.map}(0, x);
       left.set(x, half, group);
       memory.companions(group, z);
 #pragma unroll
@@ -192,7 +192,7 @@ __global__ void __launch_bounds__(kThreads, resident_reads(kDtype<In>, T, true))
 #pragma unroll
       for (int group = 0; group < T / 32; ++group) {
         rows.neighbours(half, group, phi[group]);
-        map_features<is_half<In>>(p.map, phi[group]);
+        Features<is_half<In>>{p.map}(0, phi[group]);
         take(sums, half, group, g[group]);
       }
       const Normaliser by = normaliser<In, T>(p, memory, token < at.tokens, phi, g);
@@ -233,7 +233,7 @@ __global__ void __launch_bounds__(kThreads, resident_reads(kDtype<In>, T, true))
       store_rows<kPart<Mul, T>>(grad_k, first, 32 * part, [&](int half, int group, float (&g)[8]) {
         float x[8], z[8];
         keys.neighbours(half, part + group, x);
-        map_features<is_half<In>>(p.map, x);
+        Features<is_half<In>>{p.map}(0, x);
         take(sums, half, group, g);
         memory.companions(part + group, z);
 #pragma unroll

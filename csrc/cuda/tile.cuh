@@ -10,19 +10,46 @@ constexpr float kLog2e = 1.4426950408889634f;
 
 // φ(x), padding aside; comparisons are written so that NaN stays NaN. kRough: the result will be rounded to 16 bits
 template <bool kRough>
+SOLA_DEVICE float exponential(float x) {
+  return kRough ? fast_exp2(x * kLog2e) : expf(x);
+}
+template <bool kRough>
+SOLA_DEVICE float elu1(float x) {
+  return x > 0.0f ? x + 1.0f : exponential<kRough>(x);
+}
+template <bool kRough>
 SOLA_DEVICE float feature(FeatureMap map, float x) {
-  const auto exponential = [](float y) { return kRough ? fast_exp2(y * kLog2e) : expf(y); };
   switch (map) {
     case FeatureMap::elu1:
-      return x > 0.0f ? x + 1.0f : exponential(x);
+      return elu1<kRough>(x);
     case FeatureMap::relu:
       return x < 0.0f ? 0.0f : x;
     case FeatureMap::exp:
-      return exponential(x);
+      return exponential<kRough>(x);
     default:
       return x;
   }
 }
+
+// the same of several numbers at once, for load_tile: one decision for all of them
+template <bool kRough>
+struct Features {
+  FeatureMap map;
+
+  template <int count>
+  SOLA_DEVICE void operator()(int, float (&x)[count]) const {
+    if (map == FeatureMap::elu1) {
+#pragma unroll
+      for (int i = 0; i < count; ++i) x[i] = elu1<kRough>(x[i]);
+    } else if (map == FeatureMap::exp) {
+#pragma unroll
+      for (int i = 0; i < count; ++i) x[i] = exponential<kRough>(x[i]);
+    } else if (map == FeatureMap::relu) {
+#pragma unroll
+      for (int i = 0; i < count; ++i) x[i] = x[i] < 0.0f ? 0.0f : x[i];
+    }
+  }
+};
 
 // φ′(x) as a function of φ(x): ELU + 1 exceeds 1 exactly where its slope is 1
 SOLA_DEVICE float feature_slope(FeatureMap map, float phi) {
@@ -79,36 +106,81 @@ SOLA_DEVICE Vec4 load_raw(const In* from, int valid, bool vectorial) {
   return raw;
 }
 
-// `kRows` × `kColumns` of f(row, number) into shared memory, zeros where there is nothing. Several loads are on their
-// way before the first is needed.
-template <int kRows, int kColumns, int kThreads, class In, class Mul, class F>
-SOLA_DEVICE void load_tile(Rows<const In> from, Mul* to, int stride, const F& f) {
+// eight neighbours of a row, zeros where there is nothing
+template <class In>
+SOLA_DEVICE void load_eight(const In* from, int valid, bool vectorial, float (&to)[8]) {
+  constexpr int kWide = kVector<In>;
+#pragma unroll
+  for (int i = 0; i < 8; i += kWide) {
+    float x[kWide];
+    unpack<In>(load_raw(from + i, valid - i, vectorial), x);
+#pragma unroll
+    for (int j = 0; j < kWide; ++j) to[i + j] = x[j];
+  }
+}
+
+template <class Out>
+SOLA_DEVICE void store_eight(const float (&from)[8], Out* to, int valid, bool vectorial) {
+  if (vectorial && valid >= 8) {
+    store_vector<Out>(from, to);
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    if (i < valid) to[i] = from_float<Out>(from[i]);
+  }
+}
+
+// A share of load_tile's numbers, `kAhead` times 16 bytes at once; `kVectorial`: all rows can be read so.
+template <bool kVectorial, int kRows, int kColumns, int kThreads, int kAhead, class In, class Mul, class F>
+SOLA_DEVICE void load_share(Rows<const In> from, Mul* to, int stride, const F& f, int begin) {
   constexpr int kWide = kVector<In>, kAcross = kColumns / kWide, kAll = kRows * kAcross;
-  constexpr int kAhead = kAll / kThreads < 4 ? (kAll / kThreads < 1 ? 1 : kAll / kThreads) : 4;
-  static_assert(kColumns % kWide == 0);
-  const bool vectorial = is_vectorial(from.data, from.stride, from.columns);
+  const auto valid = [&](int i) {
+    const int column = i % kAcross * kWide;
+    return i / kAcross < from.rows ? min(kWide, max(0, from.columns - column)) : 0;
+  };
+  Vec4 raw[kAhead];
+#pragma unroll
+  for (int n = 0; n < kAhead; ++n) {
+    const int i = begin + n * kThreads;
+    raw[n] = load_raw(from.data + i / kAcross * from.stride + i % kAcross * kWide, valid(i), kVectorial);
+  }
+#pragma unroll
+  for (int n = 0; n < kAhead; ++n) {
+    const int i = begin + n * kThreads, row = i / kAcross, count = valid(i);
+    if (kAll % (kAhead * kThreads) != 0 && i >= kAll) break;
+    float x[kWide];
+    unpack<In>(raw[n], x);
+    if constexpr (std::is_invocable_v<F, int, float>) {
+#pragma unroll
+      for (int j = 0; j < kWide; ++j) x[j] = f(row, x[j]);
+    } else {
+      f(row, x);
+    }
+    if (count < kWide) {
+#pragma unroll
+      for (int j = 0; j < kWide; ++j) x[j] = !kVectorial && j < count ? x[j] : 0.0f;
+    }
+    store_vector<Mul>(x, to + row * stride + i % kAcross * kWide);
+  }
+}
+
+// `kRows` × `kColumns` into shared memory, zeros where there is nothing. On the way f changes them: f(row, number)
+// gives the number that is kept, f(row, numbers) changes neighbours in place. Several loads are on their way before the
+// first is needed.
+template <int kRows, int kColumns, int kThreads, int kMostAhead = 4, class In, class Mul, class F>
+SOLA_DEVICE void load_tile(Rows<const In> from, Mul* to, int stride, const F& f) {
+  constexpr int kAll = kRows * kColumns / kVector<In>, kShare = kAll / kThreads < 1 ? 1 : kAll / kThreads;
+  constexpr int kAhead = kShare < kMostAhead ? kShare : kMostAhead;
+  static_assert(kColumns % kVector<In> == 0);
+  if (is_vectorial(from.data, from.stride, from.columns)) {
 #pragma unroll 1
-  for (int begin = int(threadIdx.x); begin < kAll; begin += kAhead * kThreads) {
-    Vec4 raw[kAhead];
-    const auto valid = [&](int i) {
-      const int column = i % kAcross * kWide;
-      return i / kAcross < from.rows ? min(kWide, max(0, from.columns - column)) : 0;
-    };
-#pragma unroll
-    for (int n = 0; n < kAhead; ++n) {
-      const int i = begin + n * kThreads;
-      raw[n] = load_raw(from.data + i / kAcross * from.stride + i % kAcross * kWide, valid(i), vectorial);
-    }
-#pragma unroll
-    for (int n = 0; n < kAhead; ++n) {
-      const int i = begin + n * kThreads, row = i / kAcross, count = valid(i);
-      if (kAll % (kAhead * kThreads) != 0 && i >= kAll) break;
-      float x[kWide];
-      unpack<In>(raw[n], x);
-#pragma unroll
-      for (int j = 0; j < kWide; ++j) x[j] = j < count ? f(row, x[j]) : 0.0f;
-      store_vector<Mul>(x, to + row * stride + i % kAcross * kWide);
-    }
+    for (int i = int(threadIdx.x); i < kAll; i += kAhead * kThreads)
+      load_share<true, kRows, kColumns, kThreads, kAhead>(from, to, stride, f, i);
+  } else {
+#pragma unroll 1
+    for (int i = int(threadIdx.x); i < kAll; i += kThreads)
+      load_share<false, kRows, kColumns, kThreads, 1>(from, to, stride, f, i);
   }
 }
 
@@ -116,6 +188,7 @@ SOLA_DEVICE void load_tile(Rows<const In> from, Mul* to, int stride, const F& f)
 template <int kColumns, int kThreads, class In>
 SOLA_DEVICE void prefetch_rows(Rows<const In> from) {
   constexpr int kLine = 128 / int(sizeof(In)), kLines = (kColumns + kLine - 1) / kLine;
+#pragma unroll 1
   for (int i = int(threadIdx.x); i < from.rows * kLines; i += kThreads) {
     const int column = i % kLines * kLine;
     if (column < from.columns) prefetch(from.data + i / kLines * from.stride + column);
@@ -172,6 +245,6 @@ SOLA_DEVICE float warp_sum(float x) {
 }
 
 // 1/(sum + eps), where 0 stands for an undefined quotient
-SOLA_DEVICE float reciprocal(float denominator) { return denominator == 0.0f ? 0.0f : 1.0f / denominator; }
+SOLA_DEVICE float reciprocal(float denominator) { return denominator == 0.0f ? 0.0f : fast_reciprocal(denominator); }
 
 }  // namespace sola::cuda

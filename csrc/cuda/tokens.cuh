@@ -1,4 +1,4 @@
-// ranges of the tokens of one head, and feature maps of many of their numbers at a time
+// ranges of the tokens of one head, and slopes of feature maps for many of their numbers at a time
 #pragma once
 
 #include "cuda/tile.cuh"
@@ -51,37 +51,20 @@ struct HeadRows {
   }
 };
 
-// f(integral_constant of the map): many numbers ask once which it is
-template <class F>
-SOLA_DEVICE void with_map(FeatureMap map, const F& f) {
-  switch (map) {
-    case FeatureMap::elu1:
-      return f(std::integral_constant<FeatureMap, FeatureMap::elu1>{});
-    case FeatureMap::relu:
-      return f(std::integral_constant<FeatureMap, FeatureMap::relu>{});
-    case FeatureMap::exp:
-      return f(std::integral_constant<FeatureMap, FeatureMap::exp>{});
-    default:
-      return f(std::integral_constant<FeatureMap, FeatureMap::identity>{});
-  }
-}
-
-// x to φ(x)
-template <bool kRough, int count>
-SOLA_DEVICE void map_features(FeatureMap map, float (&x)[count]) {
-  with_map(map, [&](auto constant) {
-#pragma unroll
-    for (int i = 0; i < count; ++i) x[i] = feature<kRough>(decltype(constant)::value, x[i]);
-  });
-}
-
-// numbers times φ′
+// numbers times φ′ of those that φ maps to phi: one decision for all of them
 template <int count>
 SOLA_DEVICE void multiply_slopes(FeatureMap map, const float (&phi)[count], float (&numbers)[count]) {
-  with_map(map, [&](auto constant) {
+  const auto with = [&](auto constant) {
 #pragma unroll
     for (int i = 0; i < count; ++i) numbers[i] *= feature_slope(decltype(constant)::value, phi[i]);
-  });
+  };
+  if (map == FeatureMap::elu1) {
+    with(std::integral_constant<FeatureMap, FeatureMap::elu1>{});
+  } else if (map == FeatureMap::relu) {
+    with(std::integral_constant<FeatureMap, FeatureMap::relu>{});
+  } else if (map == FeatureMap::exp) {
+    with(std::integral_constant<FeatureMap, FeatureMap::exp>{});
+  }
 }
 
 }  // namespace sola::cuda

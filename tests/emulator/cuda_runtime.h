@@ -88,6 +88,7 @@ inline float fast_exp2(float x) {
   const float y = exp2f(x);
   return y < 0x1p-126f ? 0.0f : y;
 }
+inline float fast_reciprocal(float x) { return 1.0f / x; }
 inline uint16_t round_bf16(float x) {
   const uint32_t bits = float_to_bits(x);
   if (x != x) return 0x7fff;
