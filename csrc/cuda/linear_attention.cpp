@@ -17,14 +17,25 @@ struct Ranges {
   int64_t count, tokens;
 };
 
-// As many ranges of whole tiles as are on the device at once, with `resident` blocks per multiprocessor: a second round
-// would leave most of it idle. None is shorter than `fewest` tiles.
+// Ranges of whole tiles for kernels with `resident` blocks per multiprocessor, none shorter than `fewest` tiles. What
+// doesn't fill the last round of blocks leaves some of the device idle: the longest ranges with which five sixths of it
+// are always at work, or else those that come nearest.
 Ranges cut(int64_t tokens, int64_t blocks_per_range, int resident, int64_t fewest) {
-  const int64_t tiles = std::max<int64_t>(1, (tokens + kTile - 1) / kTile);
-  const int64_t wanted = kEnoughBlocks / 2 * resident / blocks_per_range;
-  const int64_t count = std::max<int64_t>(1, std::min(wanted, tiles / fewest));
-  const int64_t length = (tiles + count - 1) / count;
-  return {(tiles + length - 1) / length, length * kTile};
+  const int64_t tiles = std::max<int64_t>(1, (tokens + kTile - 1) / kTile), slots = kEnoughBlocks / 2 * resident;
+  const int64_t most = std::max<int64_t>(1, tiles / fewest);
+  const int64_t start = std::clamp<int64_t>(slots / blocks_per_range, 1, most);
+  Ranges best{};
+  double best_share = 0.0;
+  for (int64_t wanted = start; wanted <= std::min(most, 8 * start) && best_share < 5.0 / 6.0; ++wanted) {
+    const int64_t length = (tiles + wanted - 1) / wanted, count = (tiles + length - 1) / length;
+    const int64_t rounds = (count * blocks_per_range + slots - 1) / slots;
+    const double share = double(tiles * blocks_per_range) / double(rounds * length * slots);
+    if (share > best_share) {
+      best = {count, length * kTile};
+      best_share = share;
+    }
+  }
+  return best;
 }
 
 // ranges that write a state each are long enough to pay for it
