@@ -231,15 +231,20 @@ struct StateMemory {
       store_vector<Mul>(x, numbers() + row * kStride + place);
     }
     for (int i = int(threadIdx.x); i < T; i += kThreads) {
-      const int d = column_at(i);
-      companion()[i] = sums && d < D ? sums[d] : 0.0f;
+      companion()[i] = sums && i < D ? sums[i] : 0.0f;
     }
   }
 
   // z beside eight neighbours
   SOLA_DEVICE void companions(int group, float (&z)[8]) const {
+    const Vec4* from = reinterpret_cast<const Vec4*>(companion() + neighbour_column(group));
 #pragma unroll
-    for (int j = 0; j < 8; ++j) z[j] = companion()[32 * group + j / 2 * 8 + lane_of() % 4 * 2 + j % 2];
+    for (int v = 0; v < 2; ++v) {
+      float part[4];
+      unpack<float>(from[v], part);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) z[4 * v + j] = part[j];
+    }
   }
 };
 

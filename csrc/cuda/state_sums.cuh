@@ -50,13 +50,18 @@ struct StateSums {
     multiply<Along::other, Along::other>(sums, Operand<Mul>{tiles.x + 16 * MT * down, stride},
                                          Operand<Mul>{tiles.y() + 8 * NT * across, stride}, kStep);
     constexpr int kShare = kStep / kWarps;
-    const float* u = tiles.u() + warp_of() * kShare;
+    static_assert(kShare % 4 == 0);
+    const Vec4* u = reinterpret_cast<const Vec4*>(tiles.u() + warp_of() * kShare);
     const Mul* x = tiles.x + warp_of() * kShare * stride;
-#pragma unroll 4
-    for (int row = 0; row < kShare; ++row) {
 #pragma unroll
-      for (int j = 0; j < T / 32; ++j)
-        companion[j] = fmaf(to_float(x[row * stride + column_of(j)]), u[row], companion[j]);
+    for (int row = 0; row < kShare; row += 4) {
+      float four[4];
+      unpack<float>(u[row / 4], four);
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+#pragma unroll
+        for (int j = 0; j < T / 32; ++j)
+          companion[j] = fmaf(to_float(x[(row + i) * stride + column_of(j)]), four[i], companion[j]);
     }
   }
 
