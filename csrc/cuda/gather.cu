@@ -82,7 +82,7 @@ struct Step {
         for (int j = 0; j < kWide; ++j) numbers[j] *= factor * w[n];
         store_vector<Mul>(numbers, tiles.y() + place);
       }
-      if (column() == 0) tiles.u()[row(n)] = factor * u[n];
+      if (column() == 0) tiles.store_u(row(n), factor * u[n]);
     }
   }
 };

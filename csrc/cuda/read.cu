@@ -140,7 +140,7 @@ SOLA_DEVICE void store_query(const QueryTiles<In, T>& tiles, const Normaliser& b
     for (int j = 0; j < 8; ++j) phi[group][j] *= by.r;
     store_vector(phi[group], tiles.x + row * tiles.kStride + neighbour_column(group));
   }
-  if (neighbour_column(0) == 0) tiles.u()[row] = by.u;
+  if (neighbour_column(0) == 0) tiles.store_u(row, by.u);
 }
 
 // r and dd for a gather that follows

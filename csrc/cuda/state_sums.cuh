@@ -6,11 +6,17 @@
 
 namespace sola::cuda {
 
-// one step of tokens in shared memory: kStep rows of x and of y, and a number per row
+// numbers of the type that is multiplied whose sum is a float
+template <class Mul>
+constexpr int kParts = is_half<Mul> ? 3 : 1;
+
+// One step of tokens in shared memory: kStep rows of x and of y. The padding of y's rows holds u, as a sum of numbers
+// of the type that is multiplied: three of bfloat16 have all bits of a float.
 template <class Mul, int T, int kStep>
 struct StepTiles {
   static constexpr int kStride = kRowStride<Mul, T>;
-  static constexpr size_t kBytes = sizeof(Mul) * 2 * kStep * kStride + sizeof(float) * kStep;
+  // u is read with what lies behind it in a block of 8 or 16 columns, which nobody looks at
+  static constexpr size_t kBytes = sizeof(Mul) * 2 * kStep * kStride + 16;
   // two of them need one barrier per step; of wide types one must do
   static constexpr int kBuffers = is_half<Mul> ? 2 : 1;
 
@@ -19,69 +25,75 @@ struct StepTiles {
   SOLA_DEVICE StepTiles(unsigned char* memory, int step)
       : x(reinterpret_cast<Mul*>(memory + step % kBuffers * kBytes)) {}
   SOLA_DEVICE Mul* y() const { return x + kStep * kStride; }
-  SOLA_DEVICE float* u() const { return reinterpret_cast<float*>(y() + kStep * kStride); }
+
+  SOLA_DEVICE void store_u(int row, float u) const {
+    Mul* to = y() + row * kStride + T;
+#pragma unroll
+    for (int part = 0; part < kParts<Mul>; ++part) {
+      to[part] = from_float<Mul>(u);
+      u -= to_float(to[part]);
+    }
+  }
 };
 
-// A block's T × T sums: warps lie kDown × kAcross over them. Every warp adds up the companion of its share of each
-// step.
+// A block's T × T sums: warps lie kDown × kAcross over them. The companion is a block of columns more, of which the
+// first MT warps beside each other have 16 rows each.
 template <class Mul, int T, int kWarps>
 struct StateSums {
   static constexpr int MT = T == 32 ? 1 : 2, kDown = T / (16 * MT), kAcross = kWarps / kDown, NT = T / 8 / kAcross;
-  static constexpr size_t kScratchBytes = sizeof(float) * kWarps * T;
 
   float sums[MT][NT][4];
-  float companion[T / 32];
+  float companion[1][1][4];
 
   SOLA_DEVICE StateSums() {
     clear(sums);
-#pragma unroll
-    for (int j = 0; j < T / 32; ++j) companion[j] = 0.0f;
+    clear(companion);
   }
 
-  // the columns of the companion that a lane owns: neighbours where they share a word
-  SOLA_DEVICE static int column_of(int j) {
-    return is_half<Mul> && T > 32 ? j / 2 * 64 + 2 * lane_of() + j % 2 : 32 * j + lane_of();
-  }
+  SOLA_DEVICE static int down() { return warp_of() / kAcross; }
+  SOLA_DEVICE static int across() { return warp_of() % kAcross; }
 
   template <int kStep>
   SOLA_DEVICE void add(const StepTiles<Mul, T, kStep>& tiles) {
     constexpr int stride = StepTiles<Mul, T, kStep>::kStride;
-    const int down = warp_of() / kAcross, across = warp_of() % kAcross;
-    multiply<Along::other, Along::other>(sums, Operand<Mul>{tiles.x + 16 * MT * down, stride},
-                                         Operand<Mul>{tiles.y() + 8 * NT * across, stride}, kStep);
-    constexpr int kShare = kStep / kWarps;
-    static_assert(kShare % 4 == 0);
-    const Vec4* u = reinterpret_cast<const Vec4*>(tiles.u() + warp_of() * kShare);
-    const Mul* x = tiles.x + warp_of() * kShare * stride;
+    const Operand<Mul> x{tiles.x + 16 * MT * down(), stride};
+    multiply<Along::other, Along::other>(sums, x, Operand<Mul>{tiles.y() + 8 * NT * across(), stride}, kStep);
+    static_assert(MT <= kAcross);
+    if (across() >= MT) return;
+    const Operand<Mul> rows{x.data + 16 * across(), stride}, u{tiles.y() + T, stride};
+    if constexpr (is_half<Mul>) {
 #pragma unroll
-    for (int row = 0; row < kShare; row += 4) {
-      float four[4];
-      unpack<float>(u[row / 4], four);
-#pragma unroll
-      for (int i = 0; i < 4; ++i)
-#pragma unroll
-        for (int j = 0; j < T / 32; ++j)
-          companion[j] = fmaf(to_float(x[(row + i) * stride + column_of(j)]), four[i], companion[j]);
+      for (int k = 0; k < kStep; k += 16) {
+        uint32_t a[4], b[4];
+        left_fragment<Along::other>(a, rows, 0, k);
+        right_fragments<Along::other>(b, u, 0, k);
+        mma(companion[0][0], a, b[0], b[1], Mul{});
+      }
+    } else {
+      multiply<Along::other, Along::other>(companion, rows, u, kStep);
     }
   }
 
   // the part of (S, c) that starts at row d0 and column v0, where the whole is D × V; c where v0 is 0. `scratch` is
   // shared memory that nobody uses any more.
   SOLA_DEVICE void write(float* to, int64_t D, int64_t V, int64_t d0, int64_t v0, float* scratch) const {
-    const int64_t first = d0 + 16 * MT * (warp_of() / kAcross), left = v0 + 8 * NT * (warp_of() % kAcross);
+    const int64_t first = d0 + 16 * MT * down(), left = v0 + 8 * NT * across();
     for_sums<MT, NT>([&](int m, int n, int i, int row, int column) {
       const int64_t d = first + row, v = left + column;
       if (d < D && v < V) to[d * V + v] = sums[m][n][i];
     });
     if (v0 != 0) return;
-#pragma unroll
-    for (int j = 0; j < T / 32; ++j) scratch[warp_of() * T + column_of(j)] = companion[j];
+    if (across() < MT) {
+      for_sums<1, 1>([&](int, int, int i, int row, int column) {
+        scratch[8 * (16 * (MT * down() + across()) + row) + column] = companion[0][0][i];
+      });
+    }
     sync_block();
-    const int i = int(threadIdx.x);
-    if (i >= T || d0 + i >= D) return;
+    const int d = int(threadIdx.x);
+    if (d >= T || d0 + d >= D) return;
     float sum = 0.0f;
-    for (int warp = 0; warp < kWarps; ++warp) sum += scratch[warp * T + i];
-    to[D * V + d0 + i] = sum;
+    for (int part = kParts<Mul> - 1; part >= 0; --part) sum += scratch[8 * d + part];
+    to[D * V + d0 + d] = sum;
   }
 };
 
