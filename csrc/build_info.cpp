@@ -75,9 +75,7 @@ std::vector<std::tuple<std::string, std::string, bool, std::string>> backends() 
 std::vector<std::map<std::string, Property>> cuda_devices() {
   std::vector<std::map<std::string, Property>> found;
 #ifdef SOLA_CUDA
-  std::vector<SolaCudaDevice> devices(sola_cuda_devices(nullptr, 0));
-  devices.resize(sola_cuda_devices(devices.data(), static_cast<int>(devices.size())));
-  for (const auto& d : devices) {
+  for (const auto& d : visible_cuda_devices()) {
     found.push_back({{"name", std::string(d.name)},
                      {"compute_capability", std::to_string(d.major) + "." + std::to_string(d.minor)},
                      {"multiprocessors", static_cast<long long>(d.multiprocessors)},

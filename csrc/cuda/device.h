@@ -17,4 +17,16 @@ int sola_cuda_devices(SolaCudaDevice* devices, int capacity);
 
 #ifdef __cplusplus
 }
+
+#include <vector>
+
+namespace sola {
+
+inline std::vector<SolaCudaDevice> visible_cuda_devices() {
+  std::vector<SolaCudaDevice> devices(sola_cuda_devices(nullptr, 0));
+  devices.resize(sola_cuda_devices(devices.data(), static_cast<int>(devices.size())));
+  return devices;
+}
+
+}  // namespace sola
 #endif

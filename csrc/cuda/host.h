@@ -22,6 +22,11 @@ constexpr int64_t kEnoughBlocks = 264;
 
 void* current_stream(const at::Device& device);
 
+struct DeviceSize {
+  int64_t cache_bytes = 0, multiprocessors = 1;
+};
+DeviceSize size_of(const at::Device& device);
+
 // float64 has no kernels here
 inline void check_dtype(const char* op, const char* name, const at::Tensor& tensor) {
   TORCH_CHECK_VALUE(tensor.scalar_type() != at::kDouble, op, ": ", name,

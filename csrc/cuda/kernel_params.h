@@ -82,17 +82,21 @@ struct SoftmaxBackwardParams {
   float* delta;  // (B, H, N), dO · O
 };
 
-// WKV in stretches of tokens; a state is the sums of one side, (numbers, C), where numbers are the values of the scan,
-// its gauge and its reference
+// tokens of a lane, and warps of a block that have neighbouring tokens: together a stretch
+constexpr int kWkvForwardTokens = 16, kWkvBackwardTokens = 8, kWkvWarps = 8;
+constexpr int kWkvForwardNumbers = 4, kWkvBackwardNumbers = 8;
+// stretches that are summed up together on the way
+constexpr int kWkvGroup = 64;
+
+// WKV in stretches of tokens; a state is the sums of one side, (numbers, C): two values, gauge and reference of a scan or
+// of two
 struct WkvWork {
   WkvParams op;  // grad_decay, grad_bonus: (B, stretches, C) partial sums
+  int64_t row;   // channels between two tokens of log_normaliser and exact_out, of which op may have a slice
   int64_t groups;
   float* states;  // (B, stretches, 2 sides, numbers, C): what stretches sum up by themselves, then what enters them
   float* totals;  // (B, groups, 2 sides, numbers, C): the same of groups of stretches
 };
-
-constexpr int kWkvForwardTokens = 32, kWkvBackwardTokens = 16, kWkvGroup = 64;
-constexpr int kWkvForwardNumbers = 4, kWkvBackwardNumbers = 6 + 4;
 
 // adds (rows, C) up over its rows, in a fixed order
 struct ColumnSumParams {

@@ -1,13 +1,16 @@
-// bidirectional WKV: the decaying scan that forward and backward share, one channel to a thread
+// bidirectional WKV: the decaying scan that forward and backward share
 //
-// A scan sums values under weights e^(x_i − decay·distance), x_i a log-weight per token and channel. Tokens are taken
-// in tiles: with M the largest x of a tile and E_i = e^(x_i − M), the sums inside a tile need one exponential per token
-// and multiplications by λ = e^−decay; a state (values, m), standing for values · e^m, carries them from tile to tile.
+// A scan sums values under weights e^(x_i − decay·distance), x_i a log-weight per token and channel. A lane has a
+// channel and a few tokens, in registers: with M the largest x of these and E_i = e^(x_i − M), the sums among them need
+// one exponential per token and multiplications by λ = e^−decay; a state (values, m), standing for values · e^m,
+// carries them on. The warps of a block have neighbouring tokens of the same channels, a stretch together.
 //
-// Nothing that counts is lost as long as |decay|·T + |bonus| ≤ 40 for a tile of T tokens: a token whose E underflows
-// (e^−86) is outweighed at every place that it reaches by the token that holds the maximum, by e^46 at least. Where
-// decay or bonus are too large for that even with few tokens, tiles shrink to one token and decay moves into m.
+// Nothing that counts is lost as long as |decay|·T + |bonus| ≤ 40 for a lane's T tokens: a token whose E underflows
+// (e^−86) is outweighed at every place that it reaches by the token that holds the maximum, by e^46 at least. A channel
+// whose decay or bonus is too large for that takes tokens one by one, with the decay in m.
 #pragma once
+
+#include <type_traits>
 
 #include "cuda/kernel_params.h"
 #include "cuda/tile.cuh"
@@ -20,16 +23,15 @@ constexpr float kEmpty = -1e30f;
 // 1 for NaN, so that it goes on
 SOLA_DEVICE float larger(float a, float b) { return a > b || a != a ? a : b; }
 
-// The sums of K values over the tokens on one side. With K = 4 the last two are the derivatives of the first two:
-// Σ distance · weight · value, where the nearest token has distance 0. `gauge` is a positive number of the size of the
-// summed weights, to keep the values in range.
-template <int K>
+// The sums of two values over the tokens on one side. `gauge` is a positive number of the size of the summed weights,
+// to keep the values in range.
 struct Scan {
-  float value[K] = {}, gauge = 0.0f, m = kEmpty;
+  static constexpr int kNumbers = 4;
+  float first = 0.0f, second = 0.0f, gauge = 0.0f, m = kEmpty;
 
   SOLA_DEVICE void rescale(float factor) {
-#pragma unroll
-    for (int i = 0; i < K; ++i) value[i] *= factor;
+    first *= factor;
+    second *= factor;
     gauge *= factor;
   }
   // factors that underflow stand for sums that no longer count
@@ -39,8 +41,8 @@ struct Scan {
   }
   // a factor of 1 + x for a tiny x
   SOLA_DEVICE void grow(float x) {
-#pragma unroll
-    for (int i = 0; i < K; ++i) value[i] = fmaf(value[i], x, value[i]);
+    first = fmaf(first, x, first);
+    second = fmaf(second, x, second);
   }
   // in range nothing happens, so nothing is rounded
   SOLA_DEVICE void keep_in_range() {
@@ -49,92 +51,122 @@ struct Scan {
       rescale(1.0f / gauge);
     }
   }
-  // everything moves `tokens` away
-  SOLA_DEVICE void move(float tokens, float decay) {
-    if constexpr (K == 4) {
-      value[2] = fmaf(tokens, value[0], value[2]);
-      value[3] = fmaf(tokens, value[1], value[3]);
-    }
+  // what lies `tokens` further on, beside which other sums are
+  SOLA_DEVICE void follow(Scan other, float tokens, float decay) {
     m -= tokens * decay;
-  }
-  SOLA_DEVICE void add(Scan other) {
     const float reference = larger(m, other.m);
     refer_to(reference);
     other.refer_to(reference);
-#pragma unroll
-    for (int i = 0; i < K; ++i) value[i] += other.value[i];
+    first += other.first;
+    second += other.second;
     gauge += other.gauge;
     keep_in_range();
   }
+  SOLA_DEVICE void load(const float* from, int64_t stride) {
+    first = from[0];
+    second = from[stride];
+    gauge = from[2 * stride];
+    m = from[3 * stride];
+  }
+  SOLA_DEVICE void store(float* to, int64_t stride) const {
+    to[0] = first;
+    to[stride] = second;
+    to[2 * stride] = gauge;
+    to[3 * stride] = m;
+  }
 };
 
-// what the scan needs to know about a channel
+// two scans that are carried together
+struct TwoScans {
+  static constexpr int kNumbers = 2 * Scan::kNumbers;
+  Scan keys, grads;
+
+  SOLA_DEVICE void load(const float* from, int64_t stride) {
+    keys.load(from, stride);
+    grads.load(from + Scan::kNumbers * stride, stride);
+  }
+  SOLA_DEVICE void store(float* to, int64_t stride) const {
+    keys.store(to, stride);
+    grads.store(to + Scan::kNumbers * stride, stride);
+  }
+  SOLA_DEVICE void follow(const TwoScans& other, float tokens, float decay) {
+    keys.follow(other.keys, tokens, decay);
+    grads.follow(other.grads, tokens, decay);
+  }
+};
+
+// what the scan needs to know about a channel; `one_by_one`: its tokens can't share a maximum
 struct Channel {
   float decay, bonus, lambda, drift;
-  int tile;
+  bool one_by_one;
 
-  // kTokens: the longest tile
-  template <int kTokens>
-  SOLA_DEVICE void load(float rate, float extra) {
-    decay = rate;
-    bonus = extra;
-    lambda = expf(-rate);
+  SOLA_DEVICE Channel(float rate, float extra, int tokens) : decay(rate), bonus(extra), lambda(expf(-rate)) {
     // −decay − log λ: λ is rounded, and thousands of tokens would raise that to a visible power. λ = e^(r)(1 + δ) with
     // r the rounded exponent; logf of λ is good to a rounding of the logarithm, so δ is taken from a double
     const double exact = exp(-double(rate));
     drift = lambda > 0.0f && exact < 1e300 ? float(exact / double(lambda) - 1.0) : 0.0f;
-    const float room = 40.0f - fabsf(extra);
-    tile = room >= fabsf(rate) * kTokens ? kTokens : 1;
-    // also 1 for NaN
-    if (tile == 1 && room >= 2.0f * fabsf(rate)) tile = int(room / fabsf(rate));
+    // also for NaN
+    one_by_one = !(40.0f - fabsf(extra) >= fabsf(rate) * float(tokens));
   }
 };
 
-// One tile as the scan sees it, in arrays of a thread: E, the values (second: 1 where null), and M.
-struct ScanTile {
-  const float* weight;
-  const float* first;
-  const float* second;
-  float maximum;
-  int tokens, stride;
-
-  SOLA_DEVICE float values(int i, int p) const {
-    return i == 0 ? first[p * stride] : second ? second[p * stride] : 1.0f;
+// Log-weights of a lane's tokens to E = e^(x − M), 0 where there is no token; returns M. One by one they stay as they
+// are.
+template <int T>
+SOLA_DEVICE float exponentiate(float (&x)[T], int tokens, const Channel& channel) {
+  float best = kEmpty;
+#pragma unroll
+  for (int p = 0; p < T; ++p) {
+    if (p < tokens) best = larger(x[p], best);
   }
-};
+#pragma unroll
+  for (int p = 0; p < T; ++p) {
+    const float weight = channel.one_by_one ? x[p] : expf(x[p] - best);
+    x[p] = p < tokens ? weight : channel.one_by_one ? kEmpty : 0.0f;
+  }
+  return best;
+}
 
 enum class Direction { left_to_right, right_to_left };
 
-// Moves a state across a tile, calling visit(p, values) at every token with the sums over the tokens before it, in the
-// reference of reference_in_tile.
-template <Direction direction, int K, class Visit>
-SOLA_DEVICE void scan_tile(const ScanTile& tile, const Channel& channel, Scan<K>& scan, const Visit& visit) {
-  if (channel.tile == 1) {
-    visit(0, scan.value);
-    scan.move(1.0f, channel.decay);
-    scan.refer_to(larger(scan.m, tile.maximum));
-    const float weight = tile.weight[0] * expf(tile.maximum - scan.m);
-    scan.value[0] = fmaf(weight, tile.values(0, 0), scan.value[0]);
-    scan.value[1] = fmaf(weight, tile.values(1, 0), scan.value[1]);
-    scan.gauge += weight;
+// second values of a scan that counts weights
+struct Ones {
+  SOLA_DEVICE float operator[](int) const { return 1.0f; }
+};
+
+// Moves a state across a lane's tokens, calling visit(together, p, first, second, reference) at every one with the sums
+// over the tokens before it, values · e^reference. `together` is a bool_constant: with true, weights are E and all
+// references the same; with false, they are log-weights.
+template <Direction direction, int T, class First, class Second, class Visit>
+SOLA_DEVICE void scan_tokens(const float (&weights)[T], float maximum, const First& first, const Second& second,
+                             const Channel& channel, Scan& scan, const Visit& visit) {
+  const auto place = [](int step) { return direction == Direction::left_to_right ? step : T - 1 - step; };
+  if (channel.one_by_one) {
+#pragma unroll
+    for (int step = 0; step < T; ++step) {
+      const int p = place(step);
+      visit(std::false_type{}, p, scan.first, scan.second, scan.m);
+      scan.m -= channel.decay;
+      scan.refer_to(larger(scan.m, weights[p]));
+      const float weight = expf(weights[p] - scan.m);
+      scan.first = fmaf(weight, first[p], scan.first);
+      scan.second = fmaf(weight, second[p], scan.second);
+      scan.gauge += weight;
+    }
     return;
   }
-  scan.refer_to(larger(scan.m, tile.maximum));
-  // half of what λ lacks over the tile before it and half behind it, so that tokens inside are right on average
-  const float half_drift = channel.drift * (0.5f * float(tile.tokens));
+  scan.refer_to(larger(scan.m, maximum));
+  // half of what λ lacks over the tokens before them and half behind, so that those inside are right on average
+  const float half_drift = channel.drift * (0.5f * float(T)), share = expf(maximum - scan.m);
   scan.grow(half_drift);
-  const float share = expf(tile.maximum - scan.m);
   float shrink = 1.0f;
-  for (int step = 0; step < tile.tokens; ++step) {
-    const int p = direction == Direction::left_to_right ? step : tile.tokens - 1 - step;
-    visit(p, scan.value);
-    const float weight = tile.weight[p * tile.stride] * share;
-    if constexpr (K == 4) {
-      scan.value[2] = channel.lambda * (scan.value[2] + scan.value[0]);
-      scan.value[3] = channel.lambda * (scan.value[3] + scan.value[1]);
-    }
-    scan.value[0] = fmaf(channel.lambda, scan.value[0], weight * tile.values(0, p));
-    scan.value[1] = fmaf(channel.lambda, scan.value[1], weight * tile.values(1, p));
+#pragma unroll
+  for (int step = 0; step < T; ++step) {
+    const int p = place(step);
+    visit(std::true_type{}, p, scan.first, scan.second, scan.m);
+    const float weight = weights[p] * share;
+    scan.first = fmaf(channel.lambda, scan.first, weight * first[p]);
+    scan.second = fmaf(channel.lambda, scan.second, weight * second[p]);
     shrink *= channel.lambda;
   }
   scan.grow(half_drift);
@@ -142,96 +174,125 @@ SOLA_DEVICE void scan_tile(const ScanTile& tile, const Channel& channel, Scan<K>
   scan.keep_in_range();
 }
 
-// the reference of the sums that scan_tile shows its visitor
-template <int K>
-SOLA_DEVICE float reference_in_tile(const Scan<K>& entering, const Channel& channel, float maximum) {
-  return channel.tile == 1 ? entering.m : larger(entering.m, maximum);
-}
-
-constexpr int kWkvThreads = 64;  // channels of a block
-
-// a block's batch, stretch and channel; `exists` is false beyond the last channel
-struct WkvPlace {
-  int64_t batch, stretch, channel, begin;
-  int tokens;
-  bool exists;
-};
-
-template <int kTokens>
-SOLA_DEVICE WkvPlace wkv_place(const WkvParams& p) {
-  const int64_t blocks = (p.C + kWkvThreads - 1) / kWkvThreads, row = blockIdx.x / blocks;
-  const int64_t channel = blockIdx.x % blocks * kWkvThreads + threadIdx.x, stretch = row % p.stretches;
-  const int64_t begin = stretch * kTokens;
-  return {row / p.stretches, stretch, channel, begin, int(min(int64_t(kTokens), p.N - begin)), channel < p.C};
-}
-
-template <int kTokens>
-SOLA_DEVICE Channel load_channel(const WkvParams& p, int64_t channel) {
-  Channel loaded;
-  loaded.load<kTokens>(static_cast<const float*>(p.decay)[channel], static_cast<const float*>(p.bonus)[channel]);
-  return loaded;
-}
-
-// one number per token for every thread of the block; neighbours in memory belong to neighbouring threads
-template <int kTokens>
-struct Column {
-  float* data;
-
-  SOLA_DEVICE explicit Column(int index)
-      : data(reinterpret_cast<float*>(shared_memory()) + index * kTokens * kWkvThreads + threadIdx.x) {}
-  SOLA_DEVICE float& operator[](int p) const { return data[p * kWkvThreads]; }
-
-  // f(number) of the tokens of a stretch, from a tensor
-  template <class In, class F>
-  SOLA_DEVICE void load(const In* from, int64_t stride, int tokens, const F& f) const {
-#pragma unroll 8
-    for (int p = 0; p < tokens; ++p) (*this)[p] = f(to_float(from[p * stride]));
-  }
-};
-
-// log-weights of a stretch to E = e^(x − M), tile by tile; M at the place of each tile's first token in `maxima`
-template <int kTokens>
-SOLA_DEVICE void exponentiate(Column<kTokens> x, Column<kTokens> maxima, int tokens, int tile) {
-  for (int first = 0; first < tokens; first += tile) {
-    const int end = min(first + tile, tokens);
-    float best = kEmpty;
-    for (int p = first; p < end; ++p) best = larger(x[p], best);
-    maxima[first] = best;
-    for (int p = first; p < end; ++p) x[p] = expf(x[p] - best);
-  }
-}
-
-// the tiles of a stretch in one direction: f(first token, tokens)
-template <Direction direction, class F>
-SOLA_DEVICE void for_tiles(int tokens, int tile, const F& f) {
-  const int last = (tokens - 1) / tile * tile;
-  for (int step = 0; step <= last; step += tile) {
-    const int first = direction == Direction::left_to_right ? step : last - step;
-    f(first, min(tile, tokens - first));
-  }
-}
-
-// K values, gauge and reference of a scan, C apart
-template <int K>
-SOLA_DEVICE Scan<K> load_scan(const float* from, int64_t C) {
-  Scan<K> scan;
-#pragma unroll
-  for (int i = 0; i < K; ++i) scan.value[i] = from[i * C];
-  scan.gauge = from[K * C];
-  scan.m = from[(K + 1) * C];
+template <Direction direction, int T, class First, class Second>
+SOLA_DEVICE Scan sum_tokens(const float (&weights)[T], float maximum, const First& first, const Second& second,
+                            const Channel& channel) {
+  Scan scan;
+  scan_tokens<direction>(weights, maximum, first, second, channel, scan, [](auto, int, float, float, float) {});
   return scan;
 }
-template <int K>
-SOLA_DEVICE void store_scan(const Scan<K>& scan, float* to, int64_t C) {
+
+constexpr int kWkvThreads = kWkvWarps * kWarp;
+
+// T: tokens of a lane
+template <int T>
+struct WkvPlace {
+  static constexpr int kStretch = T * kWkvWarps;
+  int64_t batch, stretch, channel, begin;
+  int tokens;   // of this lane
+  bool exists;  // false beyond the last channel
+
+  SOLA_DEVICE explicit WkvPlace(const WkvParams& p) {
+    const int64_t blocks = (p.C + kWarp - 1) / kWarp, row = blockIdx.x / blocks;
+    channel = blockIdx.x % blocks * kWarp + lane_of();
+    exists = channel < p.C;
+    batch = row / p.stretches;
+    stretch = row % p.stretches;
+    begin = stretch * kStretch + warp_of() * T;
+    tokens = exists ? int(max(int64_t(0), min(int64_t(T), p.N - begin))) : 0;
+  }
+
+  // the first token of a plane (B, N, row)
+  SOLA_DEVICE int64_t in_plane(const WkvWork& work) const { return (batch * work.op.N + begin) * work.row + channel; }
+
+  // a lane's numbers, 0 where there is none
+  template <class In>
+  SOLA_DEVICE void load(const View& view, float (&to)[T]) const {
+    load(row_of<const In>(view, batch, begin, 0) + channel, view.token, to);
+  }
+  template <class In>
+  SOLA_DEVICE void load(const In* from, int64_t stride, float (&to)[T]) const {
 #pragma unroll
-  for (int i = 0; i < K; ++i) to[i * C] = scan.value[i];
-  to[K * C] = scan.gauge;
-  to[(K + 1) * C] = scan.m;
-}
+    for (int p = 0; p < T; ++p) to[p] = p < tokens ? to_float(from[p * stride]) : 0.0f;
+  }
+  template <class In>
+  SOLA_DEVICE Channel channel_of(const In& p) const {
+    return exists ? Channel(static_cast<const float*>(p.decay)[channel], static_cast<const float*>(p.bonus)[channel], T)
+                  : Channel(0.0f, 0.0f, T);
+  }
+};
 
 // where a state of a stretch (or a group) and side begins, at one channel
 SOLA_DEVICE float* state_at(float* states, int64_t index, int side, int numbers, const WkvParams& p, int64_t channel) {
   return states + (index * 2 + side) * numbers * p.C + channel;
 }
+
+// a block's states in shared memory: by side, warp, number, lane
+template <class State>
+struct WarpStates {
+  static constexpr size_t kBytes = sizeof(float) * 2 * kWkvWarps * State::kNumbers * kWarp;
+
+  SOLA_DEVICE float* at(int side, int warp) const {
+    return reinterpret_cast<float*>(shared_memory()) + (side * kWkvWarps + warp) * State::kNumbers * kWarp + lane_of();
+  }
+  // what every warp's tokens sum up by themselves
+  SOLA_DEVICE void share(const State& left, const State& right) const {
+    left.store(at(0, warp_of()), kWarp);
+    right.store(at(1, warp_of()), kWarp);
+    sync_block();
+  }
+  // One warp to a side adds them up in their order, starting with what enters the stretch; with `keep` it leaves what
+  // enters every warp in the place of its own sums.
+  template <class Place>
+  SOLA_DEVICE State fold(State sum, const Place& place, const WkvWork& work, float decay, bool keep) const {
+    constexpr int T = Place::kStretch / kWkvWarps;
+    const int side = warp_of();
+    const int64_t begin = place.stretch * Place::kStretch;
+#pragma unroll 1
+    for (int i = 0; i < kWkvWarps; ++i) {
+      const int warp = side == 0 ? i : kWkvWarps - 1 - i;
+      State own;
+      own.load(at(side, warp), kWarp);
+      if (keep) sum.store(at(side, warp), kWarp);
+      const int64_t tokens = max(int64_t(0), min(int64_t(T), work.op.N - begin - warp * T));
+      sum.follow(own, float(tokens), decay);
+    }
+    return sum;
+  }
+  // from own sums to what enters each warp
+  template <class Place>
+  SOLA_DEVICE void enter(const Place& place, const WkvWork& work, float decay) const {
+    if (warp_of() < 2) {
+      State entering;
+      if (work.op.stretches > 1 && place.exists)
+        entering.load(state_at(work.states, place.batch * work.op.stretches + place.stretch, warp_of(), State::kNumbers,
+                               work.op, place.channel),
+                      work.op.C);
+      fold(entering, place, work, decay, true);
+    }
+    sync_block();
+  }
+  // a stretch's sums to global memory
+  template <class Place>
+  SOLA_DEVICE void leave(const Place& place, const WkvWork& work, float decay) const {
+    if (warp_of() >= 2) return;
+    const State sum = fold(State{}, place, work, decay, false);
+    if (place.exists)
+      sum.store(state_at(work.states, place.batch * work.op.stretches + place.stretch, warp_of(), State::kNumbers,
+                         work.op, place.channel),
+                work.op.C);
+  }
+};
+
+// references of a lane's tokens, where they have one each: in shared memory behind the states
+template <class State, int T>
+struct References {
+  float* data;
+
+  SOLA_DEVICE explicit References(int index)
+      : data(reinterpret_cast<float*>(shared_memory() + WarpStates<State>::kBytes) + index * T * kWkvThreads +
+             threadIdx.x) {}
+  SOLA_DEVICE float& operator[](int p) const { return data[p * kWkvThreads]; }
+};
 
 }  // namespace sola::cuda

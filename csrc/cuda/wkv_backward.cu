@@ -1,14 +1,15 @@
-// bidirectional WKV, backward: a stretch of tokens of one channel to a thread
+// bidirectional WKV, backward
 //
 // With z = −log(normaliser), the weight of token i in the average at t is e^(k_i + z_t − (|t−i|−1) w), or
-// e^(k_t + z_t + u) for itself. Sums over t therefore run as a scan of their own, with z for log-weights:
+// e^(k_t + z_t + u) for itself. Sums over t therefore run as a scan of their own, with z for log-weights, beside the
+// one over the keys with v and 1 (N and D, on the left and the right of a token):
 //
 //   P_i = Σ_t e^(z_t …) dy_t     H_i = Σ_t e^(z_t …) h_t     with h = −dy · y
 //   dv_i = e^(k_i) P_i           dk_i = v_i dv_i + e^(k_i) H_i
 //   du = Σ_i e^(k_i + z_i + u) (v_i dy_i + h_i)
-//   dw = −Σ_t e^(z_t) (dy_t Σ_i distance · weight · v_i + h_t Σ_i distance · weight)
+//   dw = −e^(−w) Σ_c (N_left P_right + D_left H_right + N_right P_left + D_right H_left)
 //
-// so dw needs the scan over the keys again, with its derivative. docs/math.md has the derivation.
+// where P_left and the others hold what lies on one side of c. docs/math.md has the derivation.
 
 #include "cuda/kernels.h"
 #include "cuda/wkv_connect.cuh"
@@ -16,161 +17,170 @@
 namespace sola::cuda {
 namespace {
 
-constexpr int kTokens = kWkvBackwardTokens;
-using Numbers = Column<kTokens>;
-using State = Scans<4, 2>;  // of keys, of gradients
-constexpr int kGrads = 6;   // where the second begins
+constexpr int T = kWkvBackwardTokens;
+constexpr Direction kFromLeft = Direction::left_to_right, kFromRight = Direction::right_to_left;
+using Place = WkvPlace<T>;
+using States = WarpStates<TwoScans>;
+using PerToken = References<TwoScans, T>;
+static_assert(TwoScans::kNumbers == kWkvBackwardNumbers);
 
-enum Columns {
-  kKeyWeights,
-  kKeyMaxima,
-  kGradWeights,
-  kGradMaxima,
-  kValues,
-  kGradOut,
-  kGradLog,
-  kFirst,
-  kSecond,
-  kReference,
-  kColumns
+// a lane's tokens: weights and values of the keys' scan and of the gradients'
+struct Tokens {
+  float keys[T], values[T], key_maximum;
+  float logs[T], grads[T], log_grads[T], log_maximum;
+
+  template <class In>
+  SOLA_DEVICE void load(const WkvWork& work, const Place& at, const Channel& channel) {
+    const WkvParams& p = work.op;
+    at.load<In>(p.k, keys);
+    at.load<In>(p.v, values);
+    at.load<In>(p.grad_out, grads);
+    at.load(static_cast<const float*>(p.log_normaliser) + at.in_plane(work), work.row, logs);
+    if (p.exact_out) {
+      at.load(static_cast<const float*>(p.exact_out) + at.in_plane(work), work.row, log_grads);
+    } else {
+      at.load<In>(p.out, log_grads);
+    }
+#pragma unroll
+    for (int i = 0; i < T; ++i) {
+      logs[i] = -logs[i];
+      log_grads[i] *= -grads[i];
+    }
+    key_maximum = exponentiate(keys, at.tokens, channel);
+    log_maximum = exponentiate(logs, at.tokens, channel);
+  }
+  template <Direction direction, class Visit>
+  SOLA_DEVICE void scan_keys(const Channel& channel, Scan& scan, const Visit& visit) const {
+    scan_tokens<direction>(keys, key_maximum, values, Ones{}, channel, scan, visit);
+  }
+  template <Direction direction, class Visit>
+  SOLA_DEVICE void scan_grads(const Channel& channel, Scan& scan, const Visit& visit) const {
+    scan_tokens<direction>(logs, log_maximum, grads, log_grads, channel, scan, visit);
+  }
+  template <Direction direction>
+  SOLA_DEVICE TwoScans sum(const Channel& channel) const {
+    return {sum_tokens<direction>(keys, key_maximum, values, Ones{}, channel),
+            sum_tokens<direction>(logs, log_maximum, grads, log_grads, channel)};
+  }
 };
 
-constexpr size_t bytes(int columns) { return sizeof(float) * columns * kTokens * kWkvThreads; }
+struct InRegisters {
+  float first[T], second[T];
+  SOLA_DEVICE explicit InRegisters(int) {}
+};
+struct InSharedMemory {
+  PerToken first, second;
+  SOLA_DEVICE explicit InSharedMemory(int index) : first(index), second(index + 1) {}
+};
 
-template <class In>
-SOLA_DEVICE void load_stretch(const WkvParams& p, const WkvPlace& at, const Channel& channel) {
-  const auto as_is = [](float x) { return x; };
-  const auto tokens_of = [&](const View& view) { return row_of<const In>(view, at.batch, at.begin, 0) + at.channel; };
-  const int64_t saved = (at.batch * p.N + at.begin) * p.C + at.channel;
-  Numbers{kKeyWeights}.load(tokens_of(p.k), p.k.token, at.tokens, as_is);
-  Numbers{kGradWeights}.load(static_cast<const float*>(p.log_normaliser) + saved, p.C, at.tokens,
-                             [](float x) { return -x; });
-  Numbers{kValues}.load(tokens_of(p.v), p.v.token, at.tokens, as_is);
-  const Numbers grad_out(kGradOut), grad_log(kGradLog);
-  grad_out.load(tokens_of(p.grad_out), p.grad_out.token, at.tokens, as_is);
-  if (p.exact_out) {
-    grad_log.load(static_cast<const float*>(p.exact_out) + saved, p.C, at.tokens, as_is);
-  } else {
-    grad_log.load(tokens_of(p.out), p.out.token, at.tokens, as_is);
+// sums over the tokens on one side of every token of a lane, and what they are relative to
+template <class Where>
+struct Sums : Where {
+  using Where::first, Where::second;
+  float reference = 0.0f;
+  PerToken references;
+
+  SOLA_DEVICE explicit Sums(int index) : Where(index + 1), references(index) {}
+  // visitor of a scan
+  SOLA_DEVICE auto keep() {
+    return [this](auto together, int i, float a, float b, float relative_to) {
+      first[i] = a;
+      second[i] = b;
+      if constexpr (together.value) {
+        reference = relative_to;
+      } else {
+        references[i] = relative_to;
+      }
+    };
   }
-  for (int i = 0; i < at.tokens; ++i) grad_log[i] *= -grad_out[i];
-  exponentiate(Numbers{kKeyWeights}, Numbers{kKeyMaxima}, at.tokens, channel.tile);
-  exponentiate(Numbers{kGradWeights}, Numbers{kGradMaxima}, at.tokens, channel.tile);
-}
-
-SOLA_DEVICE ScanTile key_tile(int first, int tokens) {
-  return {
-      &Numbers{kKeyWeights}[first], &Numbers{kValues}[first], nullptr, Numbers{kKeyMaxima}[first], tokens, kWkvThreads};
-}
-SOLA_DEVICE ScanTile grad_tile(int first, int tokens) {
-  return {&Numbers{kGradWeights}[first],
-          &Numbers{kGradOut}[first],
-          &Numbers{kGradLog}[first],
-          Numbers{kGradMaxima}[first],
-          tokens,
-          kWkvThreads};
-}
-
-template <Direction direction, int K, class Tile>
-SOLA_DEVICE void sum_up(const WkvPlace& at, const Channel& channel, Scan<K>& scan, const Tile& tile) {
-  for_tiles<direction>(at.tokens, channel.tile, [&](int first, int tokens) {
-    scan_tile<direction>(tile(first, tokens), channel, scan, [](int, const float*) {});
-  });
-}
-
-template <class In>
-__global__ void __launch_bounds__(kWkvThreads, 1) gather(WkvWork work) {
-  const WkvParams& p = work.op;
-  const WkvPlace at = wkv_place<kTokens>(p);
-  if (!at.exists) return;
-  const Channel channel = load_channel<kTokens>(p, at.channel);
-  load_stretch<In>(p, at, channel);
-  Scan<4> keys[2];
-  Scan<2> grads[2];
-  sum_up<Direction::left_to_right>(at, channel, keys[0], key_tile);
-  sum_up<Direction::left_to_right>(at, channel, grads[0], grad_tile);
-  sum_up<Direction::right_to_left>(at, channel, keys[1], key_tile);
-  sum_up<Direction::right_to_left>(at, channel, grads[1], grad_tile);
-#pragma unroll
-  for (int side = 0; side < 2; ++side) {
-    float* to = state_at(work.states, at.batch * p.stretches + at.stretch, side, State::kNumbers, p, at.channel);
-    store_scan(keys[side], to, p.C);
-    store_scan(grads[side], to + kGrads * p.C, p.C);
-  }
-}
-
-// Walks over a stretch from the right, keeping values `from` and `from` + 1 of every token, then from the left:
-// visit(first, token in the tile, values from the left, factors of the left and right sums) with factors(tile,
-// reference) → e^….
-template <int from, int K, class Tile, class Factor, class Visit>
-SOLA_DEVICE void both_scans(const WkvPlace& at, const Channel& channel, Scan<K>& left, Scan<K>& right,
-                            const Tile& tile_at, const Factor& factor, const Visit& visit) {
-  for_tiles<Direction::right_to_left>(at.tokens, channel.tile, [&](int first, int tokens) {
-    const ScanTile tile = tile_at(first, tokens);
-    Numbers{kReference}[first] = reference_in_tile(right, channel, tile.maximum);
-    scan_tile<Direction::right_to_left>(tile, channel, right, [&](int i, const float* value) {
-      Numbers{kFirst}[first + i] = value[from];
-      Numbers{kSecond}[first + i] = value[from + 1];
-    });
-  });
-  for_tiles<Direction::left_to_right>(at.tokens, channel.tile, [&](int first, int tokens) {
-    const ScanTile tile = tile_at(first, tokens);
-    const float by_left = factor(first, reference_in_tile(left, channel, tile.maximum));
-    const float by_right = factor(first, Numbers{kReference}[first]);
-    scan_tile<Direction::left_to_right>(tile, channel, left, [&](int i, const float* value) {
-      const int t = first + i;
-      visit(first, t, by_left * value[from] + by_right * Numbers{kFirst}[t],
-            by_left * value[from + 1] + by_right * Numbers{kSecond}[t]);
-    });
-  });
-}
-
-template <class In>
-__global__ void __launch_bounds__(kWkvThreads, 1) gradients(WkvWork work) {
-  const WkvParams& p = work.op;
-  const WkvPlace at = wkv_place<kTokens>(p);
-  if (!at.exists) return;
-  const Channel channel = load_channel<kTokens>(p, at.channel);
-  load_stretch<In>(p, at, channel);
-  Scan<4> keys[2];
-  Scan<2> grads[2];
-  if (p.stretches > 1) {
-#pragma unroll
-    for (int side = 0; side < 2; ++side) {
-      const float* states =
-          state_at(work.states, at.batch * p.stretches + at.stretch, side, State::kNumbers, p, at.channel);
-      keys[side] = load_scan<4>(states, p.C);
-      grads[side] = load_scan<2>(states + kGrads * p.C, p.C);
+  template <class Together>
+  SOLA_DEVICE float reference_of(Together, int i) const {
+    if constexpr (Together::value) {
+      return reference;
+    } else {
+      return references[i];
     }
   }
+};
+
+template <class In>
+__global__ void __launch_bounds__(kWkvThreads, 2) gather(WkvWork work) {
+  const Place at(work.op);
+  const Channel channel = at.channel_of(work.op);
+  Tokens tokens;
+  tokens.load<In>(work, at, channel);
+  const States states;
+  states.share(tokens.sum<kFromLeft>(channel), tokens.sum<kFromRight>(channel));
+  states.leave(at, work, channel.decay);
+}
+
+// one number of every warp's lanes to the sum over the warps, in their order; warp 0 gets it
+SOLA_DEVICE float add_warps(float x) {
+  float* numbers = reinterpret_cast<float*>(shared_memory());
+  sync_block();
+  numbers[threadIdx.x] = x;
+  sync_block();
+  float sum = 0.0f;
+  for (int warp = 0; warp < kWkvWarps; ++warp) sum += numbers[warp * kWarp + lane_of()];
+  return sum;
+}
+
+template <class In>
+__global__ void __launch_bounds__(kWkvThreads, 2) gradients(WkvWork work) {
+  const WkvParams& p = work.op;
+  const Place at(p);
+  const Channel channel = at.channel_of(p);
+  Tokens tokens;
+  tokens.load<In>(work, at, channel);
+  const States states;
+  states.share(tokens.sum<kFromLeft>(channel), tokens.sum<kFromRight>(channel));
+  states.enter(at, work, channel.decay);
+  TwoScans left, right;
+  left.load(states.at(0, warp_of()), kWarp);
+  right.load(states.at(1, warp_of()), kWarp);
+
+  // one of the three doesn't fit beside the others
+  Sums<InRegisters> keys_left(0), grads_right(1);
+  Sums<InSharedMemory> keys_right(2);
+  tokens.scan_keys<kFromRight>(channel, right.keys, keys_right.keep());
+  tokens.scan_grads<kFromRight>(channel, right.grads, grads_right.keep());
+  tokens.scan_keys<kFromLeft>(channel, left.keys, keys_left.keep());
   In* grad_k = row_of<In>(p.grad_k, at.batch, at.begin, 0) + at.channel;
   In* grad_v = row_of<In>(p.grad_v, at.batch, at.begin, 0) + at.channel;
-  const Numbers key_maxima(kKeyMaxima), grad_maxima(kGradMaxima);
   float grad_bonus = 0.0f, grad_decay = 0.0f;
-  both_scans<0>(
-      at, channel, grads[0], grads[1], grad_tile,
-      [&](int first, float reference) { return expf(key_maxima[first] + reference); },
-      [&](int first, int t, float P, float H) {
-        const float key_weight = Numbers{kKeyWeights}[t], v = Numbers{kValues}[t];
-        const float dy = Numbers{kGradOut}[t], h = Numbers{kGradLog}[t];
-        const float own = expf(key_maxima[first] + grad_maxima[first] + channel.bonus) * Numbers{kGradWeights}[t];
-        P += own * dy;
-        H += own * h;
-        grad_v[t * p.grad_v.token] = from_float<In>(key_weight * P);
-        grad_k[t * p.grad_k.token] = from_float<In>(key_weight * (v * P + H));
+  tokens.scan_grads<kFromLeft>(
+      channel, left.grads, [&](auto together, int i, float P_left, float H_left, float left_reference) {
+        if (i >= at.tokens) return;
+        const float v = tokens.values[i], dy = tokens.grads[i], h = tokens.log_grads[i];
+        // weights are E, relative to the maxima; one by one they are log-weights
+        const float key_log = together.value ? tokens.key_maximum : tokens.keys[i];
+        const float own_log = together.value ? tokens.log_maximum : tokens.logs[i];
+        const float key_weight = together.value ? tokens.keys[i] : 1.0f;
+        const float own_weight = together.value ? tokens.logs[i] : 1.0f;
+        const float right_reference = grads_right.reference_of(together, i);
+        const float by_left = expf(key_log + left_reference), by_right = expf(key_log + right_reference);
+        const float own = expf(key_log + own_log + channel.bonus) * own_weight;
+        const float P = by_left * P_left + by_right * grads_right.first[i] + own * dy;
+        const float H = by_left * H_left + by_right * grads_right.second[i] + own * h;
+        grad_v[i * p.grad_v.token] = from_float<In>(key_weight * P);
+        grad_k[i * p.grad_k.token] = from_float<In>(key_weight * (v * P + H));
         grad_bonus += key_weight * own * (v * dy + h);
-      });
-  both_scans<2>(
-      at, channel, keys[0], keys[1], key_tile,
-      [&](int first, float reference) { return expf(grad_maxima[first] + reference); },
-      [&](int, int t, float numerator, float denominator) {
+        // pairs that have this token between them
+        const float rightwards = expf(keys_left.reference_of(together, i) + right_reference - channel.decay);
+        const float leftwards = expf(keys_right.reference_of(together, i) + left_reference - channel.decay);
         grad_decay -=
-            Numbers{kGradWeights}[t] * (Numbers{kGradOut}[t] * numerator + Numbers{kGradLog}[t] * denominator);
+            rightwards * (keys_left.first[i] * grads_right.first[i] + keys_left.second[i] * grads_right.second[i]) +
+            leftwards * (keys_right.first[i] * P_left + keys_right.second[i] * H_left);
       });
+  grad_decay = add_warps(grad_decay);
+  grad_bonus = add_warps(grad_bonus);
+  if (warp_of() > 0 || !at.exists) return;
   const int64_t row = (at.batch * p.stretches + at.stretch) * p.C + at.channel;
   static_cast<float*>(p.grad_decay)[row] = grad_decay;
   static_cast<float*>(p.grad_bonus)[row] = grad_bonus;
 }
+
+constexpr size_t kBytes = States::kBytes + sizeof(float) * 5 * T * kWkvThreads;
 
 constexpr int kSlices = 8;
 
@@ -196,16 +206,15 @@ int launch_column_sum(const ColumnSumParams& p, void* stream) {
 }
 
 int launch_wkv_backward(const WkvWork& work, Dtype dtype, void* stream) {
-  const WkvParams& p = work.op;
-  const int64_t blocks = p.B * p.stretches * ((p.C + kWkvThreads - 1) / kWkvThreads);
+  const int64_t blocks = work.op.B * work.op.stretches * ((work.op.C + kWarp - 1) / kWarp);
   return with_input(dtype, [&](auto in) {
     using In = decltype(in);
     int error = cudaSuccess;
-    if (p.stretches > 1) {
-      error = launch(gather<In>, blocks, kWkvThreads, bytes(kFirst), stream, work);
-      if (error == cudaSuccess) error = launch_connect<State, kTokens>(work, stream);
+    if (work.op.stretches > 1) {
+      error = launch(gather<In>, blocks, kWkvThreads, States::kBytes, stream, work);
+      if (error == cudaSuccess) error = launch_connect<TwoScans, Place::kStretch>(work, stream);
     }
-    return error ? error : launch(gradients<In>, blocks, kWkvThreads, bytes(kColumns), stream, work);
+    return error ? error : launch(gradients<In>, blocks, kWkvThreads, kBytes, stream, work);
   });
 }
 

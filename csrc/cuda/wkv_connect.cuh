@@ -9,44 +9,13 @@ namespace sola::cuda {
 
 enum class Step { totals, groups, stretches };
 
-// one or two scans that are carried together
-template <int... K>
-struct Scans;
-template <int K>
-struct Scans<K> {
-  static constexpr int kNumbers = K + 2;
-  Scan<K> scan;
-  SOLA_DEVICE void load(const float* from, int64_t C) { scan = load_scan<K>(from, C); }
-  SOLA_DEVICE void store(float* to, int64_t C) const { store_scan(scan, to, C); }
-  SOLA_DEVICE void follow(const Scans& other, float tokens, float decay) {
-    scan.move(tokens, decay);
-    scan.add(other.scan);
-  }
-};
-template <int K, int L>
-struct Scans<K, L> {
-  static constexpr int kNumbers = K + L + 4;
-  Scans<K> one;
-  Scans<L> two;
-  SOLA_DEVICE void load(const float* from, int64_t C) {
-    one.load(from, C);
-    two.load(from + (K + 2) * C, C);
-  }
-  SOLA_DEVICE void store(float* to, int64_t C) const {
-    one.store(to, C);
-    two.store(to + (K + 2) * C, C);
-  }
-  SOLA_DEVICE void follow(const Scans& other, float tokens, float decay) {
-    one.follow(other.one, tokens, decay);
-    two.follow(other.two, tokens, decay);
-  }
-};
+constexpr int kConnectThreads = 64;  // channels of a block
 
 template <class State, int kTokens, Step step>
-__global__ void __launch_bounds__(kWkvThreads, 1) connect(WkvWork work) {
+__global__ void __launch_bounds__(kConnectThreads, 1) connect(WkvWork work) {
   const WkvParams& p = work.op;
-  const int64_t blocks = (p.C + kWkvThreads - 1) / kWkvThreads,
-                channel = blockIdx.x % blocks * kWkvThreads + threadIdx.x;
+  const int64_t blocks = (p.C + kConnectThreads - 1) / kConnectThreads,
+                channel = blockIdx.x % blocks * kConnectThreads + threadIdx.x;
   if (channel >= p.C) return;
   // (batch, group, side), or (batch, side) for the walk over groups
   int64_t index = blockIdx.x / blocks;
@@ -78,15 +47,15 @@ __global__ void __launch_bounds__(kWkvThreads, 1) connect(WkvWork work) {
 template <class State, int kTokens>
 int launch_connect(const WkvWork& work, void* stream) {
   const WkvParams& p = work.op;
-  const int64_t blocks = p.B * 2 * ((p.C + kWkvThreads - 1) / kWkvThreads);
+  const int64_t blocks = p.B * 2 * ((p.C + kConnectThreads - 1) / kConnectThreads);
   int error = cudaSuccess;
   if (work.groups > 1) {
-    error = launch(connect<State, kTokens, Step::totals>, blocks * work.groups, kWkvThreads, 0, stream, work);
+    error = launch(connect<State, kTokens, Step::totals>, blocks * work.groups, kConnectThreads, 0, stream, work);
     if (error == cudaSuccess)
-      error = launch(connect<State, kTokens, Step::groups>, blocks, kWkvThreads, 0, stream, work);
+      error = launch(connect<State, kTokens, Step::groups>, blocks, kConnectThreads, 0, stream, work);
   }
   if (error == cudaSuccess)
-    error = launch(connect<State, kTokens, Step::stretches>, blocks * work.groups, kWkvThreads, 0, stream, work);
+    error = launch(connect<State, kTokens, Step::stretches>, blocks * work.groups, kConnectThreads, 0, stream, work);
   return error;
 }
 

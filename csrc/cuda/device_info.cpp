@@ -1,3 +1,6 @@
+// what the host sides ask of a device
+
+#include "cuda/device.h"
 #include "cuda/host.h"
 
 namespace sola::cuda {
@@ -6,6 +9,13 @@ namespace sola::cuda {
 void* current_stream(const at::Device& device) {
   const c10::impl::VirtualGuardImpl guard(device.type());
   return reinterpret_cast<void*>(guard.getStream(device).native_handle());
+}
+
+DeviceSize size_of(const at::Device& device) {
+  static const std::vector<SolaCudaDevice> devices = visible_cuda_devices();
+  const auto index = static_cast<size_t>(device.index());
+  if (index >= devices.size()) return {};
+  return {devices[index].l2_bytes, devices[index].multiprocessors};
 }
 
 }  // namespace sola::cuda
