@@ -101,6 +101,7 @@ _ATTENTION_SIZES = (
     (1, 64, 130, 1, 256, 64),
     (1, 197, 197, 2, 33, 17),
     (1, 1000, 1000, 1, 64, 64),
+    (2, 250, 130, 1, 100, 128),
 )
 # decayed or causal: as many keys as queries; several chunks, and a last chunk of one token
 _CHUNKED_SIZES = (

@@ -77,6 +77,9 @@ struct ReadParams {
 
 enum class Read { values, query_gradients, key_gradients };
 
+// head dims up to which 32 queries of a warp leave their sums in registers
+constexpr int kWideSoftmax = 128;
+
 struct SoftmaxBackwardParams {
   SoftmaxParams op;
   float* delta;  // (B, H, N), dO · O
@@ -88,8 +91,8 @@ constexpr int kWkvForwardNumbers = 4, kWkvBackwardNumbers = 8;
 // stretches that are summed up together on the way
 constexpr int kWkvGroup = 64;
 
-// WKV in stretches of tokens; a state is the sums of one side, (numbers, C): two values, gauge and reference of a scan or
-// of two
+// WKV in stretches of tokens; a state is the sums of one side, (numbers, C): two values, gauge and reference of a scan
+// or of two
 struct WkvWork {
   WkvParams op;  // grad_decay, grad_bonus: (B, stretches, C) partial sums
   int64_t row;   // channels between two tokens of log_normaliser and exact_out, of which op may have a slice

@@ -10,7 +10,8 @@ int launch_reduce(const ReduceParams& p, void* stream);
 int launch_read(const ReadParams& p, Read kind, Dtype dtype, void* stream);
 int launch_wide_read(const ReadParams& p, Read kind, Dtype dtype, void* stream);
 
-int launch_softmax_forward(const SoftmaxParams& p, Dtype dtype, void* stream);
+// rows: queries of a block, kTile or, of half types with head dims up to kWideSoftmax, twice that
+int launch_softmax_forward(const SoftmaxParams& p, int rows, Dtype dtype, void* stream);
 int launch_softmax_backward(const SoftmaxBackwardParams& p, Dtype dtype, void* stream);
 
 int launch_wkv_forward(const WkvWork& p, Dtype dtype, void* stream);

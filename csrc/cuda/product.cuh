@@ -225,26 +225,36 @@ SOLA_DEVICE void multiply(Sums<MT, NT>& sums, Operand<Mul> left, Operand<Mul> ri
   }
 }
 
-// sums += left · right, with the left operand (16 rows) in registers as another product left it. Half types pack it as
-// it is; float goes through `scratch`, 16 rows of the warp's own in shared memory.
-template <Along ra, int KT, int NT, class Mul>
-SOLA_DEVICE void multiply_sums(Sums<1, NT>& sums, const Sums<1, KT>& left, Operand<Mul> right, Operand<Mul> scratch) {
+// sums += left · right, with the left operand in registers as another product left it. Half types pack it as it is;
+// float goes through `scratch`, 16 rows of the warp's own in shared memory.
+template <Along ra, int MT, int KT, int NT, class Mul>
+SOLA_DEVICE void multiply_sums(Sums<MT, NT>& sums, const Sums<MT, KT>& left, Operand<Mul> right, Operand<Mul> scratch) {
   if constexpr (is_half<Mul>) {
 #pragma unroll
     for (int k = 0; k < KT; k += 2) {
-      const float (&low)[4] = left[0][k];
-      const float (&high)[4] = left[0][k + 1];
-      const uint32_t a[4] = {pack<Mul>(low[0], low[1]), pack<Mul>(low[2], low[3]), pack<Mul>(high[0], high[1]),
-                             pack<Mul>(high[2], high[3])};
+      uint32_t a[MT][4];
+#pragma unroll
+      for (int m = 0; m < MT; ++m) {
+        const float (&low)[4] = left[m][k];
+        const float (&high)[4] = left[m][k + 1];
+        a[m][0] = pack<Mul>(low[0], low[1]);
+        a[m][1] = pack<Mul>(low[2], low[3]);
+        a[m][2] = pack<Mul>(high[0], high[1]);
+        a[m][3] = pack<Mul>(high[2], high[3]);
+      }
 #pragma unroll
       for (int n = 0; n < NT; n += 2) {
         uint32_t b[4];
         right_fragments<ra>(b, right, 8 * n, 8 * k);
-        mma(sums[0][n], a, b[0], b[1], Mul{});
-        mma(sums[0][n + 1], a, b[2], b[3], Mul{});
+#pragma unroll
+        for (int m = 0; m < MT; ++m) {
+          mma(sums[m][n], a[m], b[0], b[1], Mul{});
+          mma(sums[m][n + 1], a[m], b[2], b[3], Mul{});
+        }
       }
     }
   } else {
+    static_assert(MT == 1);
     Mul* rows = const_cast<Mul*>(scratch.data);
     sync_warp();
     store_sums(left, rows, scratch.stride);

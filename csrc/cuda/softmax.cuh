@@ -8,31 +8,34 @@ namespace sola::cuda {
 
 constexpr float kLn2 = 0.6931471805599453f;
 
-// a block's head and rows: queries, or keys
+// A block's head and rows, queries or keys, and which part of their columns. A grid has less than 2³¹ blocks, and a
+// sequence fewer tokens (the host looks).
 struct SoftmaxPlace {
-  int64_t head, batch, inner, first;
-  int rows;
+  int head, batch, inner, rows, first, part;
 };
 
 SOLA_DEVICE SoftmaxPlace place_of(const AttentionSizes& size, int64_t tokens, int tile) {
-  const int64_t tiles = (tokens + tile - 1) / tile, head = blockIdx.x / tiles, first = blockIdx.x % tiles * tile;
-  return {head, head / size.H, head % size.H, first, int(min(int64_t(tile), tokens - first))};
+  const int tiles = int((tokens + tile - 1) / tile), heads = int(size.H), blocks = int(size.B) * heads * tiles;
+  const int index = int(blockIdx.x) % blocks, head = index / tiles, first = index % tiles * tile;
+  return {head, head / heads, head % heads, min(tile, int(tokens) - first), first, int(blockIdx.x) / blocks};
 }
 
-constexpr int64_t kEverything = int64_t(1) << 62;
+constexpr int kEverything = 0x7fffffff - 64;
 
 // scores of keys that don't exist, or that come after the query of this lane's first row, become −Inf
-template <int KT>
-SOLA_DEVICE void hide(Sums<1, KT>& scores, int64_t first, int64_t keys, int64_t query) {
+template <int MT, int KT>
+SOLA_DEVICE void hide(Sums<MT, KT>& scores, int first, int keys, int query) {
   if (first + 8 * KT <= keys && first + 8 * KT <= query - 7) return;
   const int t = lane_of() % 4;
 #pragma unroll
-  for (int n = 0; n < KT; ++n)
+  for (int m = 0; m < MT; ++m)
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int64_t key = first + 8 * n + 2 * t + i % 2;
-      if (key >= keys || key > query + i / 2 * 8) scores[0][n][i] = -INFINITY;
-    }
+    for (int n = 0; n < KT; ++n)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int key = first + 8 * n + 2 * t + i % 2;
+        if (key >= keys || key > query + 16 * m + i / 2 * 8) scores[m][n][i] = -INFINITY;
+      }
 }
 
 }  // namespace sola::cuda

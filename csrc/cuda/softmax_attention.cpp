@@ -9,10 +9,26 @@ namespace softmax {
 
 constexpr const char* kOp = "softmax_attention";
 
-std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, double scale,
-                                           bool causal) {
+AttentionSizes check(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
   const auto s = check_attention(kOp, q, k, v);
   check_dtype(kOp, "q", q);
+  // places of tokens are counted in 32 bits; offsets are not
+  constexpr int64_t kMostTokens = int64_t(1) << 30;
+  TORCH_CHECK_VALUE(s.N <= kMostTokens, kOp, ": q must have at most ", kMostTokens, " tokens on cuda, got ", s.N);
+  TORCH_CHECK_VALUE(s.M <= kMostTokens, kOp, ": k must have at most ", kMostTokens, " tokens on cuda, got ", s.M);
+  return s;
+}
+
+// Twice the queries to a block halve what it reads of keys and values, as long as they exist and fill the device.
+int rows_of_block(const AttentionSizes& s, const at::Device& device) {
+  const int64_t tiles = (s.N + kTile - 1) / kTile, pairs = (tiles + 1) / 2;
+  const bool wasteful = tiles % 2 == 1 && tiles < 16;
+  return !wasteful && s.B * s.H * pairs >= 2 * size_of(device).multiprocessors ? 2 * kTile : kTile;
+}
+
+std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, double scale,
+                                           bool causal) {
+  const auto s = check(q, k, v);
   const c10::DeviceGuard guard(q.device());
   auto out = at::empty({s.B, s.N, s.H, s.V}, q.options());
   auto logsumexp = at::empty({s.B, s.H, s.N}, float_like(q));
@@ -20,15 +36,14 @@ std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& q, const at::Tensor
 
   const SoftmaxParams p{s,     view_of(q), view_of(k), view_of(v), view_of(out), logsumexp.data_ptr(),
                         scale, causal,     {},         {},         {},           {}};
-  check_launch(kOp, launch_softmax_forward(p, dtype_of(q), current_stream(q.device())));
+  check_launch(kOp, launch_softmax_forward(p, rows_of_block(s, q.device()), dtype_of(q), current_stream(q.device())));
   return {out, logsumexp};
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> backward(const at::Tensor& grad_out, const at::Tensor& q,
                                                         const at::Tensor& k, const at::Tensor& v, const at::Tensor& out,
                                                         const at::Tensor& logsumexp, double scale, bool causal) {
-  const auto s = check_attention(kOp, q, k, v);
-  check_dtype(kOp, "q", q);
+  const auto s = check(q, k, v);
   const c10::DeviceGuard guard(q.device());
   auto grad_q = at::empty(q.sizes(), q.options());
   auto grad_k = at::empty(k.sizes(), k.options());

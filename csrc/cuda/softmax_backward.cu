@@ -65,14 +65,14 @@ SOLA_DEVICE void differentiate(const SoftmaxParams& p, int64_t first_row, int64_
 
 template <class In, int T, class Tiles = BackwardTiles<In, T>>
 SOLA_DEVICE void write_part(const Sums<1, Tiles::kPart / 8>& sums, In* staging, const View& view,
-                            const SoftmaxPlace& at, int part, int64_t columns) {
+                            const SoftmaxPlace& at, int64_t columns) {
   constexpr int stride = Tiles::kStride;
   sync_block();
   store_sums(sums, staging + 16 * warp_of() * stride, stride);
   sync_block();
-  In* to = row_of<In>(view, at.batch, at.first, at.inner) + part * Tiles::kPart;
+  In* to = row_of<In>(view, at.batch, at.first, at.inner) + at.part * Tiles::kPart;
   store_tile<Tiles::kRows, Tiles::kPart, Tiles::kBlock>(
-      staging, stride, Rows<In>{to, view.token, at.rows, int(columns) - part * Tiles::kPart});
+      staging, stride, Rows<In>{to, view.token, at.rows, int(columns) - at.part * Tiles::kPart});
 }
 
 template <class In, int T, Of of>
@@ -89,16 +89,12 @@ __global__ void __launch_bounds__(BackwardTiles<In, T>::kBlock, 1) backward(Soft
   const Pair keys{p.k, p.v}, queries{p.q, p.grad_out};
   const Pair mine = of == Of::keys ? keys : queries, others = of == Of::keys ? queries : keys;
   const int64_t my_tokens = of == Of::keys ? p.size.M : p.size.N, tokens = of == Of::keys ? p.size.N : p.size.M;
-  const int64_t tiles = (my_tokens + Tiles::kRows - 1) / Tiles::kRows,
-                part = blockIdx.x / (p.size.B * p.size.H * tiles);
-  const int64_t index = blockIdx.x % (p.size.B * p.size.H * tiles), head = index / tiles;
-  const SoftmaxPlace at{head, head / p.size.H, head % p.size.H, index % tiles * Tiles::kRows,
-                        int(min(int64_t(Tiles::kRows), my_tokens - index % tiles * Tiles::kRows))};
+  const SoftmaxPlace at = place_of(p.size, my_tokens, Tiles::kRows);
   // causal: queries see no later keys, keys are seen by no earlier queries
   const int64_t begin = of == Of::keys && p.causal ? at.first / CB * CB : 0;
-  const int64_t end = of == Of::queries && p.causal ? min(tokens, at.first + at.rows) : tokens;
-  const float* lse = static_cast<const float*>(p.logsumexp) + head * p.size.N;
-  const float* delta = params.delta + head * p.size.N;
+  const int64_t end = of == Of::queries && p.causal ? min(tokens, int64_t(at.first + at.rows)) : tokens;
+  const float* lse = static_cast<const float*>(p.logsumexp) + int64_t(at.head) * p.size.N;
+  const float* delta = params.delta + int64_t(at.head) * p.size.N;
 
   copy_pair<In, Tiles::kRows, T, Tiles::kBlock>(mine, p, at, at.first, my_tokens, rows);
   copy_pair<In, CB, T, Tiles::kBlock>(others, p, at, begin, end, columns);
@@ -135,15 +131,15 @@ __global__ void __launch_bounds__(BackwardTiles<In, T>::kBlock, 1) backward(Soft
       return of == Of::keys ? float2{saved[column_in_tile], saved[CB + column_in_tile]} : of_row[i / 2];
     });
     const Operand<In> pad{scratch, Tiles::kScratch};
-    const int offset = int(part) * Tiles::kPart;
+    const int offset = at.part * Tiles::kPart;
     multiply_sums<Along::other>(one, grads, Operand<In>{column + offset, stride}, pad);
     if constexpr (of == Of::keys)
       multiply_sums<Along::other>(two, weights, Operand<In>{column + CB * stride + offset, stride}, pad);
     sync_block();
   }
   wait_copies<0>();
-  write_part<In, T>(one, rows, of == Of::keys ? p.grad_k : p.grad_q, at, int(part), p.size.D);
-  if constexpr (of == Of::keys) write_part<In, T>(two, rows, p.grad_v, at, int(part), p.size.V);
+  write_part<In, T>(one, rows, of == Of::keys ? p.grad_k : p.grad_q, at, p.size.D);
+  if constexpr (of == Of::keys) write_part<In, T>(two, rows, p.grad_v, at, p.size.V);
 }
 
 // δ of one query by each warp
