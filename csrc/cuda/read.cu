@@ -6,7 +6,7 @@
 //   key gradients     dφ(k) = v dSᵀ + dz, dv = φ(k) dS
 //
 // A block owns a range of tokens of one head, and keeps the state in shared memory. Its warps walk 16 rows at a time,
-// with the next rows on their way; no tensor is read twice.
+// with the next rows on their way.
 
 #include "cuda/kernels.h"
 #include "cuda/launch.h"
@@ -162,8 +162,8 @@ SOLA_DEVICE void store_gradient(const ReadParams& p, const StateMemory<In, T>& m
 #pragma unroll
     for (int j = 0; j < 8; ++j) grad[group][j] = by.r * fmaf(by.u, z[j], grad[group][j]);
     multiply_slopes(p.map, phi[group], grad[group]);
-    store_neighbours(grad[group], to.at(token) + neighbour_column(group),
-                     token < to.tokens ? to.columns - neighbour_column(group) : 0, to.vectorial);
+    store_eight(grad[group], to.at(token) + neighbour_column(group),
+                token < to.tokens ? to.columns - neighbour_column(group) : 0, to.vectorial);
   }
 }
 

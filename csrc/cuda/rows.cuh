@@ -85,26 +85,6 @@ SOLA_DEVICE void take(const Sums<1, NT>& sums, int half, int group, float (&to)[
   for (int j = 0; j < 8; ++j) to[j] = sums[0][4 * group + j / 2][2 * half + j % 2];
 }
 
-// eight neighbours to global memory; `left` of them and what follows them exist
-template <class In>
-SOLA_DEVICE void store_neighbours(const float (&x)[8], In* to, int left, bool vectorial) {
-  constexpr int kWide = kVector<In>;
-#pragma unroll
-  for (int v = 0; v < 8; v += kWide) {
-    float part[kWide];
-#pragma unroll
-    for (int j = 0; j < kWide; ++j) part[j] = x[v + j];
-    if (vectorial) {
-      if (v < left) store_vector<In>(part, to + v);
-      continue;
-    }
-#pragma unroll
-    for (int j = 0; j < kWide; ++j) {
-      if (v + j < left) to[v + j] = from_float<In>(part[j]);
-    }
-  }
-}
-
 // f(half, group, x) makes eight neighbours of 16 rows, which go to the tokens from `first` on, columns from
 // `first_column` on
 template <int T, class In, class F>
@@ -114,7 +94,7 @@ SOLA_DEVICE void store_rows(const HeadRows<In>& to, int64_t first, int first_col
     float x[8];
     f(half, group, x);
     const int column = first_column + 32 * group;
-    store_neighbours(x, own.data[half] + column, own.left[half] - column, to.vectorial);
+    store_eight(x, own.data[half] + column, own.left[half] - column, to.vectorial);
   });
 }
 

@@ -28,8 +28,8 @@ struct HeadRows {
   T* data;
   int64_t stride, tokens;
   int columns;
-  bool
-      vectorial;  // whether 16 bytes can be moved at a time; the same for all threads, so that branches by it are cheap
+  // whether 16 bytes can be moved at a time: the same for all threads, so that branches by it are cheap
+  bool vectorial;
 
   SOLA_DEVICE HeadRows(const View& view, const TokenRange& at, int64_t heads, int64_t first_column, int64_t columns)
       : data(row_of<T>(view, at.batch, at.begin, at.head % heads) + first_column),
