@@ -116,7 +116,7 @@ using ChunkedForward = std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, 
 using ChunkedBackward = std::tuple<Tensor, Tensor, Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&,
                                                                    const Tensor&, const std::optional<Tensor>&,
                                                                    const Tensor&, const Tensor&, c10::string_view, bool,
-                                                                   bool, double, int64_t);
+                                                                   bool, double, int64_t, bool);
 
 std::tuple<Tensor, Tensor> chunked_forward(const Tensor& q, const Tensor& k, const Tensor& v,
                                            const std::optional<Tensor>& decay, c10::string_view feature_map,
@@ -138,6 +138,7 @@ struct ChunkedNode : Function<ChunkedNode> {
     context->saved_data["normalize"] = normalize;
     context->saved_data["eps"] = eps;
     context->saved_data["chunk"] = chunk;
+    context->saved_data["decay_grad"] = decay && decay->requires_grad();
     return {out, normaliser};
   }
 
@@ -148,8 +149,9 @@ struct ChunkedNode : Function<ChunkedNode> {
     auto [q, k, v, grad_decay] =
         find<ChunkedBackward>("sola::chunked_linear_attention_backward")
             .call(grads[0], saved[0], saved[1], saved[2], decay, saved[4], saved[5], data["feature_map"].toStringRef(),
-                  data["causal"].toBool(), data["normalize"].toBool(), data["eps"].toDouble(), data["chunk"].toInt());
-    if (!decay) grad_decay = Tensor();
+                  data["causal"].toBool(), data["normalize"].toBool(), data["eps"].toDouble(), data["chunk"].toInt(),
+                  data["decay_grad"].toBool());
+    if (!data["decay_grad"].toBool()) grad_decay = Tensor();
     return {q, k, v, grad_decay, Tensor(), Tensor(), Tensor(), Tensor(), Tensor()};
   }
 };

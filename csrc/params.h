@@ -53,6 +53,7 @@ struct ChunkedParams {
   int64_t chunk;
   // backward only
   View grad_out, grad_q, grad_k, grad_v;
+  bool decay_grad;  // whether the gradient of log_decay is wanted
 };
 
 // B batch, N tokens, C channels; views have no head stride

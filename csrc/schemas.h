@@ -21,14 +21,14 @@ inline void define_schemas(torch::Library& m) {
       "linear_attention_backward(Tensor grad_out, Tensor q, Tensor k, Tensor v, Tensor state,"
       " Tensor key_sum, str feature_map, bool normalize, float eps)"
       " -> (Tensor grad_q, Tensor grad_k, Tensor grad_v)");
-  // decay (H) or None -> out (B, N, H, V), normaliser (B, H, N)
+  // decay (H) or None -> out (B, N, H, V), normaliser (B, H, N); grad_decay is empty without decay or `decay_grad`
   m.def(
       "chunked_linear_attention(Tensor q, Tensor k, Tensor v, Tensor? decay, str feature_map,"
       " bool causal, bool normalize, float eps, int chunk) -> (Tensor out, Tensor normaliser)");
   m.def(
       "chunked_linear_attention_backward(Tensor grad_out, Tensor q, Tensor k, Tensor v, Tensor? decay,"
-      " Tensor out, Tensor normaliser, str feature_map, bool causal, bool normalize, float eps, int chunk)"
-      " -> (Tensor grad_q, Tensor grad_k, Tensor grad_v, Tensor grad_decay)");
+      " Tensor out, Tensor normaliser, str feature_map, bool causal, bool normalize, float eps, int chunk,"
+      " bool decay_grad=True) -> (Tensor grad_q, Tensor grad_k, Tensor grad_v, Tensor grad_decay)");
   // k, v (B, N, C), decay, bonus (C) -> out (B, N, C), saved (S, B, N, C) in the dtype of the sums: the logarithm of
   // the normaliser and, where out has been rounded to half precision, out before that; nothing unless `save`
   m.def("wkv(Tensor k, Tensor v, Tensor decay, Tensor bonus, bool save=False) -> (Tensor out, Tensor saved)");

@@ -149,6 +149,17 @@ def _expected_macs(case: Case) -> int:
     return batch * heads * (within + (1 if options.get("causal") else 2) * across)
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_gradients_do_not_depend_on_who_wants_the_decays(causal: bool) -> None:
+    case = Case("linear_attention", (1, 150, 150, 2, 8, 8), (("causal", causal),), decay=0.98)
+    *tokens, decay = case.inputs(torch.float32)
+    tokens = [tensor.requires_grad_() for tensor in tokens]
+    fixed = torch.autograd.grad(case.run([*tokens, decay]).square().sum(), tokens)
+    learned = torch.autograd.grad(case.run([*tokens, decay.requires_grad_()]).square().sum(), [*tokens, decay])
+    assert all(torch.equal(left, right) for left, right in zip(fixed, learned[:3], strict=True))
+    assert learned[3].all()
+
+
 @pytest.mark.parametrize("case", [*SMALL_CASES, *CASES[::11]], ids=str)
 def test_flop_counters_agree_with_the_formula(case: Case) -> None:
     inputs = [tensor.to("meta") for tensor in case.inputs(torch.float32)]

@@ -119,26 +119,25 @@ std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& q, const at::Tensor
 
   const ChunkedParams p{s,           view_of(q), view_of(k), view_of(v), view_of(out), normaliser.data_ptr(),
                         logs.data(), map,        causal,     normalize,  eps,          chunk,
-                        {},          {},         {},         {}};
+                        {},          {},         {},         {},         false};
   Segments(p, dtype_of(q), false, sums).run(1.0, [&](const Task& task, Place place, const void* states, int64_t) {
     kernels().chunked_attention.forward(p, task, place, states);
   });
   return {out, normaliser};
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> backward(const at::Tensor& grad_out, const at::Tensor& q,
-                                                                    const at::Tensor& k, const at::Tensor& v,
-                                                                    const std::optional<at::Tensor>& decay,
-                                                                    const at::Tensor& out, const at::Tensor& normaliser,
-                                                                    c10::string_view feature_map, bool causal,
-                                                                    bool normalize, double eps, int64_t chunk) {
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> backward(
+    const at::Tensor& grad_out, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+    const std::optional<at::Tensor>& decay, const at::Tensor& out, const at::Tensor& normaliser,
+    c10::string_view feature_map, bool causal, bool normalize, double eps, int64_t chunk, bool decay_grad) {
   const auto s = check_chunked(q, k, v, chunk);
   const auto logs = log_decays(decay, q);
   const auto sums = q.options().dtype(accumulate_type(q));
+  decay_grad = decay_grad && decay;
   auto grad_q = at::empty(q.sizes(), q.options());
   auto grad_k = at::empty(k.sizes(), k.options());
   auto grad_v = at::empty(v.sizes(), v.options());
-  auto grad_decay = at::zeros({decay ? s.H : 0}, sums);
+  auto grad_decay = at::zeros({decay_grad ? s.H : 0}, sums);
   if (s.B * s.N * s.H == 0) return {grad_q, grad_k, grad_v, grad_decay};
 
   const at::Tensor grad = dense_last(grad_out), saved = dense_last(out), denominators = normaliser.contiguous();
@@ -157,13 +156,14 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> backward(const at::Te
                         view_of(grad),
                         view_of(grad_q),
                         view_of(grad_k),
-                        view_of(grad_v)};
+                        view_of(grad_v),
+                        decay_grad};
   const Segments segments(p, dtype_of(q), true, sums);
   std::vector<double> grad_logs(s.B * s.H * segments.count());
   segments.run(3.0, [&](const Task& task, Place place, const void* states, int64_t index) {
     grad_logs[index] = kernels().chunked_attention.backward(p, task, place, states);
   });
-  for (int64_t h = 0; decay && h < s.H; ++h) {
+  for (int64_t h = 0; decay_grad && h < s.H; ++h) {
     double total = 0;
     for (int64_t b = 0; b < s.B; ++b) {
       for (int64_t i = 0; i < segments.count(); ++i) total += grad_logs[(b * s.H + h) * segments.count() + i];

@@ -267,7 +267,7 @@ class ChunkedAttention {
       // the columns beyond the chunk meet zeros in T
       for (int64_t j = 0; j < Cp; j += kLanes<A>) store(grads + j, load(grads + j) + grad_d_[r]);
       weigh_pairs(pairs_ + r * Cp, r);
-      grad_log_decay_ += weighted_distance(pairs_ + r * Cp, grads, r);
+      if (p_.decay_grad) grad_log_decay_ += weighted_distance(pairs_ + r * Cp, grads, r);
       weigh_pairs(grads, r);
     }
     tiles_.multiply_by_pairs({grad_pairs_, Cp, 1}, tiles_.phi_k, Dp, rows, grad_phi_q_);
@@ -294,7 +294,7 @@ class ChunkedAttention {
         add_row(values + r * Vp, out_ + r * Vp, Vp, states_.reads(other, r, rows));
       }
     }
-    if (queries_read && keys_read) {
+    if (p_.decay_grad && queries_read && keys_read) {
       grad_log_decay_ += double(rows) * double(states_.power(rows + 1)) * long_dot(grads, keys, states_.size());
     }
   }
@@ -307,9 +307,10 @@ class ChunkedAttention {
     for (int64_t r = 0; r < rows; ++r) {
       const A weight = states_.reads(side, r, rows), coefficient = coefficients ? coefficients[r] : A(1);
       const A* phi_row = phi + r * Dp;
-      const A along = dot(phi_row, product + r * Dp, Dp) + coefficient * dot(phi_row, companion, Dp);
       add_row(product + r * Dp, gradient + r * Dp, Dp, weight);
       add_row(companion, gradient + r * Dp, Dp, weight * coefficient);
+      if (!p_.decay_grad) continue;
+      const A along = dot(phi_row, product + r * Dp, Dp) + coefficient * dot(phi_row, companion, Dp);
       const int64_t distance = (side == Side::left ? r : rows - 1 - r) + edge;
       grad_log_decay_ += double(distance) * double(weight) * double(along);
     }

@@ -189,19 +189,18 @@ void add_decays(const Call& call, const View& q, const View& k, const View& v, c
                                        call.stream));
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> backward(const at::Tensor& grad_out, const at::Tensor& q,
-                                                                    const at::Tensor& k, const at::Tensor& v,
-                                                                    const std::optional<at::Tensor>& decay,
-                                                                    const at::Tensor& out, const at::Tensor& normaliser,
-                                                                    c10::string_view feature_map, bool causal,
-                                                                    bool normalize, double /*eps*/, int64_t chunk) {
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> backward(
+    const at::Tensor& grad_out, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+    const std::optional<at::Tensor>& decay, const at::Tensor& out, const at::Tensor& normaliser,
+    c10::string_view feature_map, bool causal, bool normalize, double /*eps*/, int64_t chunk, bool decay_grad) {
   const auto s = check(q, k, v, decay, chunk);
+  decay_grad = decay_grad && decay;
   const FeatureMap map = parse_feature_map(kOp, feature_map);
   const c10::DeviceGuard guard(q.device());
   auto grad_q = at::empty(q.sizes(), q.options());
   auto grad_k = at::empty(k.sizes(), k.options());
   auto grad_v = at::empty(v.sizes(), v.options());
-  auto grad_decay = at::zeros({decay ? s.H : 0}, float_like(q));
+  auto grad_decay = at::zeros({decay_grad ? s.H : 0}, float_like(q));
   if (s.B * s.N * s.H == 0) return {grad_q, grad_k, grad_v, grad_decay};
 
   const Call call = make_call(s, q, decay, map, causal, normalize);
@@ -211,8 +210,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> backward(const at::Te
   // queries see keys on their left; gradients reach keys from queries on their right
   States keys[2], grads[2];
   for (const Side side : {Side::left, Side::right}) {
-    if (call.sees(Side::left, side))
-      keys[int(side)] = call.enter(view_of(k), view_of(v), {}, {}, side, decay.has_value());
+    if (call.sees(Side::left, side)) keys[int(side)] = call.enter(view_of(k), view_of(v), {}, {}, side, decay_grad);
     if (call.sees(Side::right, side))
       grads[int(side)] = call.enter(view_of(q), view_of(grad), denominators.inverse, denominators.grad, side);
   }
@@ -233,7 +231,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> backward(const at::Te
   params = operands(call, view_of(k), view_of(q), view_of(grad), view_of(grad_v), s.D, s.V);
   params.column_weight = inverse;
   call.run(params, Side::right, grads, launch_chunk_values);
-  if (decay) add_decays(call, view_of(q), view_of(k), view_of(v), view_of(grad), denominators, keys, grad_decay);
+  if (decay_grad) add_decays(call, view_of(q), view_of(k), view_of(v), view_of(grad), denominators, keys, grad_decay);
   return {grad_q, grad_k, grad_v, grad_decay};
 }
 

@@ -230,10 +230,10 @@ struct Walker {
   }
   SOLA_DEVICE void multiply_slope(const ChunkPlace& chunk, int row, int column, int valid, float (&sums)[8]) {
     const auto x = chunk_rows<In>(p.x, at, chunk, 0, p.width);
-    float numbers_of_x[8];
-    load_eight(x.data + row * x.stride + column, valid, is_vectorial(x.data, x.stride, x.columns), numbers_of_x);
-#pragma unroll
-    for (int i = 0; i < 8; ++i) sums[i] *= feature_slope(p.map, feature<is_half<In>>(p.map, numbers_of_x[i]));
+    float phi[8];
+    load_eight(x.data + row * x.stride + column, valid, is_vectorial(x.data, x.stride, x.columns), phi);
+    Features<is_half<In>>{p.map}(0, phi);
+    multiply_slopes(p.map, phi, sums);
   }
 
   SOLA_DEVICE void write_row(const ChunkPlace& chunk, int row, int in_part, float (&sums)[8]) {

@@ -65,6 +65,22 @@ SOLA_DEVICE float feature_slope(FeatureMap map, float phi) {
   }
 }
 
+// numbers times φ′ of those that φ maps to phi: one decision for all of them
+template <int count>
+SOLA_DEVICE void multiply_slopes(FeatureMap map, const float (&phi)[count], float (&numbers)[count]) {
+  const auto with = [&](auto constant) {
+#pragma unroll
+    for (int i = 0; i < count; ++i) numbers[i] *= feature_slope(decltype(constant)::value, phi[i]);
+  };
+  if (map == FeatureMap::elu1) {
+    with(std::integral_constant<FeatureMap, FeatureMap::elu1>{});
+  } else if (map == FeatureMap::relu) {
+    with(std::integral_constant<FeatureMap, FeatureMap::relu>{});
+  } else if (map == FeatureMap::exp) {
+    with(std::integral_constant<FeatureMap, FeatureMap::exp>{});
+  }
+}
+
 // natural logarithm; a decay outside (0, 1] gives NaN, since nobody can look at it without waiting for the device
 SOLA_DEVICE float log_decay(const float* decay, int64_t head) {
   if (!decay) return 0.0f;

@@ -1,4 +1,4 @@
-// ranges of the tokens of one head, and slopes of feature maps for many of their numbers at a time
+// ranges of the tokens of one head
 #pragma once
 
 #include "cuda/tile.cuh"
@@ -50,21 +50,5 @@ struct HeadRows {
     }
   }
 };
-
-// numbers times φ′ of those that φ maps to phi: one decision for all of them
-template <int count>
-SOLA_DEVICE void multiply_slopes(FeatureMap map, const float (&phi)[count], float (&numbers)[count]) {
-  const auto with = [&](auto constant) {
-#pragma unroll
-    for (int i = 0; i < count; ++i) numbers[i] *= feature_slope(decltype(constant)::value, phi[i]);
-  };
-  if (map == FeatureMap::elu1) {
-    with(std::integral_constant<FeatureMap, FeatureMap::elu1>{});
-  } else if (map == FeatureMap::relu) {
-    with(std::integral_constant<FeatureMap, FeatureMap::relu>{});
-  } else if (map == FeatureMap::exp) {
-    with(std::integral_constant<FeatureMap, FeatureMap::exp>{});
-  }
-}
 
 }  // namespace sola::cuda

@@ -190,8 +190,10 @@ def _(
     normalize: bool,
     eps: float,
     chunk: int,
+    decay_grad: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    grad_decay = q.new_empty((0 if decay is None else decay.size(0),), dtype=accumulate_dtype(q))
+    heads = decay.size(0) if decay is not None and decay_grad else 0
+    grad_decay = q.new_empty((heads,), dtype=accumulate_dtype(q))
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape), grad_decay
 
 
