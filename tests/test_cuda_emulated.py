@@ -32,7 +32,7 @@ def test_strided_inputs(case: Case, dtype: torch.dtype) -> None:
 # so many heads that a block has several tiles of one, the last of two tokens
 @pytest.mark.parametrize(("dtype", "dims"), [(torch.float32, (5, 8)), (torch.bfloat16, (40, 33))], ids=str)
 def test_blocks_walk_over_several_tiles(dtype: torch.dtype, dims: tuple[int, int]) -> None:
-    assert agrees(Case("linear_attention", (1, 130, 130, 500, *dims)), dtype, emulated)
+    assert agrees(Case("linear_attention", (1, 130, 130, 12, *dims)), dtype, emulated)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -30,10 +30,11 @@ AttentionSizes check(const at::Tensor& q, const at::Tensor& k, const at::Tensor&
 // shorter stretches would read their tokens twice for little
 constexpr int64_t kLeastStretch = 4 * kTile;
 
-// tokens per stretch, so that the outputs' walk has enough blocks
-int64_t plan_stretch(const AttentionSizes& s, bool half) {
+// tokens per stretch, so that the outputs' walk has two blocks for every multiprocessor
+int64_t plan_stretch(const AttentionSizes& s, bool half, const at::Device& device) {
   const int64_t part = walk_part(half, s.D), blocks = std::max<int64_t>(1, s.B * s.H * ((s.V + part - 1) / part));
-  const int64_t stretches = std::max<int64_t>(1, kEnoughBlocks / blocks), tiles = (s.N + kTile - 1) / kTile;
+  const int64_t stretches = std::max<int64_t>(1, 2 * size_of(device).multiprocessors / blocks);
+  const int64_t tiles = (s.N + kTile - 1) / kTile;
   return std::max(kLeastStretch, (tiles + stretches - 1) / stretches * kTile);
 }
 
@@ -113,7 +114,7 @@ Call make_call(const AttentionSizes& s, const at::Tensor& q, const std::optional
           dtype,
           current_stream(q.device()),
           float_like(q),
-          plan_stretch(s, dtype == Dtype::bf16)};
+          plan_stretch(s, dtype == Dtype::bf16, q.device())};
 }
 
 // a walk's operands; what isn't said is missing

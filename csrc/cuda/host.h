@@ -17,13 +17,11 @@
 
 namespace sola::cuda {
 
-// blocks that keep every multiprocessor of the largest device (132 on H100 and H200) busy twice over
-constexpr int64_t kEnoughBlocks = 264;
-
 void* current_stream(const at::Device& device);
 
+// how much fills a device; the numbers of multiprocessors of an H100 or H200 where nobody says
 struct DeviceSize {
-  int64_t cache_bytes = 0, multiprocessors = 1;
+  int64_t cache_bytes = 0, multiprocessors = 132;
 };
 DeviceSize size_of(const at::Device& device);
 

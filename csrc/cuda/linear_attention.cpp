@@ -20,8 +20,9 @@ struct Ranges {
 // Ranges of whole tiles for kernels with `resident` blocks per multiprocessor, none shorter than `fewest` tiles. What
 // doesn't fill the last round of blocks leaves some of the device idle: the longest ranges with which five sixths of it
 // are always at work, or else those that come nearest.
-Ranges cut(int64_t tokens, int64_t blocks_per_range, int resident, int64_t fewest) {
-  const int64_t tiles = std::max<int64_t>(1, (tokens + kTile - 1) / kTile), slots = kEnoughBlocks / 2 * resident;
+Ranges cut(int64_t tokens, int64_t blocks_per_range, int resident, int64_t fewest, const at::Device& device) {
+  const int64_t tiles = std::max<int64_t>(1, (tokens + kTile - 1) / kTile);
+  const int64_t slots = size_of(device).multiprocessors * resident;
   const int64_t most = std::max<int64_t>(1, tiles / fewest);
   const int64_t start = std::clamp<int64_t>(slots / blocks_per_range, 1, most);
   Ranges best{};
@@ -62,7 +63,8 @@ void add_ranges(const at::Tensor& sums, const State& to, void* stream) {
 
 void sum_up(GatherParams p, const State& to, Dtype dtype, void* stream) {
   const int64_t blocks = p.batches * p.heads * ((p.D + 127) / 128) * ((p.V + 127) / 128);
-  const Ranges ranges = cut(p.tokens, blocks, resident_gathers(dtype, std::max(p.D, p.V)), kFewestTiles);
+  const Ranges ranges =
+      cut(p.tokens, blocks, resident_gathers(dtype, std::max(p.D, p.V)), kFewestTiles, to.state.device());
   p.ranges = ranges.count;
   p.per_range = ranges.tokens;
   const at::Tensor sums = empty_sums(to, ranges.count);
@@ -74,7 +76,8 @@ void sum_up(GatherParams p, const State& to, Dtype dtype, void* stream) {
 // what all reads of a call share
 ReadParams read_of(const AttentionSizes& s, int64_t tokens, Dtype dtype, FeatureMap map, const State& from,
                    bool normalize, bool gradients, int64_t fewest) {
-  const Ranges ranges = cut(tokens, s.B * s.H, resident_reads(dtype, std::max(s.D, s.V), gradients), fewest);
+  const Ranges ranges =
+      cut(tokens, s.B * s.H, resident_reads(dtype, std::max(s.D, s.V), gradients), fewest, from.state.device());
   ReadParams p{};
   p.batches = s.B;
   p.heads = s.H;
