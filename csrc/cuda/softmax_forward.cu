@@ -100,23 +100,17 @@ __global__ void __launch_bounds__(kThreads, 1) forward(SoftmaxParams p) {
   const auto at = place_of(p.size, p.size.N, Tiles::kRows);
   const int D = int(p.size.D), V = int(p.size.V);
   const int all = int(p.size.M), visible = p.causal ? min(all, at.first + at.rows) : all;
-  const auto keys = [&](int first) {
+  const auto copy = [&](const View& view, int columns, int first, In* to) {
     const int rows = max(0, min(KB, visible - first));
-    copy_tile<KB, T, kThreads>(Rows<const In>{row_of<const In>(p.k, at.batch, first, at.inner), p.k.token, rows, D}, k,
-                               stride);
-    commit_copies();
-  };
-  const auto values = [&](int first) {
-    const int rows = max(0, min(KB, visible - first));
-    copy_tile<KB, T, kThreads>(Rows<const In>{row_of<const In>(p.v, at.batch, first, at.inner), p.v.token, rows, V}, v,
-                               stride);
+    copy_tile<KB, T, kThreads>(
+        Rows<const In>{row_of<const In>(view, at.batch, first, at.inner), view.token, rows, columns}, to, stride);
     commit_copies();
   };
 
   copy_tile<Tiles::kRows, T, kThreads>(
       Rows<const In>{row_of<const In>(p.q, at.batch, at.first, at.inner), p.q.token, at.rows, D}, q, stride);
-  keys(0);
-  values(0);
+  copy(p.k, D, 0, k);
+  copy(p.v, V, 0, v);
   float sums[MT][T / 8][4];
   clear(sums);
   Running<MT> running;
@@ -130,7 +124,7 @@ __global__ void __launch_bounds__(kThreads, 1) forward(SoftmaxParams p) {
     multiply<Along::depth, Along::depth>(scores, Operand<In>{q + 16 * MT * warp_of() * stride, stride},
                                          Operand<In>{k, stride}, T);
     sync_block();
-    keys(first + KB);
+    copy(p.k, D, first + KB, k);
     for_sums<MT, KB / 8>([&](int m, int n, int i, int, int) { scores[m][n][i] *= scale; });
     hide(scores, first, all, p.causal ? at.first + 16 * MT * warp_of() + g : kEverything);
     float rescale[MT][2];
@@ -140,7 +134,7 @@ __global__ void __launch_bounds__(kThreads, 1) forward(SoftmaxParams p) {
     sync_block();
     multiply_sums<Along::other>(sums, scores, Operand<In>{v, stride}, Operand<In>{scratch, Tiles::kScratch});
     sync_block();
-    values(first + KB);
+    copy(p.v, V, first + KB, v);
   }
   wait_copies<0>();
   write_rows<In, T, MT>(p, at, running, sums, q);

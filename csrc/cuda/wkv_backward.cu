@@ -125,6 +125,13 @@ SOLA_DEVICE float add_warps(float x) {
   return sum;
 }
 
+SOLA_DEVICE void write_shares(const WkvParams& p, const Place& at, float grad_decay, float grad_bonus) {
+  if (warp_of() > 0 || !at.exists) return;
+  const int64_t row = (at.batch * p.stretches + at.stretch) * p.C + at.channel;
+  static_cast<float*>(p.grad_decay)[row] = grad_decay;
+  static_cast<float*>(p.grad_bonus)[row] = grad_bonus;
+}
+
 template <class In>
 __global__ void __launch_bounds__(kWkvThreads, 2) gradients(WkvWork work) {
   const WkvParams& p = work.op;
@@ -172,12 +179,7 @@ __global__ void __launch_bounds__(kWkvThreads, 2) gradients(WkvWork work) {
             rightwards * (keys_left.first[i] * grads_right.first[i] + keys_left.second[i] * grads_right.second[i]) +
             leftwards * (keys_right.first[i] * P_left + keys_right.second[i] * H_left);
       });
-  grad_decay = add_warps(grad_decay);
-  grad_bonus = add_warps(grad_bonus);
-  if (warp_of() > 0 || !at.exists) return;
-  const int64_t row = (at.batch * p.stretches + at.stretch) * p.C + at.channel;
-  static_cast<float*>(p.grad_decay)[row] = grad_decay;
-  static_cast<float*>(p.grad_bonus)[row] = grad_bonus;
+  write_shares(p, at, add_warps(grad_decay), add_warps(grad_bonus));
 }
 
 constexpr size_t kBytes = States::kBytes + sizeof(float) * 5 * T * kWkvThreads;
