@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sola_profile.kernel_case import BOTH, FORWARD, WKV, KernelCase, Shape
 
 COPY = "copy"  # share of the measured copy bandwidth, for the least bytes that the case moves
-FLASH, BEST_SDPA, RETENTION = "SDPA flash", "best SDPA", "fla"
+FLASH, BEST_SDPA, RETENTION, BIDIRECTIONAL = "SDPA flash", "best SDPA", "fla", "flash_bla"
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from sola_profile.cli import main
 from sola_profile.commands import kernels_cuda
 from sola_profile.cost.kernels import work
 from sola_profile.kernel_cuda import CudaReport, Row, Timing, race, unmeasured
-from sola_profile.kernel_targets import BEST_SDPA, COPY, MODEL_TARGETS, RETENTION, targets
+from sola_profile.kernel_targets import BEST_SDPA, BIDIRECTIONAL, COPY, MODEL_TARGETS, RETENTION, targets
 from sola_profile.report.kernel_cuda import cuda_json, cuda_markdown
 from sola_vision import ops
 
@@ -98,6 +99,19 @@ def test_routes_take_turns_and_one_that_fails_drops_out() -> None:
     assert found["broken"].missing == "no kernel image"
     assert calls[:3] == ["ours", "broken", "ours"]
     assert calls.count("broken") == 1
+
+
+def test_a_peer_that_wants_mapped_heads_gets_them(monkeypatch) -> None:
+    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        # (B, H, N, D), as the peer documents its own
+        return q @ (k.mT @ v) / (q * k.sum(2, keepdim=True)).sum(3, keepdim=True)
+
+    name = "flash_bla.ops.linear_attn.fused"
+    monkeypatch.setitem(sys.modules, name, SimpleNamespace(linear_attention=attend))
+    target = next(target for target in targets() if target.case.op == "linear_attention")
+    q, k, v = torch.randn(2, 33, 3, 3, 8, dtype=torch.float64).unbind(2)
+    found = kernel_cuda.peers(target.case)[BIDIRECTIONAL](q, k, v)
+    torch.testing.assert_close(found, ops.linear_attention(q, k, v, eps=0.0))
 
 
 @pytest.mark.parametrize(
