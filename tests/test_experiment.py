@@ -179,6 +179,7 @@ def test_bad_use_is_named(arguments, message, tmp_path):
     result = CliRunner().invoke(experiment, [*arguments, "--out", str(tmp_path / "out"), "--report-only"])
     assert result.exit_code == 2, result.output
     assert message in result.output
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_fingerprint_is_of_what_was_chosen():

@@ -74,9 +74,7 @@ def experiment(
     patterns = checked(lambda: read_patterns(pattern), "--pattern")
     trials = tuple(plan(_names(task), _names(mixer), patterns, seeds))
     request = Request(trials, patterns, checked(lambda: read_jobs(jobs), "--jobs"), budget, not report_only)
-    folder = Path(out)
-    Targets(folder, {}).check()
-    run(request, folder)
+    run(request, Path(out))
 
 
 def read_patterns(text: str) -> tuple[str, ...]:
@@ -112,8 +110,9 @@ def run(request: Request, folder: Path) -> None:
     from sola_profile.study.trial_crew import config_of, fingerprint
     from sola_profile.study.trial_log import TrialLog
 
-    log = checked(lambda: TrialLog(folder / RUNS))
     settings = checked(lambda: [(trial, fingerprint(config_of(trial))) for trial in request.trials])
+    Targets(folder, {}).check()
+    log = checked(lambda: TrialLog(folder / RUNS))
     checked(lambda: log.check_settings(settings))
     before = environment()
     failures: list[Failure] = []
