@@ -72,9 +72,9 @@ struct Walker {
     const Features<is_half<In>> map{p.map};
     const auto weigh_row = [&](int row, float number) { return numbers.row_weight[row] * number; };
     const auto weigh_column = [&](int row, float number) { return numbers.column_weight[row] * number; };
-    const auto a = columns_of(chunk_rows<In>(p.a, at, chunk, 0, p.depth), column, kSlab);
-    const auto b = columns_of(chunk_rows<In>(p.b, at, chunk, 0, p.depth), column, kSlab);
-    const auto y = columns_of(chunk_rows<In>(p.y, at, chunk, 0, p.width), at.column, Shape::kPart);
+    const auto a = columns_of(chunk_rows<In>(p.a, at, chunk, p.depth), column, kSlab);
+    const auto b = columns_of(chunk_rows<In>(p.b, at, chunk, p.depth), column, kSlab);
+    const auto y = columns_of(chunk_rows<In>(p.y, at, chunk, p.width), at.column, Shape::kPart);
     if constexpr (kValues) {
       load_tile<kTile, kSlab, kThreads, kAhead>(a, tiles.a(), Tiles::kDeep, map);
       load_tile<kTile, kSlab, kThreads, kAhead>(b, tiles.b(), Tiles::kDeep, map);
@@ -89,10 +89,13 @@ struct Walker {
   // what the walk comes to after this chunk
   SOLA_DEVICE void prefetch_next(const ChunkPlace& here) {
     const ChunkPlace chunk = next_place(p.call, here);
-    prefetch_rows<K, kThreads>(chunk_rows<In>(p.a, at, chunk, 0, p.depth));
-    prefetch_rows<K, kThreads>(chunk_rows<In>(p.b, at, chunk, 0, p.depth));
-    prefetch_rows<Shape::kPart, kThreads>(
-        columns_of(chunk_rows<In>(p.y, at, chunk, 0, p.width), at.column, Shape::kPart));
+    prefetch_rows<K, kThreads>(chunk_rows<In>(p.a, at, chunk, p.depth));
+    prefetch_rows<K, kThreads>(chunk_rows<In>(p.b, at, chunk, p.depth));
+    const auto part = [&](const View& view) {
+      return columns_of(chunk_rows<In>(view, at, chunk, p.width), at.column, Shape::kPart);
+    };
+    prefetch_rows<Shape::kPart, kThreads>(part(p.y));
+    if (!kValues && p.walk != Walk::first) prefetch_rows<Shape::kPart, kThreads>(part(p.x));
   }
 
   // pairs to shared memory, weighted; of values their sums by rows, for the normaliser
@@ -176,12 +179,7 @@ struct Walker {
 
   SOLA_DEVICE void visit(int step) {
     float out[kRows / 16][2][4];
-    sync_block();
-    const ChunkPlace here = chunk_place(p.call, at, step);
-    if (threadIdx.x == 0) numbers.chunk = here;
-    load_token_numbers(here);
-    sync_block();
-    const ChunkPlace& chunk = numbers.chunk;
+    const ChunkPlace& chunk = come_to(numbers, p.call, step, [&](const ChunkPlace& here) { load_token_numbers(here); });
     {
       typename Shape::Pairs pairs;
       clear(pairs);
@@ -229,7 +227,7 @@ struct Walker {
     for (int i = 0; i < 8; ++i) sums[i] = fmaf(weight, numbers.companion[column + i], sums[i]);
   }
   SOLA_DEVICE void multiply_slope(const ChunkPlace& chunk, int row, int column, int valid, float (&sums)[8]) {
-    const auto x = chunk_rows<In>(p.x, at, chunk, 0, p.width);
+    const auto x = chunk_rows<In>(p.x, at, chunk, p.width);
     float phi[8];
     load_eight(x.data + row * x.stride + column, valid, is_vectorial(x.data, x.stride, x.columns), phi);
     Features<is_half<In>>{p.map}(0, phi);
@@ -260,7 +258,7 @@ struct Walker {
     } else {
       multiply_slope(chunk, row, column, valid, sums);
     }
-    const auto out = chunk_rows<In>(p.out, at, chunk, 0, p.width);
+    const auto out = chunk_rows<In>(p.out, at, chunk, p.width);
     store_eight(sums, const_cast<In*>(out.data) + row * out.stride + column, valid,
                 is_vectorial(out.data, out.stride, out.columns));
   }

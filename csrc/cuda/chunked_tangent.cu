@@ -38,6 +38,13 @@ struct Tangent {
   SOLA_DEVICE int parts() const { return int((p.V + Shape::kPart - 1) / Shape::kPart); }
   SOLA_DEVICE int d0() const { return at.column / parts() * K; }
   SOLA_DEVICE int v0() const { return at.column % parts() * Shape::kPart; }
+  // what this block has of queries or keys, and of values or their gradient
+  SOLA_DEVICE Rows<const In> deep(const View& view, const ChunkPlace& chunk) const {
+    return columns_of(chunk_rows<In>(view, at, chunk, p.D), d0(), K);
+  }
+  SOLA_DEVICE Rows<const In> wide(const View& view, const ChunkPlace& chunk) const {
+    return columns_of(chunk_rows<In>(view, at, chunk, p.V), v0(), Shape::kPart);
+  }
   // companions of Z and Z′
   SOLA_DEVICE float* companion() const { return numbers.companion; }
   SOLA_DEVICE float* companion_tangent() const { return numbers.companion + K; }
@@ -67,17 +74,22 @@ struct Tangent {
     load_numbers<kThreads>(numbers.row_coefficient, p.grad_denominator, p.call, at, chunk, 0.0f);
     load_fading<kThreads>(numbers, p.call, chunk);
     for (int i = int(threadIdx.x); i < kTile; i += kThreads) {
-      const int distance = p.call.side == Side::left ? chunk.rows - 1 - i : i;
+      const int distance = edge_distance(p.call, chunk, i);
       fading_tangent()[i] = i < chunk.rows ? float(distance) * numbers.powers[distance] : 0.0f;
     }
     const Features<is_half<In>> map{p.map};
     const auto as_is = [](int, float number) { return number; };
-    load_tile<kTile, K, kThreads>(columns_of(chunk_rows<In>(p.q, at, chunk, 0, p.D), d0(), K), tiles.a(), Tiles::kDeep,
-                                  map);
-    load_tile<kTile, K, kThreads>(columns_of(chunk_rows<In>(p.k, at, chunk, 0, p.D), d0(), K), tiles.b(), Tiles::kDeep,
-                                  map);
-    load_tile<kTile, Shape::kPart, kThreads>(columns_of(chunk_rows<In>(p.v, at, chunk, 0, p.V), v0(), Shape::kPart),
-                                             tiles.y(), Tiles::kWide, as_is);
+    load_tile<kTile, K, kThreads>(deep(p.q, chunk), tiles.a(), Tiles::kDeep, map);
+    load_tile<kTile, K, kThreads>(deep(p.k, chunk), tiles.b(), Tiles::kDeep, map);
+    load_tile<kTile, Shape::kPart, kThreads>(wide(p.v, chunk), tiles.y(), Tiles::kWide, as_is);
+  }
+
+  SOLA_DEVICE void prefetch_next(const ChunkPlace& here) const {
+    const ChunkPlace chunk = next_place(p.call, here);
+    prefetch_rows<K, kThreads>(deep(p.q, chunk));
+    prefetch_rows<K, kThreads>(deep(p.k, chunk));
+    prefetch_rows<Shape::kPart, kThreads>(wide(p.v, chunk));
+    prefetch_rows<Shape::kPart, kThreads>(wide(p.grad_out, chunk));
   }
 
   SOLA_DEVICE void multiply_distances() {
@@ -105,13 +117,12 @@ struct Tangent {
   }
 
   SOLA_DEVICE void add_outputs(const ChunkPlace& chunk, const Out& out, int first) {
-    const auto grads = chunk_rows<In>(p.grad_out, at, chunk, 0, p.V);
+    const auto grads = wide(p.grad_out, chunk);
     const bool vectorial = is_vectorial(grads.data, grads.stride, grads.columns);
-    for_results(out, tiles, first, [&](int row, int in_part, float (&sums)[8]) {
-      const int column = v0() + in_part;
-      if (row >= chunk.rows || column >= p.V) return;
+    for_results(out, tiles, first, [&](int row, int column, float (&sums)[8]) {
+      if (row >= chunk.rows || column >= grads.columns) return;
       float grad[8], sum = 0.0f;
-      load_eight(grads.data + row * grads.stride + column, int(p.V) - column, vectorial, grad);
+      load_eight(grads.data + row * grads.stride + column, grads.columns - column, vectorial, grad);
 #pragma unroll
       for (int i = 0; i < 8; ++i) sum = fmaf(grad[i], sums[i], sum);
       total += double(numbers.row_weight[row] * sum);
@@ -156,12 +167,8 @@ struct Tangent {
   }
 
   SOLA_DEVICE void visit(int step) {
-    sync_block();
-    const ChunkPlace here = chunk_place(p.call, at, step);
-    if (threadIdx.x == 0) numbers.chunk = here;
-    load(here);
-    sync_block();
-    const ChunkPlace& chunk = numbers.chunk;
+    const ChunkPlace& chunk = come_to(numbers, p.call, step, [&](const ChunkPlace& here) { load(here); });
+    if (chunk.carry) prefetch_next(chunk);
     multiply_distances();
     if (chunk.state && v0() == 0 && p.grad_denominator) add_normalisers(chunk);
     sync_block();

@@ -121,10 +121,8 @@ SOLA_DEVICE int reads(const WalkCall& call, const ChunkPlace& chunk, int row) {
 }
 
 template <class In>
-SOLA_DEVICE Rows<const In> chunk_rows(const View& view, const WalkPlace& at, const ChunkPlace& chunk, int64_t column,
-                                      int64_t columns) {
-  return {row_of<const In>(view, at.batch, chunk.first, at.inner) + column, view.token, chunk.rows,
-          int(columns - column)};
+SOLA_DEVICE Rows<const In> chunk_rows(const View& view, const WalkPlace& at, const ChunkPlace& chunk, int64_t columns) {
+  return {row_of<const In>(view, at.batch, chunk.first, at.inner), view.token, chunk.rows, int(columns)};
 }
 
 template <class T>
@@ -153,14 +151,26 @@ SOLA_DEVICE void load_powers(ChunkNumbers& numbers, const WalkCall& call, const 
   }
 }
 
-SOLA_DEVICE float fading_of(const ChunkNumbers& numbers, const WalkCall& call, const ChunkPlace& chunk, int token) {
-  if (token >= chunk.rows) return 0.0f;
-  return numbers.powers[call.side == Side::left ? chunk.rows - 1 - token : token];
+// how far a token lies from the edge that the walk comes to
+SOLA_DEVICE int edge_distance(const WalkCall& call, const ChunkPlace& chunk, int token) {
+  return call.side == Side::left ? chunk.rows - 1 - token : token;
 }
 
 template <int kThreads>
 SOLA_DEVICE void load_fading(ChunkNumbers& numbers, const WalkCall& call, const ChunkPlace& chunk) {
-  for (int i = int(threadIdx.x); i < kTile; i += kThreads) numbers.fading[i] = fading_of(numbers, call, chunk, i);
+  for (int i = int(threadIdx.x); i < kTile; i += kThreads)
+    numbers.fading[i] = i < chunk.rows ? numbers.powers[edge_distance(call, chunk, i)] : 0.0f;
+}
+
+// The block comes to the next chunk; load(chunk) brings what it needs to shared memory.
+template <class F>
+SOLA_DEVICE const ChunkPlace& come_to(ChunkNumbers& numbers, const WalkCall& call, int step, const F& load) {
+  sync_block();
+  const ChunkPlace here = chunk_place(call, numbers.place, step);
+  if (threadIdx.x == 0) numbers.chunk = here;
+  load(here);
+  sync_block();
+  return numbers.chunk;
 }
 
 // first row and column of this warp's pairs

@@ -87,6 +87,9 @@ struct SoftmaxBackwardParams {
 
 // tokens of a lane, and warps of a block that have neighbouring tokens: together a stretch
 constexpr int kWkvForwardTokens = 16, kWkvBackwardTokens = 8, kWkvWarps = 8;
+// channels of a block, one to a lane
+constexpr int kWkvChannels = 32;
+constexpr int64_t wkv_channel_blocks(int64_t channels) { return (channels + kWkvChannels - 1) / kWkvChannels; }
 constexpr int kWkvForwardNumbers = 4, kWkvBackwardNumbers = 8;
 // stretches that are summed up together on the way
 constexpr int kWkvGroup = 64;

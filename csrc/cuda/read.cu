@@ -32,16 +32,11 @@ SOLA_DEVICE StateMemory<In, T> load_state(const ReadParams& p, const TokenRange&
 // the first of the warp's 16 rows, of the 64 from `first` on
 SOLA_DEVICE int64_t own_rows(int64_t first) { return first + kWarpRows * warp_of(); }
 
-// lets the warp's rows start on their way to the L2 cache, while the registers that they go to are still in use
+// lets the warp's rows start on their way, while the registers that they go to are still in use
 template <int T, class In>
 SOLA_DEVICE void prefetch_own(const HeadRows<const In>& from, int64_t first) {
-  constexpr int kLine = 128 / int(sizeof(In)), kLines = T > kLine ? T / kLine : 1;
-#pragma unroll
-  for (int i = lane_of(); i < kWarpRows * kLines; i += kWarp) {
-    const int64_t token = first + i / kLines;
-    const int column = i % kLines * kLine;
-    if (token < from.tokens && column < from.columns) prefetch(from.at(token) + column);
-  }
+  const int rows = int(max(int64_t(0), min(int64_t(kWarpRows), from.tokens - first)));
+  prefetch_rows<T, kWarp>(Rows<const In>{from.at(first), from.stride, rows, from.columns});
 }
 
 template <class In, int T>

@@ -46,7 +46,7 @@ __global__ void __launch_bounds__(kThreads, 1) read_values(ReadParams p) {
       sums, tiles, rows_at<In>(p, p.x, at, p.D), [&](int, float x) { return feature<is_half<In>>(p.map, x); },
       Rows<const float>{p.state + at.head * p.D * p.V, p.V, int(p.D), int(p.V)},
       [&](const auto* phi, int k) {
-        for (int i = half; z && i < kDepth<T> && k + i < p.D; i += 2)
+        for (int i = half; z && i < kDepth && k + i < p.D; i += 2)
           denominator = fmaf(to_float(phi[row * Tiles::kStride + i]), z[k + i], denominator);
       });
   if (z) {

@@ -200,12 +200,13 @@ SOLA_DEVICE void load_tile(Rows<const In> from, Mul* to, int stride, const F& f)
   }
 }
 
-// lets rows of up to `kColumns` numbers start on their way to the L2 cache, for a load_tile some time later
+// lets rows of up to `kColumns` numbers start on their way to the L2 cache, for a load some time later; kThreads: of a
+// block, or of a warp that has rows of its own
 template <int kColumns, int kThreads, class In>
 SOLA_DEVICE void prefetch_rows(Rows<const In> from) {
   constexpr int kLine = 128 / int(sizeof(In)), kLines = (kColumns + kLine - 1) / kLine;
 #pragma unroll 1
-  for (int i = int(threadIdx.x); i < from.rows * kLines; i += kThreads) {
+  for (int i = int(threadIdx.x) % kThreads; i < from.rows * kLines; i += kThreads) {
     const int column = i % kLines * kLine;
     if (column < from.columns) prefetch(from.data + i / kLines * from.stride + column);
   }

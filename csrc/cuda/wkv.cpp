@@ -35,14 +35,14 @@ struct Slices {
     const int64_t room = size.cache_bytes / 2, enough = 2 * size.multiprocessors, per_channel = p.N * bytes;
     if (p.stretches == 1 || p.B * p.C * per_channel <= room) return;
     batches = std::clamp<int64_t>(room / (p.C * per_channel), 1, p.B);
-    if (p.C * per_channel > room) channels = std::min(p.C, std::max<int64_t>(1, room / per_channel / kWarp) * kWarp);
-    while (channels < p.C && blocks(p) < enough) channels = std::min(p.C, channels + kWarp);
+    if (p.C * per_channel > room)
+      channels = std::min(p.C, std::max<int64_t>(1, room / per_channel / kWkvChannels) * kWkvChannels);
+    while (channels < p.C && blocks(p) < enough) channels = std::min(p.C, channels + kWkvChannels);
     while (batches < p.B && blocks(p) < enough) ++batches;
   }
 
  private:
-  static constexpr int64_t kWarp = 32;  // channels of a block
-  int64_t blocks(const WkvParams& p) const { return batches * p.stretches * ((channels + kWarp - 1) / kWarp); }
+  int64_t blocks(const WkvParams& p) const { return batches * p.stretches * wkv_channel_blocks(channels); }
 };
 
 // a call cut to batches [batch, …) and channels [channel, …)

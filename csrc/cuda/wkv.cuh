@@ -183,6 +183,7 @@ SOLA_DEVICE Scan sum_tokens(const float (&weights)[T], float maximum, const Firs
 }
 
 constexpr int kWkvThreads = kWkvWarps * kWarp;
+static_assert(kWkvChannels == kWarp);
 
 // T: tokens of a lane
 template <int T>
@@ -215,8 +216,7 @@ struct WkvPlace {
 #pragma unroll
     for (int p = 0; p < T; ++p) to[p] = p < tokens ? to_float(from[p * stride]) : 0.0f;
   }
-  template <class In>
-  SOLA_DEVICE Channel channel_of(const In& p) const {
+  SOLA_DEVICE Channel channel_of(const WkvParams& p) const {
     return exists ? Channel(static_cast<const float*>(p.decay)[channel], static_cast<const float*>(p.bonus)[channel], T)
                   : Channel(0.0f, 0.0f, T);
   }
@@ -234,6 +234,11 @@ struct WarpStates {
 
   SOLA_DEVICE float* at(int side, int warp) const {
     return reinterpret_cast<float*>(shared_memory()) + (side * kWkvWarps + warp) * State::kNumbers * kWarp + lane_of();
+  }
+  SOLA_DEVICE State own(int side) const {
+    State state;
+    state.load(at(side, warp_of()), kWarp);
+    return state;
   }
   // what every warp's tokens sum up by themselves
   SOLA_DEVICE void share(const State& left, const State& right) const {
@@ -284,15 +289,77 @@ struct WarpStates {
   }
 };
 
-// references of a lane's tokens, where they have one each: in shared memory behind the states
+// a number for every token of a lane, in shared memory behind the states
 template <class State, int T>
-struct References {
+struct PerToken {
+  static constexpr size_t kBytes = sizeof(float) * T * kWkvThreads;
   float* data;
 
-  SOLA_DEVICE explicit References(int index)
+  SOLA_DEVICE explicit PerToken(int index)
       : data(reinterpret_cast<float*>(shared_memory() + WarpStates<State>::kBytes) + index * T * kWkvThreads +
              threadIdx.x) {}
   SOLA_DEVICE float& operator[](int p) const { return data[p * kWkvThreads]; }
 };
+
+// where sums of a lane's tokens are kept
+template <int T>
+struct InRegisters {
+  float first[T], second[T];
+  SOLA_DEVICE explicit InRegisters(int) {}
+};
+template <class State, int T>
+struct InSharedMemory {
+  PerToken<State, T> first, second;
+  SOLA_DEVICE explicit InSharedMemory(int index) : first(index), second(index + 1) {}
+};
+
+// Sums over the tokens on one side of every token of a lane, and what they are relative to: one reference together, or
+// one for each token. `index`: the first of its arrays in shared memory.
+template <class State, int T, class Where = InRegisters<T>>
+struct KeptSums : Where {
+  using Where::first, Where::second;
+  float reference = 0.0f;
+  PerToken<State, T> references;
+
+  SOLA_DEVICE explicit KeptSums(int index) : Where(index + 1), references(index) {}
+  // visitor of a scan
+  SOLA_DEVICE auto keep() {
+    return [this](auto together, int i, float a, float b, float relative_to) {
+      first[i] = a;
+      second[i] = b;
+      if constexpr (together.value) {
+        reference = relative_to;
+      } else {
+        references[i] = relative_to;
+      }
+    };
+  }
+  template <class Together>
+  SOLA_DEVICE float reference_of(Together, int i) const {
+    if constexpr (Together::value) {
+      return reference;
+    } else {
+      return references[i];
+    }
+  }
+};
+
+// what every warp's tokens sum up by themselves, in shared memory
+template <class Tokens>
+SOLA_DEVICE WarpStates<typename Tokens::State> share_tokens(const Tokens& tokens, const Channel& channel) {
+  const WarpStates<typename Tokens::State> states;
+  states.share(tokens.template sum<Direction::left_to_right>(channel),
+               tokens.template sum<Direction::right_to_left>(channel));
+  return states;
+}
+
+// what enters them from either side
+template <class Tokens>
+SOLA_DEVICE WarpStates<typename Tokens::State> enter_tokens(const Tokens& tokens, const typename Tokens::Place& at,
+                                                            const WkvWork& work, const Channel& channel) {
+  const auto states = share_tokens(tokens, channel);
+  states.enter(at, work, channel.decay);
+  return states;
+}
 
 }  // namespace sola::cuda

@@ -18,14 +18,13 @@ namespace sola::cuda {
 namespace {
 
 constexpr int T = kWkvBackwardTokens;
-constexpr Direction kFromLeft = Direction::left_to_right, kFromRight = Direction::right_to_left;
-using Place = WkvPlace<T>;
-using States = WarpStates<TwoScans>;
-using PerToken = References<TwoScans, T>;
 static_assert(TwoScans::kNumbers == kWkvBackwardNumbers);
 
 // a lane's tokens: weights and values of the keys' scan and of the gradients'
 struct Tokens {
+  using State = TwoScans;
+  using Place = WkvPlace<T>;
+  static constexpr int kTokens = T;
   float keys[T], values[T], key_maximum;
   float logs[T], grads[T], log_grads[T], log_maximum;
 
@@ -64,56 +63,6 @@ struct Tokens {
   }
 };
 
-struct InRegisters {
-  float first[T], second[T];
-  SOLA_DEVICE explicit InRegisters(int) {}
-};
-struct InSharedMemory {
-  PerToken first, second;
-  SOLA_DEVICE explicit InSharedMemory(int index) : first(index), second(index + 1) {}
-};
-
-// sums over the tokens on one side of every token of a lane, and what they are relative to
-template <class Where>
-struct Sums : Where {
-  using Where::first, Where::second;
-  float reference = 0.0f;
-  PerToken references;
-
-  SOLA_DEVICE explicit Sums(int index) : Where(index + 1), references(index) {}
-  // visitor of a scan
-  SOLA_DEVICE auto keep() {
-    return [this](auto together, int i, float a, float b, float relative_to) {
-      first[i] = a;
-      second[i] = b;
-      if constexpr (together.value) {
-        reference = relative_to;
-      } else {
-        references[i] = relative_to;
-      }
-    };
-  }
-  template <class Together>
-  SOLA_DEVICE float reference_of(Together, int i) const {
-    if constexpr (Together::value) {
-      return reference;
-    } else {
-      return references[i];
-    }
-  }
-};
-
-template <class In>
-__global__ void __launch_bounds__(kWkvThreads, 2) gather(WkvWork work) {
-  const Place at(work.op);
-  const Channel channel = at.channel_of(work.op);
-  Tokens tokens;
-  tokens.load<In>(work, at, channel);
-  const States states;
-  states.share(tokens.sum<kFromLeft>(channel), tokens.sum<kFromRight>(channel));
-  states.leave(at, work, channel.decay);
-}
-
 // one number of every warp's lanes to the sum over the warps, in their order; warp 0 gets it
 SOLA_DEVICE float add_warps(float x) {
   float* numbers = reinterpret_cast<float*>(shared_memory());
@@ -125,7 +74,7 @@ SOLA_DEVICE float add_warps(float x) {
   return sum;
 }
 
-SOLA_DEVICE void write_shares(const WkvParams& p, const Place& at, float grad_decay, float grad_bonus) {
+SOLA_DEVICE void write_shares(const WkvParams& p, const Tokens::Place& at, float grad_decay, float grad_bonus) {
   if (warp_of() > 0 || !at.exists) return;
   const int64_t row = (at.batch * p.stretches + at.stretch) * p.C + at.channel;
   static_cast<float*>(p.grad_decay)[row] = grad_decay;
@@ -135,27 +84,24 @@ SOLA_DEVICE void write_shares(const WkvParams& p, const Place& at, float grad_de
 template <class In>
 __global__ void __launch_bounds__(kWkvThreads, 2) gradients(WkvWork work) {
   const WkvParams& p = work.op;
-  const Place at(p);
+  const Tokens::Place at(p);
   const Channel channel = at.channel_of(p);
   Tokens tokens;
   tokens.load<In>(work, at, channel);
-  const States states;
-  states.share(tokens.sum<kFromLeft>(channel), tokens.sum<kFromRight>(channel));
-  states.enter(at, work, channel.decay);
-  TwoScans left, right;
-  left.load(states.at(0, warp_of()), kWarp);
-  right.load(states.at(1, warp_of()), kWarp);
+  const auto states = enter_tokens(tokens, at, work, channel);
+  TwoScans right = states.own(1);
 
-  // one of the three doesn't fit beside the others
-  Sums<InRegisters> keys_left(0), grads_right(1);
-  Sums<InSharedMemory> keys_right(2);
-  tokens.scan_keys<kFromRight>(channel, right.keys, keys_right.keep());
-  tokens.scan_grads<kFromRight>(channel, right.grads, grads_right.keep());
-  tokens.scan_keys<kFromLeft>(channel, left.keys, keys_left.keep());
+  // one of the three doesn't fit in registers beside the others
+  KeptSums<TwoScans, T> keys_left(0), grads_right(1);
+  KeptSums<TwoScans, T, InSharedMemory<TwoScans, T>> keys_right(2);
+  tokens.scan_keys<Direction::right_to_left>(channel, right.keys, keys_right.keep());
+  tokens.scan_grads<Direction::right_to_left>(channel, right.grads, grads_right.keep());
+  TwoScans left = states.own(0);
+  tokens.scan_keys<Direction::left_to_right>(channel, left.keys, keys_left.keep());
   In* grad_k = row_of<In>(p.grad_k, at.batch, at.begin, 0) + at.channel;
   In* grad_v = row_of<In>(p.grad_v, at.batch, at.begin, 0) + at.channel;
   float grad_bonus = 0.0f, grad_decay = 0.0f;
-  tokens.scan_grads<kFromLeft>(
+  tokens.scan_grads<Direction::left_to_right>(
       channel, left.grads, [&](auto together, int i, float P_left, float H_left, float left_reference) {
         if (i >= at.tokens) return;
         const float v = tokens.values[i], dy = tokens.grads[i], h = tokens.log_grads[i];
@@ -182,8 +128,6 @@ __global__ void __launch_bounds__(kWkvThreads, 2) gradients(WkvWork work) {
   write_shares(p, at, add_warps(grad_decay), add_warps(grad_bonus));
 }
 
-constexpr size_t kBytes = States::kBytes + sizeof(float) * 5 * T * kWkvThreads;
-
 constexpr int kSlices = 8;
 
 // 32 channels to a block, and so many threads to a channel
@@ -208,15 +152,9 @@ int launch_column_sum(const ColumnSumParams& p, void* stream) {
 }
 
 int launch_wkv_backward(const WkvWork& work, Dtype dtype, void* stream) {
-  const int64_t blocks = work.op.B * work.op.stretches * ((work.op.C + kWarp - 1) / kWarp);
   return with_input(dtype, [&](auto in) {
     using In = decltype(in);
-    int error = cudaSuccess;
-    if (work.op.stretches > 1) {
-      error = launch(gather<In>, blocks, kWkvThreads, States::kBytes, stream, work);
-      if (error == cudaSuccess) error = launch_connect<TwoScans, Place::kStretch>(work, stream);
-    }
-    return error ? error : launch(gradients<In>, blocks, kWkvThreads, kBytes, stream, work);
+    return launch_scans<Tokens, In>(gradients<In>, 5, work, stream);
   });
 }
 

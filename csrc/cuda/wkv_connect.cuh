@@ -59,4 +59,31 @@ int launch_connect(const WkvWork& work, void* stream) {
   return error;
 }
 
+// Σ of each stretch by itself, with Tokens::load<In> for what a lane has
+template <class Tokens, class In>
+__global__ void __launch_bounds__(kWkvThreads, 2) gather(WkvWork work) {
+  const typename Tokens::Place at(work.op);
+  const Channel channel = at.channel_of(work.op);
+  Tokens tokens;
+  tokens.template load<In>(work, at, channel);
+  share_tokens(tokens, channel).leave(at, work, channel.decay);
+}
+
+// what enters stretches, where there are several, and then `kernel` over all of them, with `arrays` numbers per token
+// behind the states
+template <class Tokens, class In>
+int launch_scans(void (*kernel)(WkvWork), int arrays, const WkvWork& work, void* stream) {
+  using State = typename Tokens::State;
+  constexpr int kTokens = Tokens::kTokens;
+  const int64_t blocks = work.op.B * work.op.stretches * wkv_channel_blocks(work.op.C);
+  constexpr size_t states = WarpStates<State>::kBytes;
+  int error = cudaSuccess;
+  if (work.op.stretches > 1) {
+    error = launch(gather<Tokens, In>, blocks, kWkvThreads, states, stream, work);
+    if (error == cudaSuccess) error = launch_connect<State, kTokens * kWkvWarps>(work, stream);
+  }
+  return error ? error
+               : launch(kernel, blocks, kWkvThreads, states + arrays * PerToken<State, kTokens>::kBytes, stream, work);
+}
+
 }  // namespace sola::cuda
