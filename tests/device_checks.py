@@ -122,6 +122,24 @@ def nan_in_wkv_stays_in_its_channel(device: Device, which: str, value: float) ->
     assert out[1].isfinite().all()
 
 
+def decays_that_nobody_learns(device: Device, library: Any, *, causal: bool) -> None:
+    """Their gradient is left out, and the others stay the same bits."""
+    case = Case("linear_attention", (1, 300, 300, 2, 8, 8), (("causal", causal),), decay=0.98)
+    *tokens, decay = device.inputs(case, torch.float32)
+    tokens = [tensor.requires_grad_() for tensor in tokens]
+    fixed = torch.autograd.grad(case.call(device.ops, [*tokens, decay]).square().sum(), tokens)
+    learnt = torch.autograd.grad(
+        case.call(device.ops, [*tokens, decay.requires_grad_()]).square().sum(), [*tokens, decay]
+    )
+    same_bits(list(fixed), list(learnt[:3]))
+    assert learnt[3].all()
+    q, k, v, decay = (tensor.detach() for tensor in (*tokens, decay))
+    options = ("elu1", causal, True, 1e-6, 64)
+    out, total = library.chunked_linear_attention(q, k, v, decay, *options)
+    *_, grad_decay = library.chunked_linear_attention_backward(out, q, k, v, decay, out, total, *options, False)
+    assert grad_decay.numel() == 0
+
+
 def zero_normaliser(device: Device, dtype: torch.dtype, kind: dict[str, Any], eps: float) -> None:
     """ReLU features of negative numbers: numerator and normaliser are both 0, and so are output and gradients."""
     q = (-torch.rand(1, 70, 2, 8) - 1).to(device.name, dtype)

@@ -63,14 +63,15 @@ class _Chunked(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, options: tuple[Any, ...], q: Tensor, k: Tensor, v: Tensor, decay: Tensor | None) -> Tensor:
         out, normaliser = library().chunked_linear_attention(q, k, v, decay, *options)
-        ctx.options, ctx.decays = options, decay is not None
+        ctx.options = options
         ctx.save_for_backward(q, k, v, decay, out, normaliser)
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        *grads, grad_decay = library().chunked_linear_attention_backward(grad, *ctx.saved_tensors, *ctx.options)
-        return (None, *grads, grad_decay if ctx.decays else None)
+        wanted = ctx.needs_input_grad[4]
+        *grads, grad_decay = library().chunked_linear_attention_backward(grad, *ctx.saved_tensors, *ctx.options, wanted)
+        return (None, *grads, grad_decay if wanted else None)
 
 
 def wkv(k: Tensor, v: Tensor, decay: Tensor, bonus: Tensor, *, decay_per: str = "sequence") -> Tensor:

@@ -81,6 +81,11 @@ def test_nan_in_wkv_stays_in_its_channel(which: str, value: float) -> None:
     checks.nan_in_wkv_stays_in_its_channel(DEVICE, which, value)
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_decays_that_nobody_learns(causal: bool) -> None:
+    checks.decays_that_nobody_learns(DEVICE, torch.ops.sola, causal=causal)
+
+
 @dtypes
 @pytest.mark.parametrize("kind", checks.KINDS, ids=str)
 @pytest.mark.parametrize("eps", [0.0, 1e-6])

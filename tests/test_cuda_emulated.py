@@ -56,6 +56,11 @@ def test_empty_chunks_and_scans() -> None:
     checks.empty_chunks_and_scans(DEVICE)
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_decays_that_nobody_learns(library, causal: bool) -> None:
+    checks.decays_that_nobody_learns(DEVICE, library, causal=causal)
+
+
 @pytest.mark.parametrize("value", checks.VALUES)
 @pytest.mark.parametrize("index", [0, 1, 2])
 @pytest.mark.parametrize("case", checks.FEW_TOKENS, ids=str)

@@ -3,6 +3,7 @@
 import inspect
 import re
 
+import device_checks as checks
 import pytest
 import torch
 from cases import CASES, SMALL_CASES, Case
@@ -150,14 +151,8 @@ def _expected_macs(case: Case) -> int:
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_gradients_do_not_depend_on_who_wants_the_decays(causal: bool) -> None:
-    case = Case("linear_attention", (1, 150, 150, 2, 8, 8), (("causal", causal),), decay=0.98)
-    *tokens, decay = case.inputs(torch.float32)
-    tokens = [tensor.requires_grad_() for tensor in tokens]
-    fixed = torch.autograd.grad(case.run([*tokens, decay]).square().sum(), tokens)
-    learned = torch.autograd.grad(case.run([*tokens, decay.requires_grad_()]).square().sum(), [*tokens, decay])
-    assert all(torch.equal(left, right) for left, right in zip(fixed, learned[:3], strict=True))
-    assert learned[3].all()
+def test_decays_that_nobody_learns(causal: bool) -> None:
+    checks.decays_that_nobody_learns(checks.Device("cpu", ops, tokens=0), torch.ops.sola, causal=causal)
 
 
 @pytest.mark.parametrize("case", [*SMALL_CASES, *CASES[::11]], ids=str)
