@@ -28,6 +28,8 @@ X86_64 = {
 }
 INSTRUCTION_SETS = X86_64 if platform.machine().lower() in ("x86_64", "amd64") else {"baseline": ""}
 CUDA_TARGETS = ("80", "90")
+# instructions that no other architecture has, in units of their own: *_hopper.cu
+HOPPER_TARGET = "90a"
 NVCC_FLAGS = "-std=c++17 -O3 -Xcompiler=-fPIC,-fvisibility=hidden -cudart=static -Xptxas=-v -Werror=all-warnings"
 
 
@@ -97,15 +99,15 @@ class NinjaBuild(build_ext):
         libs.append(os.environ.get("LDFLAGS", ""))
         # nvcc knows where its own runtime library lies
         linker = f"{nvcc} -ccbin {cxx} -cudart=static -Xcompiler=-fopenmp" if nvcc else f"{cxx} -fopenmp"
-        codes = [f"-gencode=arch=compute_{t},code=sm_{t}" for t in CUDA_TARGETS]
-        codes.append("-gencode=arch=compute_{0},code=compute_{0}".format(CUDA_TARGETS[-1]))
+        ptx = "-gencode=arch=compute_{0},code=compute_{0}".format(CUDA_TARGETS[-1])
+        codes = [f"-gencode=arch=compute_{t},code=sm_{t}" for t in (*CUDA_TARGETS, HOPPER_TARGET)]
         with path.open("w") as file:
             ninja = Writer(file, width=120)
             watch = {"depfile": "$out.d", "deps": "gcc", "description": "$in $note"}
             compile_to = f"-MMD -MF $out.d -I{CSRC} $flags -c $in -o $out"
             ninja.rule("cxx", f"{cxx} {CXX_FLAGS} {os.environ.get('CXXFLAGS', '')} {compile_to}", **watch)
             keep_log = "> $out.log 2>&1 || { cat $out.log; exit 1; }"
-            ninja.rule("nvcc", f"{nvcc} {NVCC_FLAGS} {' '.join(codes)} {compile_to} {keep_log}", **watch)
+            ninja.rule("nvcc", f"{nvcc} {NVCC_FLAGS} {compile_to} {keep_log}", **watch)
             ninja.rule("link", f"{linker} -shared $in -o $out {' '.join(libs)}", description="$out")
             objects = []
             for unit in sorted(path for path in CSRC.rglob("*.cpp") if nvcc or path.parent.name != "cuda"):
@@ -114,7 +116,8 @@ class NinjaBuild(build_ext):
                     note = {"flags": f"-DSOLA_ISA={name} {flags}", "note": name}
                     objects += ninja.build(f"{unit.parent.name}.{unit.stem}.{name}.o", "cxx", str(unit), variables=note)
             for source in sorted(CSRC.glob("cuda/*.cu")) if nvcc else []:
-                objects += ninja.build(f"{source.stem}.cu.o", "nvcc", str(source))
+                wanted = codes[-1:] if source.match("*_hopper.cu") else [*codes[:-1], ptx]
+                objects += ninja.build(f"{source.stem}.cu.o", "nvcc", str(source), variables={"flags": " ".join(wanted)})
             ninja.build(str(target), "link", objects)
 
 

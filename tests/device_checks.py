@@ -103,14 +103,16 @@ def empty_chunks_and_scans(device: Device) -> None:
                 assert not grad.any()
 
 
-def nan_and_inf(device: Device, case: Case, index: int, value: float) -> None:
+def nan_and_inf(
+    device: Device, case: Case, index: int, value: float, dtype: torch.dtype = torch.float32, rtol: float = 1e-4
+) -> None:
     """They reach the outputs that they reach in the definition."""
-    inputs = device.inputs(case, torch.float32)
+    inputs = device.inputs(case, dtype)
     inputs[index][0, -1, 0, 0] = value
     got, expected = case.call(device.ops, inputs), case.refer([tensor.double() for tensor in inputs])
     touched = ~expected.isfinite()
     assert torch.equal(~got.isfinite(), touched)
-    torch.testing.assert_close(got[~touched].double(), expected[~touched], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(got[~touched].double(), expected[~touched], rtol=rtol, atol=rtol / 10)
 
 
 def nan_in_wkv_stays_in_its_channel(device: Device, which: str, value: float) -> None:

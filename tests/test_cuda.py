@@ -7,7 +7,7 @@ import device_checks as checks
 import pytest
 import torch
 from against_reference import agrees
-from cases import CASES, SMALL_CASES, Case
+from cases import CASES, SMALL_CASES, Case, warpgroup_cases
 
 from sola_vision import ops
 
@@ -38,6 +38,20 @@ def poisoned_memory():
 def test_values_and_gradients(case: Case, dtype: torch.dtype) -> None:
     if not agrees(case, dtype, ops, "cuda"):
         pytest.skip("plain PyTorch overflows in this dtype")
+
+
+# as many heads as let blocks of warpgroups fill an H100
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("case", list(warpgroup_cases(8, 9)), ids=str)
+def test_warpgroups(case: Case, dtype: torch.dtype) -> None:
+    assert agrees(case, dtype, ops, "cuda")
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("dim", [32, 64, 128])
+def test_warpgroups_give_the_same_bits(dim: int, causal: bool) -> None:
+    case = Case("softmax_attention", (8, 400, 400, 9, dim, dim), (("causal", causal),))
+    checks.same_bits_every_time(DEVICE, case, torch.bfloat16, lambda _: None)
 
 
 @dtypes

@@ -11,6 +11,8 @@ def library():
 
 
 _BARRIERLESS = 1
+# of tests/emulator/selftest_warpgroup.cpp
+_NO_ARRIVAL, _NO_PUBLICATION, _NO_WAIT, _OVERWRITTEN = 1, 2, 3, 4
 
 
 @pytest.mark.parametrize("layout", range(4), ids=["row col", "row row", "col col", "col row"])
@@ -52,6 +54,42 @@ def test_divergence_is_an_error(library, kind: int, sentence: str) -> None:
 def test_what_nobody_waited_for_or_wrote_is_nan(library) -> None:
     assert library.mistake(5).isnan().all()
     assert library.mistake(6).isnan().all()
+
+
+def _chain(dtype: torch.dtype, columns: int) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Operands whose sums are exact in either type, and (a·bᵀ)·c."""
+    generator = torch.Generator().manual_seed(columns)
+    a, b, c = (torch.randint(-1, 2, (64, columns), generator=generator).to(dtype) for _ in range(3))
+    return [a, b, c], a.float() @ b.float().T @ c.float()
+
+
+@pytest.mark.parametrize("columns", [32, 64, 128])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_products_of_warpgroups(library, dtype: torch.dtype, columns: int) -> None:
+    """Swizzled tiles, descriptors along and across, operands in registers."""
+    operands, expected = _chain(dtype, columns)
+    for seed in range(3):
+        library.set_seed(seed)
+        assert torch.equal(library.chain(*operands, 0), expected)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "sentence"),
+    [(_NO_ARRIVAL, "a product without wgmma.fence before"), (_NO_PUBLICATION, "no thread has published")],
+)
+def test_products_that_nothing_orders_are_errors(library, mistake: int, sentence: str) -> None:
+    with pytest.raises(RuntimeError, match=sentence):
+        library.chain(*_chain(torch.bfloat16, 64)[0], mistake)
+
+
+@pytest.mark.parametrize("mistake", [_NO_WAIT, _OVERWRITTEN])
+def test_products_happen_any_time_until_they_are_waited_for(library, mistake: int) -> None:
+    operands, expected = _chain(torch.bfloat16, 64)
+    wrong = 0
+    for seed in range(20):
+        library.set_seed(seed)
+        wrong += not torch.equal(library.chain(*operands, mistake), expected)
+    assert wrong > 0
 
 
 def test_kernels_do_run_there(library) -> None:

@@ -15,7 +15,8 @@ DeviceSize size_of(const at::Device& device) {
   static const std::vector<SolaCudaDevice> devices = visible_cuda_devices();
   const auto index = static_cast<size_t>(device.index());
   if (index >= devices.size()) return {};
-  return {devices[index].l2_bytes, devices[index].multiprocessors};
+  const SolaCudaDevice& d = devices[index];
+  return {d.l2_bytes, d.multiprocessors, 10 * d.major + d.minor};
 }
 
 }  // namespace sola::cuda

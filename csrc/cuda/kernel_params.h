@@ -79,10 +79,12 @@ enum class Read { values, query_gradients, key_gradients };
 
 // head dims up to which 32 queries of a warp leave their sums in registers
 constexpr int kWideSoftmax = 128;
+// rows of a block of warpgroups, at the least
+constexpr int kHopperRows = 128;
 
 struct SoftmaxBackwardParams {
   SoftmaxParams op;
-  float* delta;  // (B, H, N), dO · O
+  float* saved;  // (B, H, N, 2): logsumexp in units of log 2, and δ = dO · O
 };
 
 // tokens of a lane, and warps of a block that have neighbouring tokens: together a stretch

@@ -64,14 +64,30 @@ void load_matrices_transposed(uint32_t (&r)[4], const void* row);
 void mma_bf16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
 void mma_half(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
 void mma_tf32(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
-void copy_async(void* shared, const void* global);
+void copy_async(void* shared, const void* global, bool exists = true);
+void copy_two_async(void* shared, const void* global, bool exists);
 void commit_copies();
 void wait_for_copies(int pending);
+
+// products of warpgroups (warpgroup.cpp): sums are columns/8 times 4 of a lane
+uint32_t shared_address(const void* p);
+void start_product(bool bf16, float* sums, int columns, uint64_t left, uint64_t right, bool adds);
+void start_product(bool bf16, float* sums, int columns, const uint32_t* left, uint64_t right);
+void arrive_warpgroup();
+void commit_products();
+void wait_for_products(int pending);
+void publish_to_tensor_cores();
+
 // reads where the GPU would, so that a sanitizer sees addresses that lie outside
 inline void prefetch(const void* p) { *static_cast<const volatile unsigned char*>(p); }
 template <int pending>
 void wait_copies() {
   wait_for_copies(pending);
+}
+
+template <int pending>
+void wait_products() {
+  wait_for_products(pending);
 }
 
 inline float bits_to_float(uint32_t bits) {

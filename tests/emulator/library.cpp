@@ -12,8 +12,9 @@
 namespace sola::cuda {
 
 void* current_stream(const at::Device&) { return nullptr; }
+int capability = 80;
 // so small that WKV is cut into slices, and blocks walk over several tiles
-DeviceSize size_of(const at::Device&) { return {24 << 10, 2}; }
+DeviceSize size_of(const at::Device&) { return {24 << 10, 2, capability}; }
 
 }  // namespace sola::cuda
 
@@ -26,6 +27,7 @@ namespace sola::cuda {
 
 int run_product(int type, int layout, const float* a, const float* b, float* c);
 int run_mistake(int kind, float* out);
+int run_chain(bool bf16, int columns, const void* a, const void* b, const void* c, float* out, int mistake);
 
 }  // namespace sola::cuda
 
@@ -40,8 +42,9 @@ TORCH_LIBRARY(sola_emulated, m) {
   sola::define_schemas(m);
   // beside the ops: the order in which things happen, and a count that shows that they did
   m.def("set_seed(int seed) -> ()", [](int64_t seed) { simt::set_seed(uint64_t(seed)); });
+  m.def("set_capability(int capability) -> ()", [](int64_t it) { sola::cuda::capability = int(it); });
   m.def("blocks_run() -> int", [] { return simt::blocks_run(); });
-  // what tests/emulator/selftest.cpp does
+  // what tests/emulator/selftest*.cpp do
   m.def("product(int type, int layout, Tensor a, Tensor b) -> Tensor",
         [](int64_t type, int64_t layout, const at::Tensor& a, const at::Tensor& b) {
           auto c = at::empty({16, 16}, a.options());
@@ -54,4 +57,12 @@ TORCH_LIBRARY(sola_emulated, m) {
     sola::cuda::check_launch("mistake", sola::cuda::run_mistake(int(kind), out.data_ptr<float>()));
     return out;
   });
+  m.def("chain(Tensor a, Tensor b, Tensor c, int mistake) -> Tensor",
+        [](const at::Tensor& a, const at::Tensor& b, const at::Tensor& c, int64_t mistake) {
+          auto out = at::empty(a.sizes(), at::kFloat);
+          const bool bf16 = a.scalar_type() == at::kBFloat16;
+          sola::cuda::check_launch("chain", sola::cuda::run_chain(bf16, int(a.size(1)), a.data_ptr(), b.data_ptr(),
+                                                                  c.data_ptr(), out.data_ptr<float>(), int(mistake)));
+          return out;
+        });
 }

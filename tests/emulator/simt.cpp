@@ -1,13 +1,9 @@
 // the scheduler of the emulator: fibers, warps, barriers
 
-#include <cuda_runtime.h>
-
 #include <algorithm>
-#include <memory>
 #include <numeric>
-#include <random>
-#include <string>
-#include <vector>
+
+#include "machine.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
@@ -45,48 +41,6 @@ simt_switch:
 #endif
 
 namespace simt {
-namespace {
-
-constexpr int kLanes = 32;
-constexpr size_t kStack = 256 << 10;
-
-enum class State { ready, warp, block, done };
-enum class Kind { none, sync, shuffle, matrices, transposed, bf16, half, tf32 };
-
-struct Request {
-  Kind kind = Kind::none;
-  void* out = nullptr;
-  const void* row = nullptr;
-  const uint32_t* a = nullptr;
-  uint32_t b[2] = {};
-  float x = 0;
-  int lanes = 0;  // whose number a shuffle wants
-};
-
-struct Copy {
-  void* to;
-  const void* from;
-};
-
-struct Fiber {
-  std::unique_ptr<std::byte[]> stack;
-  void* sp = nullptr;
-  State state = State::done;
-  Request request;
-  std::vector<std::vector<Copy>> groups;
-  std::vector<Copy> open;
-};
-
-struct Machine {
-  std::vector<Fiber> fibers;
-  std::unique_ptr<unsigned char[]> shared;
-  std::mt19937_64 random{0};
-  void* scheduler = nullptr;
-  int current = 0, threads = 0;
-  int64_t blocks = 0;
-  const std::function<void()>* kernel = nullptr;
-  std::string failure;
-};
 
 Machine& machine() {
   static Machine it;
@@ -99,6 +53,26 @@ void stop(State state) {
   fiber.state = state;
   simt_switch(&fiber.sp, m.scheduler);
 }
+
+Request& ask(Kind kind) {
+  Request& request = machine().fibers[machine().current].request;
+  request.kind = kind;
+  return request;
+}
+
+Request* request_of(int warp, int lane) { return &machine().fibers[warp * kLanes + lane].request; }
+
+float operand(Kind kind, uint32_t word, int half) {
+  const uint16_t bits = uint16_t(word >> (16 * half));
+  if (kind == Kind::bf16) return bits_to_float(uint32_t(bits) << 16);
+  if (kind == Kind::half) return half_to_float(bits);
+  // tensor cores look at the upper 19 bits only
+  return bits_to_float(word & 0xffffe000);
+}
+
+namespace {
+
+constexpr size_t kStack = 256 << 10;
 
 void entry() {
   (*machine().kernel)();
@@ -118,11 +92,10 @@ void start(Fiber& fiber) {
   fiber.state = State::ready;
   fiber.groups.clear();
   fiber.open.clear();
+  fiber.unpublished = false;
 }
 
 // ---- what the lanes of a warp do together
-
-Request* request_of(int warp, int lane) { return &machine().fibers[warp * kLanes + lane].request; }
 
 uint16_t read16(const void* row, int index) {
   uint16_t bits;
@@ -142,14 +115,6 @@ void move_matrices(int warp, bool transposed) {
     }
   }
   for (int lane = 0; lane < kLanes; ++lane) std::memcpy(request_of(warp, lane)->out, loaded[lane], 16);
-}
-
-float operand(Kind kind, uint32_t word, int half) {
-  const uint16_t bits = uint16_t(word >> (16 * half));
-  if (kind == Kind::bf16) return bits_to_float(uint32_t(bits) << 16);
-  if (kind == Kind::half) return half_to_float(bits);
-  // tensor cores look at the upper 19 bits only
-  return bits_to_float(word & 0xffffe000);
 }
 
 // fragment layouts of mma.m16n8k16 (16-bit) and m16n8k8 (tf32), PTX ISA, "Matrix Fragments for mma"
@@ -196,6 +161,7 @@ void perform(int warp) {
   if (kind == Kind::shuffle) shuffle(warp);
   if (kind == Kind::matrices || kind == Kind::transposed) move_matrices(warp, kind == Kind::transposed);
   if (kind == Kind::bf16 || kind == Kind::half || kind == Kind::tf32) multiply(warp, kind);
+  if (kind >= Kind::products) perform_products(warp, kind);
 }
 
 // ---- scheduling
@@ -231,6 +197,8 @@ bool run_block() {
   Machine& m = machine();
   const int warps = m.threads / kLanes;
   for (int i = 0; i < m.threads; ++i) start(m.fibers[i]);
+  m.products.assign(warps, {});
+  m.unpublished = false;
   std::vector<int> runnable(warps);
   std::iota(runnable.begin(), runnable.end(), 0);
   while (m.failure.empty()) {
@@ -245,7 +213,11 @@ bool run_block() {
         m.failure = "a barrier was not reached by all threads of the block";
         break;
       }
-      for (int i = 0; i < m.threads; ++i) m.fibers[i].state = State::ready;
+      m.unpublished = false;
+      for (int i = 0; i < m.threads; ++i) {
+        m.unpublished |= m.fibers[i].unpublished;
+        m.fibers[i].state = State::ready;
+      }
       runnable.resize(warps);
       std::iota(runnable.begin(), runnable.end(), 0);
     }
@@ -258,12 +230,6 @@ bool run_block() {
     }
   }
   return false;
-}
-
-Request& ask(Kind kind) {
-  Request& request = machine().fibers[machine().current].request;
-  request.kind = kind;
-  return request;
 }
 
 void ask_for_matrices(Kind kind, uint32_t (&r)[4], const void* row) {
@@ -281,6 +247,12 @@ void ask_for_mma(Kind kind, float (&c)[4], const uint32_t (&a)[4], uint32_t b0, 
   request.b[0] = b0;
   request.b[1] = b1;
   stop(State::warp);
+}
+
+void ask_for_copy(void* shared, const void* global, bool exists, size_t bytes) {
+  const auto misaligned = (reinterpret_cast<uintptr_t>(shared) | reinterpret_cast<uintptr_t>(global)) % bytes;
+  if (misaligned) machine().failure = "cp.async: an address is not aligned to " + std::to_string(bytes) + " bytes";
+  machine().fibers[machine().current].open.push_back({shared, exists ? global : nullptr, bytes});
 }
 
 }  // namespace
@@ -301,6 +273,7 @@ int launch(const std::function<void()>& kernel, unsigned blocks, int threads, si
     // of just the size asked for, so that AddressSanitizer sees what lies beyond; every number in it is a NaN
     m.shared = std::make_unique_for_overwrite<unsigned char[]>(shared);
     std::memset(m.shared.get(), 0xff, shared);
+    m.shared_bytes = shared;
     ++m.blocks;
     if (!run_block()) return cudaErrorLaunchFailure;
   }
@@ -338,21 +311,21 @@ void mma_tf32(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   ask_for_mma(Kind::tf32, c, a, b0, b1);
 }
 
-void copy_async(void* shared, const void* global) {
-  const auto misaligned = (reinterpret_cast<uintptr_t>(shared) | reinterpret_cast<uintptr_t>(global)) % 16;
-  if (misaligned) machine().failure = "cp.async: an address is not aligned to 16 bytes";
-  machine().fibers[machine().current].open.push_back({shared, global});
-}
+void copy_async(void* shared, const void* global, bool exists) { ask_for_copy(shared, global, exists, 16); }
+void copy_two_async(void* shared, const void* global, bool exists) { ask_for_copy(shared, global, exists, 8); }
 void commit_copies() {
   Fiber& fiber = machine().fibers[machine().current];
   fiber.groups.push_back(std::move(fiber.open));
   fiber.open.clear();
 }
 void wait_for_copies(int pending) {
-  auto& groups = machine().fibers[machine().current].groups;
-  while (int(groups.size()) > pending) {
-    for (const Copy& copy : groups.front()) std::memcpy(copy.to, copy.from, 16);
-    groups.erase(groups.begin());
+  Fiber& fiber = machine().fibers[machine().current];
+  while (int(fiber.groups.size()) > pending) {
+    for (const Copy& copy : fiber.groups.front()) {
+      copy.from ? std::memcpy(copy.to, copy.from, copy.bytes) : std::memset(copy.to, 0, copy.bytes);
+      fiber.unpublished = true;
+    }
+    fiber.groups.erase(fiber.groups.begin());
   }
 }
 
