@@ -26,6 +26,7 @@ namespace sola::cuda {
 
 int run_product(int type, int layout, const float* a, const float* b, float* c);
 int run_mistake(int kind, float* out);
+int run_launch(int64_t blocks, int threads, int64_t shared);
 
 }  // namespace sola::cuda
 
@@ -33,6 +34,7 @@ namespace simt {
 
 void set_seed(uint64_t seed);
 int64_t blocks_run();
+void set_most_shared(int bytes);
 
 }  // namespace simt
 
@@ -41,6 +43,7 @@ TORCH_LIBRARY(sola_emulated, m) {
   // beside the ops: the order in which things happen, and a count that shows that they did
   m.def("set_seed(int seed) -> ()", [](int64_t seed) { simt::set_seed(uint64_t(seed)); });
   m.def("blocks_run() -> int", [] { return simt::blocks_run(); });
+  m.def("set_most_shared(int bytes) -> ()", [](int64_t bytes) { simt::set_most_shared(int(bytes)); });
   // what tests/emulator/selftest.cpp does
   m.def("product(int type, int layout, Tensor a, Tensor b) -> Tensor",
         [](int64_t type, int64_t layout, const at::Tensor& a, const at::Tensor& b) {
@@ -53,5 +56,8 @@ TORCH_LIBRARY(sola_emulated, m) {
     auto out = at::empty({64}, at::kFloat);
     sola::cuda::check_launch("mistake", sola::cuda::run_mistake(int(kind), out.data_ptr<float>()));
     return out;
+  });
+  m.def("launch(int blocks, int threads, int shared) -> ()", [](int64_t blocks, int64_t threads, int64_t shared) {
+    sola::cuda::check_launch("launch", sola::cuda::run_launch(blocks, int(threads), shared));
   });
 }

@@ -1,5 +1,7 @@
 // the scheduler of the emulator: fibers, warps, barriers
 
+#include "simt.h"
+
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -9,6 +11,9 @@
 #include <string>
 #include <vector>
 
+#include "races.h"
+#include "switch.h"
+
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
 #else
@@ -16,33 +21,6 @@
 #endif
 
 simt_uint3 threadIdx, blockIdx, blockDim, gridDim;
-
-#if defined(__x86_64__)
-extern "C" void simt_switch(void** from, void* to);
-// saves what the calling convention wants saved, changes stacks, restores
-asm(R"(
-.text
-.globl simt_switch
-simt_switch:
-  pushq %rbp
-  pushq %rbx
-  pushq %r12
-  pushq %r13
-  pushq %r14
-  pushq %r15
-  movq %rsp, (%rdi)
-  movq %rsi, %rsp
-  popq %r15
-  popq %r14
-  popq %r13
-  popq %r12
-  popq %rbx
-  popq %rbp
-  ret
-)");
-#else
-#error "the emulator switches stacks on x86-64 only"
-#endif
 
 namespace simt {
 namespace {
@@ -63,9 +41,11 @@ struct Request {
   int lanes = 0;  // whose number a shuffle wants
 };
 
+// one that comes early is done before its thread goes on, others when somebody waits
 struct Copy {
   void* to;
   const void* from;
+  bool early;
 };
 
 struct Fiber {
@@ -83,6 +63,7 @@ struct Machine {
   std::mt19937_64 random{0};
   void* scheduler = nullptr;
   int current = 0, threads = 0;
+  bool running = false;
   int64_t blocks = 0;
   const std::function<void()>* kernel = nullptr;
   std::string failure;
@@ -132,6 +113,10 @@ uint16_t read16(const void* row, int index) {
 
 void move_matrices(int warp, bool transposed) {
   uint32_t loaded[kLanes][4];
+  // a row goes to four lanes, in the name of one that has written none of it
+  for (int lane = 0; lane < kLanes; ++lane)
+    for (int reader : {lane, lane ^ 1})
+      races::access(races::Kind::read, warp * kLanes + reader, request_of(warp, lane)->row, 16);
   for (int lane = 0; lane < kLanes; ++lane) {
     for (int i = 0; i < 4; ++i) {
       const int g = lane / 4, t = lane % 4;
@@ -150,6 +135,13 @@ float operand(Kind kind, uint32_t word, int half) {
   if (kind == Kind::half) return half_to_float(bits);
   // tensor cores look at the upper 19 bits only
   return bits_to_float(word & 0xffffe000);
+}
+
+// Tensor cores add up exactly and cut off what float has no room for ("at least single precision", says the PTX ISA, in
+// no order or rounding).
+float cut(double sum) {
+  const float nearest = float(sum);
+  return std::isfinite(nearest) && std::abs(double(nearest)) > std::abs(sum) ? std::nextafter(nearest, 0.0f) : nearest;
 }
 
 // fragment layouts of mma.m16n8k16 (16-bit) and m16n8k8 (tf32), PTX ISA, "Matrix Fragments for mma"
@@ -172,15 +164,19 @@ void multiply(int warp, Kind kind) {
     auto* c = static_cast<float*>(request_of(warp, lane)->out);
     for (int i = 0; i < 4; ++i) {
       const int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
-      float sum = c[i];
-      for (int k = 0; k < depth; ++k) sum += a[row][k] * b[k][column];
-      c[i] = sum;
+      double sum = c[i];
+      for (int k = 0; k < depth; ++k) sum += double(a[row][k]) * double(b[k][column]);
+      c[i] = cut(sum);
     }
   }
 }
 
 void shuffle(int warp) {
   float values[kLanes];
+  for (int lane = 0; lane < kLanes; ++lane) {
+    // __shfl_sync would take it modulo the width: no kernel of ours means that
+    if (unsigned(request_of(warp, lane)->lanes) >= kLanes) return fail("a shuffle asks for a lane outside the warp");
+  }
   for (int lane = 0; lane < kLanes; ++lane) values[lane] = request_of(warp, request_of(warp, lane)->lanes)->x;
   for (int lane = 0; lane < kLanes; ++lane) request_of(warp, lane)->x = values[lane];
 }
@@ -188,11 +184,9 @@ void shuffle(int warp) {
 void perform(int warp) {
   const Kind kind = request_of(warp, 0)->kind;
   for (int lane = 1; lane < kLanes; ++lane) {
-    if (request_of(warp, lane)->kind != kind) {
-      machine().failure = "the lanes of a warp are at different primitives";
-      return;
-    }
+    if (request_of(warp, lane)->kind != kind) return fail("the lanes of a warp are at different primitives");
   }
+  if (kind == Kind::sync) races::pass_warp_barrier(warp);
   if (kind == Kind::shuffle) shuffle(warp);
   if (kind == Kind::matrices || kind == Kind::transposed) move_matrices(warp, kind == Kind::transposed);
   if (kind == Kind::bf16 || kind == Kind::half || kind == Kind::tf32) multiply(warp, kind);
@@ -204,7 +198,9 @@ void resume(int thread) {
   Machine& m = machine();
   m.current = thread;
   threadIdx.x = unsigned(thread);
+  m.running = true;
   simt_switch(&m.scheduler, m.fibers[thread].sp);
+  m.running = false;
 }
 
 // runs every lane that can run, then what they stopped for together
@@ -219,15 +215,12 @@ void run_warp(int warp) {
   int waiting = 0;
   for (int lane = 0; lane < kLanes; ++lane) waiting += m.fibers[warp * kLanes + lane].state == State::warp;
   if (waiting == 0) return;
-  if (waiting < kLanes) {
-    m.failure = "a warp primitive was not reached by all lanes";
-    return;
-  }
+  if (waiting < kLanes) return fail("a warp primitive was not reached by all lanes");
   perform(warp);
   for (int lane = 0; lane < kLanes; ++lane) m.fibers[warp * kLanes + lane].state = State::ready;
 }
 
-bool run_block() {
+void run_block() {
   Machine& m = machine();
   const int warps = m.threads / kLanes;
   for (int i = 0; i < m.threads; ++i) start(m.fibers[i]);
@@ -240,11 +233,12 @@ bool run_block() {
         at_barrier += m.fibers[i].state == State::block;
         done += m.fibers[i].state == State::done;
       }
-      if (done == m.threads) return true;
+      if (done == m.threads) return;
       if (at_barrier < m.threads) {
-        m.failure = "a barrier was not reached by all threads of the block";
+        fail("a barrier was not reached by all threads of the block");
         break;
       }
+      races::pass_block_barrier();
       for (int i = 0; i < m.threads; ++i) m.fibers[i].state = State::ready;
       runnable.resize(warps);
       std::iota(runnable.begin(), runnable.end(), 0);
@@ -257,7 +251,6 @@ bool run_block() {
       runnable.erase(runnable.begin() + std::ptrdiff_t(pick));
     }
   }
-  return false;
 }
 
 Request& ask(Kind kind) {
@@ -267,7 +260,7 @@ Request& ask(Kind kind) {
 }
 
 void ask_for_matrices(Kind kind, uint32_t (&r)[4], const void* row) {
-  if (reinterpret_cast<uintptr_t>(row) % 16) machine().failure = "ldmatrix: a row is not aligned to 16 bytes";
+  if (reinterpret_cast<uintptr_t>(row) % 16) fail("ldmatrix: a row is not aligned to 16 bytes");
   Request& request = ask(kind);
   request.out = r;
   request.row = row;
@@ -285,26 +278,46 @@ void ask_for_mma(Kind kind, float (&c)[4], const uint32_t (&a)[4], uint32_t b0, 
 
 }  // namespace
 
-int launch(const std::function<void()>& kernel, unsigned blocks, int threads, size_t shared) {
+int running_thread() { return machine().running ? machine().current : -1; }
+bool is_private(const void* at) {
+  const std::byte* stack = machine().fibers[machine().current].stack.get();
+  return at >= stack && at < stack + kStack;
+}
+void fail(const std::string& reason) {
+  if (machine().failure.empty()) machine().failure = reason;
+}
+void give_up(const std::string& reason) {
+  fail(reason);
+  stop(State::done);
+}
+
+void launch(const void* kernel, const std::function<void()>& body, int64_t blocks, int threads, size_t shared) {
+  if (keep_error(check_launch(kernel, blocks, threads, shared)) != cudaSuccess) return;
   Machine& m = machine();
   m.failure.clear();
-  m.kernel = &kernel;
+  m.kernel = &body;
   m.threads = threads;
   if (m.fibers.size() < size_t(threads)) m.fibers.resize(threads);
   blockDim = {unsigned(threads), 1, 1};
-  gridDim = {blocks, 1, 1};
+  gridDim = {unsigned(blocks), 1, 1};
   std::vector<unsigned> order(blocks);
   std::iota(order.begin(), order.end(), 0u);
   std::shuffle(order.begin(), order.end(), m.random);
+  races::start_launch();
   for (unsigned block : order) {
     blockIdx.x = block;
     // of just the size asked for, so that AddressSanitizer sees what lies beyond; every number in it is a NaN
     m.shared = std::make_unique_for_overwrite<unsigned char[]>(shared);
     std::memset(m.shared.get(), 0xff, shared);
+    races::start_block(m.shared.get(), shared, block);
     ++m.blocks;
-    if (!run_block()) return cudaErrorLaunchFailure;
+    run_block();
+    if (!races::found().empty()) fail(races::found());
+    if (!m.failure.empty()) {
+      keep_error(cudaErrorLaunchFailure);
+      return;
+    }
   }
-  return cudaSuccess;
 }
 
 void set_seed(uint64_t seed) { machine().random.seed(seed); }
@@ -339,9 +352,14 @@ void mma_tf32(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
 }
 
 void copy_async(void* shared, const void* global) {
+  Machine& m = machine();
   const auto misaligned = (reinterpret_cast<uintptr_t>(shared) | reinterpret_cast<uintptr_t>(global)) % 16;
-  if (misaligned) machine().failure = "cp.async: an address is not aligned to 16 bytes";
-  machine().fibers[machine().current].open.push_back({shared, global});
+  if (misaligned) fail("cp.async: an address is not aligned to 16 bytes");
+  races::access(races::Kind::read, m.current, global, 16);
+  races::access(races::Kind::copy_starts, m.current, shared, 16);
+  const Copy copy{shared, global, m.random() % 2 == 0};
+  if (copy.early) std::memcpy(shared, global, 16);
+  m.fibers[m.current].open.push_back(copy);
 }
 void commit_copies() {
   Fiber& fiber = machine().fibers[machine().current];
@@ -351,7 +369,10 @@ void commit_copies() {
 void wait_for_copies(int pending) {
   auto& groups = machine().fibers[machine().current].groups;
   while (int(groups.size()) > pending) {
-    for (const Copy& copy : groups.front()) std::memcpy(copy.to, copy.from, 16);
+    for (const Copy& copy : groups.front()) {
+      if (!copy.early) std::memcpy(copy.to, copy.from, 16);
+      races::access(races::Kind::copy_ends, machine().current, copy.to, 16);
+    }
     groups.erase(groups.begin());
   }
 }
