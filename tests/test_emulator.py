@@ -26,6 +26,7 @@ def test_products_of_tensor_cores(library, kind: int, dtype: torch.dtype, layout
     torch.testing.assert_close(library.product(kind, layout, a, b), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.skipif(build.RACES, reason="refused where every access is watched")
 def test_a_missing_barrier_shows(library) -> None:
     """Some order of the warps reads what isn't written yet; with the barrier none does."""
     reversed_numbers = torch.arange(63.0, -1, -1)
@@ -53,9 +54,9 @@ def test_what_a_device_would_stop_at_is_an_error(library, kind: int, sentence: s
 
 
 def test_what_nobody_waited_for_or_wrote_is_nan(library) -> None:
-    # copies arrive at once or late
-    assert library.mistake(5).isnan().any()
     assert library.mistake(6).isnan().all()
+    if not build.RACES:  # copies arrive at once or late
+        assert library.mistake(5).isnan().any()
 
 
 _MOST_BLOCKS, _UNASKED_SHARED, _MOST_SHARED = 2**31 - 1, 48 << 10, 163 << 10
@@ -93,7 +94,7 @@ def test_a_device_with_less_shared_memory_says_so(library) -> None:
 
 _RACES = {
     9: "thread .* reads what another wrote .* of shared memory",
-    10: "thread 32 writes what another read .* of shared memory",
+    10: "race: thread .* of shared memory",
     11: "thread 0 writes what another wrote .* of global memory",
 }
 

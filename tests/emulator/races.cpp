@@ -59,9 +59,9 @@ Cell& cell_of(uintptr_t address, bool shared) {
 // whether an earlier access has no barrier between it and one by `thread` now
 bool unordered(const Access& earlier, int thread, bool shared) {
   const Detector& d = detector();
-  if (earlier.thread == kNobody || earlier.thread == thread) return false;
+  if (earlier.thread == kNobody) return false;
   if (earlier.block_time < d.block_begin) return !shared && earlier.block != d.block;
-  if (earlier.block_time != d.time) return false;
+  if (earlier.thread == thread || earlier.block_time != d.time) return false;
   return earlier.warp != thread / kLanes || earlier.warp_time == d.warp_time[earlier.warp];
 }
 
