@@ -1,10 +1,12 @@
 """A plugin of pytest for a GPU that is lent for minutes: what is known is printed at once, and a test takes no other along.
 
-``python -m pytest -p device_run -v --share 1/4 tests/test_cuda.py``, with this folder on PYTHONPATH.
+``python -m pytest -p device_run -p no:terminal -o addopts= --share 1/4 tests/test_cuda.py``, with this folder on
+PYTHONPATH.
 
-Failures are printed as they happen. A kernel that faults leaves a device on which every later call fails, and one that
-never ends can't be interrupted: then the process starts anew behind the test. Processes that take a share each keep
-the order of the tests, so that all of them begin with what matters most.
+Every result is a line, written at once and whole, so that several processes can share a log. A kernel that faults leaves
+a device on which every later call fails, and one that never ends can't be interrupted: then the process starts anew
+behind the test. Processes that take a share each keep the order of the tests, so that all of them begin with what
+matters most.
 """
 
 from __future__ import annotations
@@ -12,7 +14,6 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from typing import Any
 
 import pytest
 
@@ -26,7 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--most-s", type=float, default=60.0, help="after so many seconds a test is given up")
     group.addoption("--after", default="", help="begin behind this test")
     group.addoption("--restarts", type=int, default=0, help="how often the process has started anew")
-    group.addoption("--failures", type=int, default=0, help="of processes before this one")
+    group.addoption("--counted", default="0,0,0", help="passed, failed and skipped by processes before this one")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -47,27 +48,31 @@ def lost() -> str:
 
 
 class Run:
-    """One process: its share of the tests, what failed of them, and a clock for each."""
+    """One process: its share of the tests, what came of them, and a clock for each."""
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
-        self.failures: int = config.getoption("--failures")
+        counts = map(int, config.getoption("--counted").split(","))
+        self.counted = dict(zip(("passed", "failed", "skipped"), counts, strict=True))
         self.clock: threading.Timer | None = None
+        # capturing leaves it alone, and it is the log's end even when others write there
+        self.log = os.dup(1)
 
     def say(self, text: str) -> None:
-        """A line of the log, without the wait for a buffer."""
-        print(f"\n{text}", file=sys.__stdout__, flush=True)
+        """Lines of the log."""
+        os.write(self.log, f"{text}\n".encode())
 
     def start_anew(self, test: str, why: str) -> None:
-        """This process becomes another one that begins behind a test."""
+        """Begin again in a new process, behind a test."""
         restarts = self.config.getoption("--restarts") + 1
+        self.counted["failed"] += 1
         self.say(f"GIVEN UP {test}: {why}")
-        capture: Any = self.config.pluginmanager.getplugin("capturemanager")
-        if capture is not None:
-            capture.stop_global_capturing()
         if restarts > MOST_RESTARTS:
             os._exit(1)
-        state = [f"--after={test}", f"--restarts={restarts}", f"--failures={self.failures + 1}"]
+        counted = ",".join(map(str, self.counted.values()))
+        state = [f"--after={test}", f"--restarts={restarts}", f"--counted={counted}"]
+        os.dup2(self.log, 1)
+        os.dup2(self.log, 2)
         os.execv(sys.executable, [sys.executable, "-m", "pytest", *self.config.invocation_params.args, *state])
 
     @pytest.hookimpl(trylast=True)  # behind -k
@@ -79,6 +84,14 @@ class Run:
         if after in names:
             del items[: names.index(after) + 1]
 
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:
+            self.counted["failed"] += 1
+            self.say(f"FAILED {report.nodeid} (collection)\n{report.longreprtext}")
+
+    def pytest_internalerror(self, excrepr: object) -> None:
+        self.say(f"FAILED pytest itself\n{excrepr}")
+
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         seconds = max(_FEWEST_S, self.config.getoption("--most-s"))
         self.clock = threading.Timer(seconds, self.start_anew, (nodeid, f"not done after {seconds:g} s"))
@@ -86,10 +99,15 @@ class Run:
         self.clock.start()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if not report.failed:
+        if report.passed and report.when != "call":
             return
-        self.failures += report.when == "call"
-        self.say(f"FAILED {report.nodeid} ({report.when})\n" + "\n".join(report.longreprtext.splitlines()[-25:]))
+        self.counted[report.outcome] += 1
+        line = f"{report.outcome.upper()} {report.nodeid} {report.duration:.2f} s"
+        if report.failed:
+            line += f" ({report.when})\n" + "\n".join(report.longreprtext.splitlines()[-25:])
+        elif isinstance(report.longrepr, tuple):
+            line += f": {report.longrepr[2]}"
+        self.say(line)
 
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
         if self.clock is not None:
@@ -99,6 +117,8 @@ class Run:
             self.start_anew(nodeid, f"the device is lost, {why}")
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        counts = ", ".join(f"{count} {what}" for what, count in self.counted.items())
+        self.say(f"SHARE {self.config.getoption('--share')}: {counts}")
         # nothing left to run is no failure
         if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
-            session.exitstatus = int(self.failures > 0)
+            session.exitstatus = int(self.counted["failed"] > 0)

@@ -38,7 +38,7 @@ def run(tmp_path: Path):
 
     def call(*arguments: str) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{HERE}", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-        command = [sys.executable, "-m", "pytest", "-p", "device_run", "-p", "no:cacheprovider", "-v", *arguments]
+        command = [sys.executable, "-m", "pytest", "-p", "device_run", "-p", "no:terminal", *arguments]
         return subprocess.run(
             [*command, "test_made_up.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
         )
@@ -51,17 +51,27 @@ def test_what_breaks_takes_no_other_along(run) -> None:
     out = done.stdout
     assert done.returncode == 1, out + done.stderr
     for name in ("first", "behind", "last"):
-        assert f"test_{name} PASSED" in out
+        assert f"PASSED test_made_up.py::test_{name} " in out
     assert "assert (1 + 1) == 3" in out.split("test_breaks")[0]
     assert "GIVEN UP test_made_up.py::test_breaks: the device is lost, CUDA error: an illegal memory access" in out
     assert "GIVEN UP test_made_up.py::test_never_ends: not done after 1 s" in out
-    assert out.index("test_behind PASSED") < out.index("test_last PASSED")
+    # what broke the device had passed
+    assert out.splitlines()[-1] == "SHARE 1/1: 4 passed, 3 failed, 0 skipped"
 
 
 def test_shares_are_all_tests_once(run) -> None:
-    halves = [run("--share", f"{part}/2", "-k", "not never", "--collect-only", "-qq").stdout for part in (1, 2)]
-    names = [[line for line in half.splitlines() if "::" in line] for half in halves]
-    assert len(names[0]) + len(names[1]) == len({*names[0], *names[1]}) == 5
+    halves = [run("--share", f"{part}/2", "-k", "first or wrong or behind").stdout for part in (1, 2)]
+    assert [half.splitlines()[-1] for half in halves] == [
+        "SHARE 1/2: 2 passed, 0 failed, 0 skipped",
+        "SHARE 2/2: 0 passed, 1 failed, 0 skipped",
+    ]
+
+
+def test_a_file_that_does_not_import_is_a_failure_with_a_reason(run, tmp_path) -> None:
+    (tmp_path / "test_made_up.py").write_text("import no_such_module")
+    done = run()
+    assert done.returncode != 0
+    assert "No module named 'no_such_module'" in done.stdout
 
 
 def test_nothing_left_behind_the_last_test_is_no_failure(run) -> None:
