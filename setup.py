@@ -9,6 +9,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import setuptools
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
@@ -120,5 +121,9 @@ class NinjaBuild(build_ext):
                 objects += ninja.build(f"{source.stem}.cu.o", "nvcc", str(source), variables={"flags": " ".join(wanted)})
             ninja.build(str(target), "link", objects)
 
+
+# to compile in place needs nothing of pyproject.toml, whose form older setuptools don't know
+if int(setuptools.__version__.split(".")[0]) < 77 and "--inplace" in sys.argv:
+    setuptools.Distribution.parse_config_files = lambda *_, **__: None
 
 setup(ext_modules=[Extension("sola_vision._C", sources=[])], cmdclass={"build_ext": NinjaBuild})

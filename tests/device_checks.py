@@ -232,6 +232,31 @@ def offsets_beyond_int32(device: Device, library: Any, attention: str, axis: int
     same_bits(both_ways(far), both_ways(k))
 
 
+def results_beyond_int32(device: Device, attention: str) -> None:
+    """More than 2³¹ elements of inputs and results, in halves: the last rows are what they are by themselves."""
+    tokens, dim, kept = 2**25 + 64, 64, 64
+
+    def random(*sizes: int) -> Tensor:
+        return torch.randn(sizes, device=device.name, dtype=torch.bfloat16)
+
+    if attention in ("softmax", "linear"):
+        op = getattr(device.ops, f"{attention}_attention")
+        q, k, v = random(1, tokens, 1, dim), random(1, 64, 1, dim), random(1, 64, 1, dim)
+        out, expected = op(q, k, v), op(q[:, -kept:].contiguous(), k, v)
+    elif attention == "causal":
+        q, near = random(1, tokens, 1, dim), 4096
+        decay = torch.full((1,), 0.5, device=device.name)
+        out, expected = (
+            device.ops.linear_attention(x, x, x, decay=decay, causal=True) for x in (q, q[:, -near:].contiguous())
+        )
+    else:
+        k, near = random(1, tokens, dim), 4096
+        rates = torch.ones(dim, device=device.name), torch.zeros(dim, device=device.name)
+        out, expected = (device.ops.wkv(x, x, *rates, decay_per="token") for x in (k, k[:, -near:].contiguous()))
+    assert out.numel() > 2**31
+    check_close(attention, [out[:, -kept:]], [expected[:, -kept:]], [expected[:, -kept:].double()], torch.bfloat16)
+
+
 # enough tokens for several ranges, chunks and stretches
 LONG_CASES = (
     Case("softmax_attention", (1, 150, 170, 2, 40, 24)),

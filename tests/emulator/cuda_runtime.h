@@ -2,7 +2,7 @@
 //
 // Warps, and the lanes of a warp, are run in a random order that a seed decides; a warp primitive or a barrier is where
 // a lane stops until the others have come. Blocks run one after the other, in a shuffled order. Shared memory is full
-// of NaN before each block, and what is copied asynchronously arrives as late as it may.
+// of NaN before each block, and what is copied asynchronously arrives at once, or as late as it may.
 #pragma once
 
 #include <cmath>
@@ -31,13 +31,9 @@ using cudaStream_t = void*;
 constexpr int cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorInvalidConfiguration = 9,
               cudaErrorLaunchFailure = 719;
 constexpr int cudaFuncAttributeMaxDynamicSharedMemorySize = 8;
-// what one block may have on compute capability 8.0, the smallest of the targets
-constexpr int kSimtMostShared = 163 << 10;
-template <class F>
-int cudaFuncSetAttribute(F, int, int bytes) {
-  return bytes <= kSimtMostShared ? cudaSuccess : cudaErrorInvalidValue;
-}
 const char* cudaGetErrorString(int error);
+// the last error stays until somebody asks, as with the CUDA runtime
+cudaError_t cudaGetLastError();
 
 template <class T>
 T min(T a, T b) {
@@ -50,7 +46,12 @@ T max(T a, T b) {
 
 namespace simt {
 
-int launch(const std::function<void()>& kernel, unsigned blocks, int threads, size_t shared);
+void launch(const void* kernel, const std::function<void()>& body, int64_t blocks, int threads, size_t shared);
+// what a device would say to these (limits.cpp)
+cudaError_t ask_for_shared(const void* kernel, int bytes);
+cudaError_t check_launch(const void* kernel, int64_t blocks, int threads, size_t shared);
+cudaError_t keep_error(cudaError_t error);
+void set_most_shared(int bytes);
 void set_seed(uint64_t seed);
 int64_t blocks_run();
 
@@ -100,11 +101,17 @@ inline uint32_t float_to_bits(float x) {
   std::memcpy(&bits, &x, 4);
   return bits;
 }
+// off by some units in the last place, which depend on the number: as far as PTX lets approximations be
+inline float blur(float exact, float x, int units) {
+  const uint32_t hash = (float_to_bits(x) * 2654435761u) >> 16;
+  if (!std::isnormal(exact) || !std::isnormal(x)) return exact;
+  return bits_to_float(float_to_bits(exact) + hash % uint32_t(2 * units + 1) - uint32_t(units));
+}
 inline float fast_exp2(float x) {
-  const float y = exp2f(x);
+  const float y = blur(exp2f(x), x, 2);
   return y < 0x1p-126f ? 0.0f : y;
 }
-inline float fast_reciprocal(float x) { return 1.0f / x; }
+inline float fast_reciprocal(float x) { return blur(1.0f / x, x, 1); }
 inline uint16_t round_bf16(float x) {
   const uint32_t bits = float_to_bits(x);
   if (x != x) return 0x7fff;
@@ -131,3 +138,8 @@ inline float round_tf32(float x) {
 }
 
 }  // namespace simt
+
+template <class F>
+cudaError_t cudaFuncSetAttribute(F kernel, int, int bytes) {
+  return simt::ask_for_shared(reinterpret_cast<const void*>(kernel), bytes);
+}

@@ -28,6 +28,7 @@ namespace sola::cuda {
 int run_product(int type, int layout, const float* a, const float* b, float* c);
 int run_mistake(int kind, float* out);
 int run_chain(bool bf16, int columns, const void* a, const void* b, const void* c, float* out, int mistake);
+int run_launch(int64_t blocks, int threads, int64_t shared);
 
 }  // namespace sola::cuda
 
@@ -35,6 +36,7 @@ namespace simt {
 
 void set_seed(uint64_t seed);
 int64_t blocks_run();
+void set_most_shared(int bytes);
 
 }  // namespace simt
 
@@ -44,6 +46,7 @@ TORCH_LIBRARY(sola_emulated, m) {
   m.def("set_seed(int seed) -> ()", [](int64_t seed) { simt::set_seed(uint64_t(seed)); });
   m.def("set_capability(int capability) -> ()", [](int64_t it) { sola::cuda::capability = int(it); });
   m.def("blocks_run() -> int", [] { return simt::blocks_run(); });
+  m.def("set_most_shared(int bytes) -> ()", [](int64_t bytes) { simt::set_most_shared(int(bytes)); });
   // what tests/emulator/selftest*.cpp do
   m.def("product(int type, int layout, Tensor a, Tensor b) -> Tensor",
         [](int64_t type, int64_t layout, const at::Tensor& a, const at::Tensor& b) {
@@ -65,4 +68,7 @@ TORCH_LIBRARY(sola_emulated, m) {
                                                                   c.data_ptr(), out.data_ptr<float>(), int(mistake)));
           return out;
         });
+  m.def("launch(int blocks, int threads, int shared) -> ()", [](int64_t blocks, int64_t threads, int64_t shared) {
+    sola::cuda::check_launch("launch", sola::cuda::run_launch(blocks, int(threads), shared));
+  });
 }

@@ -12,6 +12,8 @@
 #include <string>
 #include <vector>
 
+#include "simt.h"
+
 namespace simt {
 
 constexpr int kLanes = 32;
@@ -38,10 +40,12 @@ struct Request {
   Product product;
 };
 
+// one that comes early is done before its thread goes on, others when somebody waits
 struct Copy {
   void* to;
   const void* from;  // null for zeros
   size_t bytes;
+  bool early;
 };
 
 struct Fiber {
@@ -73,6 +77,7 @@ struct Machine {
   std::mt19937_64 random{0};
   void* scheduler = nullptr;
   int current = 0, threads = 0;
+  bool running = false;
   int64_t blocks = 0;
   const std::function<void()>* kernel = nullptr;
   std::vector<Products> products;  // of warps

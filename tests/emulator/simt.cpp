@@ -4,6 +4,8 @@
 #include <numeric>
 
 #include "machine.h"
+#include "races.h"
+#include "switch.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
@@ -12,33 +14,6 @@
 #endif
 
 simt_uint3 threadIdx, blockIdx, blockDim, gridDim;
-
-#if defined(__x86_64__)
-extern "C" void simt_switch(void** from, void* to);
-// saves what the calling convention wants saved, changes stacks, restores
-asm(R"(
-.text
-.globl simt_switch
-simt_switch:
-  pushq %rbp
-  pushq %rbx
-  pushq %r12
-  pushq %r13
-  pushq %r14
-  pushq %r15
-  movq %rsp, (%rdi)
-  movq %rsi, %rsp
-  popq %r15
-  popq %r14
-  popq %r13
-  popq %r12
-  popq %rbx
-  popq %rbp
-  ret
-)");
-#else
-#error "the emulator switches stacks on x86-64 only"
-#endif
 
 namespace simt {
 
@@ -68,6 +43,13 @@ float operand(Kind kind, uint32_t word, int half) {
   if (kind == Kind::half) return half_to_float(bits);
   // tensor cores look at the upper 19 bits only
   return bits_to_float(word & 0xffffe000);
+}
+
+// Tensor cores add up exactly and cut off what float has no room for ("at least single precision", says the PTX ISA, in
+// no order or rounding).
+float cut(double sum) {
+  const float nearest = float(sum);
+  return std::isfinite(nearest) && std::abs(double(nearest)) > std::abs(sum) ? std::nextafter(nearest, 0.0f) : nearest;
 }
 
 namespace {
@@ -105,6 +87,10 @@ uint16_t read16(const void* row, int index) {
 
 void move_matrices(int warp, bool transposed) {
   uint32_t loaded[kLanes][4];
+  // a row goes to four lanes, in the name of one that has written none of it
+  for (int lane = 0; lane < kLanes; ++lane)
+    for (int reader : {lane, lane ^ 1})
+      races::access(races::Kind::read, warp * kLanes + reader, request_of(warp, lane)->row, 16);
   for (int lane = 0; lane < kLanes; ++lane) {
     for (int i = 0; i < 4; ++i) {
       const int g = lane / 4, t = lane % 4;
@@ -137,15 +123,19 @@ void multiply(int warp, Kind kind) {
     auto* c = static_cast<float*>(request_of(warp, lane)->out);
     for (int i = 0; i < 4; ++i) {
       const int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
-      float sum = c[i];
-      for (int k = 0; k < depth; ++k) sum += a[row][k] * b[k][column];
-      c[i] = sum;
+      double sum = c[i];
+      for (int k = 0; k < depth; ++k) sum += double(a[row][k]) * double(b[k][column]);
+      c[i] = cut(sum);
     }
   }
 }
 
 void shuffle(int warp) {
   float values[kLanes];
+  for (int lane = 0; lane < kLanes; ++lane) {
+    // __shfl_sync would take it modulo the width: no kernel of ours means that
+    if (unsigned(request_of(warp, lane)->lanes) >= kLanes) return fail("a shuffle asks for a lane outside the warp");
+  }
   for (int lane = 0; lane < kLanes; ++lane) values[lane] = request_of(warp, request_of(warp, lane)->lanes)->x;
   for (int lane = 0; lane < kLanes; ++lane) request_of(warp, lane)->x = values[lane];
 }
@@ -153,11 +143,9 @@ void shuffle(int warp) {
 void perform(int warp) {
   const Kind kind = request_of(warp, 0)->kind;
   for (int lane = 1; lane < kLanes; ++lane) {
-    if (request_of(warp, lane)->kind != kind) {
-      machine().failure = "the lanes of a warp are at different primitives";
-      return;
-    }
+    if (request_of(warp, lane)->kind != kind) return fail("the lanes of a warp are at different primitives");
   }
+  if (kind == Kind::sync) races::pass_warp_barrier(warp);
   if (kind == Kind::shuffle) shuffle(warp);
   if (kind == Kind::matrices || kind == Kind::transposed) move_matrices(warp, kind == Kind::transposed);
   if (kind == Kind::bf16 || kind == Kind::half || kind == Kind::tf32) multiply(warp, kind);
@@ -170,7 +158,9 @@ void resume(int thread) {
   Machine& m = machine();
   m.current = thread;
   threadIdx.x = unsigned(thread);
+  m.running = true;
   simt_switch(&m.scheduler, m.fibers[thread].sp);
+  m.running = false;
 }
 
 // runs every lane that can run, then what they stopped for together
@@ -185,15 +175,12 @@ void run_warp(int warp) {
   int waiting = 0;
   for (int lane = 0; lane < kLanes; ++lane) waiting += m.fibers[warp * kLanes + lane].state == State::warp;
   if (waiting == 0) return;
-  if (waiting < kLanes) {
-    m.failure = "a warp primitive was not reached by all lanes";
-    return;
-  }
+  if (waiting < kLanes) return fail("a warp primitive was not reached by all lanes");
   perform(warp);
   for (int lane = 0; lane < kLanes; ++lane) m.fibers[warp * kLanes + lane].state = State::ready;
 }
 
-bool run_block() {
+void run_block() {
   Machine& m = machine();
   const int warps = m.threads / kLanes;
   for (int i = 0; i < m.threads; ++i) start(m.fibers[i]);
@@ -208,11 +195,12 @@ bool run_block() {
         at_barrier += m.fibers[i].state == State::block;
         done += m.fibers[i].state == State::done;
       }
-      if (done == m.threads) return true;
+      if (done == m.threads) return;
       if (at_barrier < m.threads) {
-        m.failure = "a barrier was not reached by all threads of the block";
+        fail("a barrier was not reached by all threads of the block");
         break;
       }
+      races::pass_block_barrier();
       m.unpublished = false;
       for (int i = 0; i < m.threads; ++i) {
         m.unpublished |= m.fibers[i].unpublished;
@@ -229,11 +217,10 @@ bool run_block() {
       runnable.erase(runnable.begin() + std::ptrdiff_t(pick));
     }
   }
-  return false;
 }
 
 void ask_for_matrices(Kind kind, uint32_t (&r)[4], const void* row) {
-  if (reinterpret_cast<uintptr_t>(row) % 16) machine().failure = "ldmatrix: a row is not aligned to 16 bytes";
+  if (reinterpret_cast<uintptr_t>(row) % 16) fail("ldmatrix: a row is not aligned to 16 bytes");
   Request& request = ask(kind);
   request.out = r;
   request.row = row;
@@ -249,35 +236,64 @@ void ask_for_mma(Kind kind, float (&c)[4], const uint32_t (&a)[4], uint32_t b0, 
   stop(State::warp);
 }
 
+void arrive(const Copy& copy) {
+  copy.from ? std::memcpy(copy.to, copy.from, copy.bytes) : std::memset(copy.to, 0, copy.bytes);
+}
+
 void ask_for_copy(void* shared, const void* global, bool exists, size_t bytes) {
+  Machine& m = machine();
   const auto misaligned = (reinterpret_cast<uintptr_t>(shared) | reinterpret_cast<uintptr_t>(global)) % bytes;
-  if (misaligned) machine().failure = "cp.async: an address is not aligned to " + std::to_string(bytes) + " bytes";
-  machine().fibers[machine().current].open.push_back({shared, exists ? global : nullptr, bytes});
+  if (misaligned) fail("cp.async: an address is not aligned to " + std::to_string(bytes) + " bytes");
+  if (exists) races::access(races::Kind::read, m.current, global, bytes);
+  races::access(races::Kind::copy_starts, m.current, shared, bytes);
+  const Copy copy{shared, exists ? global : nullptr, bytes, m.random() % 2 == 0};
+  if (copy.early) arrive(copy);
+  m.fibers[m.current].open.push_back(copy);
 }
 
 }  // namespace
 
-int launch(const std::function<void()>& kernel, unsigned blocks, int threads, size_t shared) {
+int running_thread() { return machine().running ? machine().current : -1; }
+bool is_private(const void* at) {
+  const std::byte* stack = machine().fibers[machine().current].stack.get();
+  return at >= stack && at < stack + kStack;
+}
+void fail(const std::string& reason) {
+  if (machine().failure.empty()) machine().failure = reason;
+}
+void give_up(const std::string& reason) {
+  fail(reason);
+  stop(State::done);
+}
+
+void launch(const void* kernel, const std::function<void()>& body, int64_t blocks, int threads, size_t shared) {
+  if (keep_error(check_launch(kernel, blocks, threads, shared)) != cudaSuccess) return;
   Machine& m = machine();
   m.failure.clear();
-  m.kernel = &kernel;
+  m.kernel = &body;
   m.threads = threads;
   if (m.fibers.size() < size_t(threads)) m.fibers.resize(threads);
   blockDim = {unsigned(threads), 1, 1};
-  gridDim = {blocks, 1, 1};
+  gridDim = {unsigned(blocks), 1, 1};
   std::vector<unsigned> order(blocks);
   std::iota(order.begin(), order.end(), 0u);
   std::shuffle(order.begin(), order.end(), m.random);
+  races::start_launch();
   for (unsigned block : order) {
     blockIdx.x = block;
     // of just the size asked for, so that AddressSanitizer sees what lies beyond; every number in it is a NaN
     m.shared = std::make_unique_for_overwrite<unsigned char[]>(shared);
     std::memset(m.shared.get(), 0xff, shared);
     m.shared_bytes = shared;
+    races::start_block(m.shared.get(), shared, block);
     ++m.blocks;
-    if (!run_block()) return cudaErrorLaunchFailure;
+    run_block();
+    if (!races::found().empty()) fail(races::found());
+    if (!m.failure.empty()) {
+      keep_error(cudaErrorLaunchFailure);
+      return;
+    }
   }
-  return cudaSuccess;
 }
 
 void set_seed(uint64_t seed) { machine().random.seed(seed); }
@@ -322,7 +338,8 @@ void wait_for_copies(int pending) {
   Fiber& fiber = machine().fibers[machine().current];
   while (int(fiber.groups.size()) > pending) {
     for (const Copy& copy : fiber.groups.front()) {
-      copy.from ? std::memcpy(copy.to, copy.from, copy.bytes) : std::memset(copy.to, 0, copy.bytes);
+      if (!copy.early) arrive(copy);
+      races::access(races::Kind::copy_ends, machine().current, copy.to, copy.bytes);
       fiber.unpublished = true;
     }
     fiber.groups.erase(fiber.groups.begin());

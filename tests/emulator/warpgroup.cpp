@@ -4,6 +4,7 @@
 #include <functional>
 
 #include "machine.h"
+#include "races.h"
 
 namespace simt {
 namespace {
@@ -11,13 +12,14 @@ namespace {
 // shared memory of a block doesn't begin where a swizzle pattern does
 constexpr uint32_t kSharedStart = 16;
 
-float read(Kind kind, uint32_t address) {
+float read(int warp, Kind kind, uint32_t address) {
   Machine& m = machine();
   const uint32_t place = address - kSharedStart;
   if (address < kSharedStart || place + 2 > m.shared_bytes) {
-    m.failure = "wgmma: an operand lies outside shared memory";
+    fail("wgmma: an operand lies outside shared memory");
     return 0.0f;
   }
+  races::access(races::Kind::read, warp * kLanes, m.shared.get() + place, 2);
   uint16_t bits;
   std::memcpy(&bits, m.shared.get() + place, 2);
   return operand(kind, bits, 0);
@@ -32,7 +34,7 @@ struct Descriptor {
         stride(uint32_t(bits >> 32 & 0x3fff) << 4),
         row_bytes(bits >> 62 == 1 ? 128 : 64),
         pattern(bits >> 62 == 1 ? 0x70 : 0x30) {
-    if (bits >> 62 != 1 && bits >> 62 != 2) machine().failure = "wgmma: a swizzle that nobody uses here";
+    if (bits >> 62 != 1 && bits >> 62 != 2) fail("wgmma: a swizzle that nobody uses here");
   }
 
   uint32_t swizzled(uint32_t address) const { return address ^ (address >> 3 & pattern); }
@@ -52,7 +54,7 @@ void load_left(int warp, const Pending& p, Kind kind, float (&a)[kRows][kDepth])
   if (!p.product.from_registers) {
     const Descriptor left(p.product.left);
     for (int row = 0; row < kRows; ++row) {
-      for (int k = 0; k < kDepth; ++k) a[row][k] = read(kind, left.along(warp % 4 * kRows + row, k));
+      for (int k = 0; k < kDepth; ++k) a[row][k] = read(warp, kind, left.along(warp % 4 * kRows + row, k));
     }
     return;
   }
@@ -72,7 +74,7 @@ void execute(int warp, const Pending& p) {
   load_left(warp, p, kind, a);
   for (int k = 0; k < kDepth; ++k) {
     for (int n = 0; n < p.product.columns; ++n) {
-      b[k][n] = read(kind, p.product.across ? right.across(n, k) : right.along(n, k));
+      b[k][n] = read(warp, kind, p.product.across ? right.across(n, k) : right.along(n, k));
     }
   }
   for (int lane = 0; lane < kLanes; ++lane) {
@@ -93,13 +95,13 @@ void execute_all(int warp, std::vector<Pending>& group) {
 void begin(int warp) {
   Machine& m = machine();
   Products& products = m.products[warp];
-  if (!products.arrived) m.failure = "wgmma: a product without wgmma.fence before";
-  if (m.unpublished) m.failure = "wgmma: copies have arrived that no thread has published to tensor cores";
+  if (!products.arrived) fail("wgmma: a product without wgmma.fence before");
+  if (m.unpublished) fail("wgmma: copies have arrived that no thread has published to tensor cores");
   Pending pending{request_of(warp, 0)->product, {}, {}};
   for (int lane = 0; lane < kLanes; ++lane) {
     const Request& request = *request_of(warp, lane);
     if (request.product.left != pending.product.left || request.product.right != pending.product.right) {
-      m.failure = "wgmma: the lanes of a warp name different operands";
+      fail("wgmma: the lanes of a warp name different operands");
     }
     pending.sums[lane] = static_cast<float*>(request.out);
     pending.left[lane] = request.a;
