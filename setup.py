@@ -29,7 +29,7 @@ X86_64 = {
 }
 INSTRUCTION_SETS = X86_64 if platform.machine().lower() in ("x86_64", "amd64") else {"baseline": ""}
 CUDA_TARGETS = ("80", "90")
-# instructions that no other architecture has, in units of their own: *_hopper.cu
+# units whose instructions not every architecture has: *_hopper.cu are for this one alone, *_cluster.cu for 9.0 and later
 HOPPER_TARGET = "90a"
 NVCC_FLAGS = "-std=c++17 -O3 -Xcompiler=-fPIC,-fvisibility=hidden -cudart=static -Xptxas=-v -Werror=all-warnings"
 
@@ -100,8 +100,9 @@ class NinjaBuild(build_ext):
         libs.append(os.environ.get("LDFLAGS", ""))
         # nvcc knows where its own runtime library lies
         linker = f"{nvcc} -ccbin {cxx} -cudart=static -Xcompiler=-fopenmp" if nvcc else f"{cxx} -fopenmp"
-        ptx = "-gencode=arch=compute_{0},code=compute_{0}".format(CUDA_TARGETS[-1])
-        codes = [f"-gencode=arch=compute_{t},code=sm_{t}" for t in (*CUDA_TARGETS, HOPPER_TARGET)]
+        codes = [f"-gencode=arch=compute_{t},code=sm_{t}" for t in CUDA_TARGETS]
+        codes.append("-gencode=arch=compute_{0},code=compute_{0}".format(CUDA_TARGETS[-1]))
+        hopper = [f"-gencode=arch=compute_{HOPPER_TARGET},code=sm_{HOPPER_TARGET}"]
         with path.open("w") as file:
             ninja = Writer(file, width=120)
             watch = {"depfile": "$out.d", "deps": "gcc", "description": "$in $note"}
@@ -117,8 +118,8 @@ class NinjaBuild(build_ext):
                     note = {"flags": f"-DSOLA_ISA={name} {flags}", "note": name}
                     objects += ninja.build(f"{unit.parent.name}.{unit.stem}.{name}.o", "cxx", str(unit), variables=note)
             for source in sorted(CSRC.glob("cuda/*.cu")) if nvcc else []:
-                wanted = codes[-1:] if source.match("*_hopper.cu") else [*codes[:-1], ptx]
-                objects += ninja.build(f"{source.stem}.cu.o", "nvcc", str(source), variables={"flags": " ".join(wanted)})
+                some = hopper if source.match("*_hopper.cu") else codes[1:] if source.match("*_cluster.cu") else codes
+                objects += ninja.build(f"{source.stem}.cu.o", "nvcc", str(source), variables={"flags": " ".join(some)})
             ninja.build(str(target), "link", objects)
 
 

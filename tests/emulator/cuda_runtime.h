@@ -46,10 +46,11 @@ T max(T a, T b) {
 
 namespace simt {
 
-void launch(const void* kernel, const std::function<void()>& body, int64_t blocks, int threads, size_t shared);
+void launch(const void* kernel, const std::function<void()>& body, int64_t blocks, int threads, size_t shared,
+            int cluster);
 // what a device would say to these (limits.cpp)
 cudaError_t ask_for_shared(const void* kernel, int bytes);
-cudaError_t check_launch(const void* kernel, int64_t blocks, int threads, size_t shared);
+cudaError_t check_launch(const void* kernel, int64_t blocks, int threads, size_t shared, int cluster);
 cudaError_t keep_error(cudaError_t error);
 void set_most_shared(int bytes);
 void set_seed(uint64_t seed);
@@ -57,6 +58,10 @@ int64_t blocks_run();
 
 unsigned char* shared_memory();
 void sync_block();
+// blocks of a cluster, and the place of `mine` in the shared memory of another of them
+void sync_cluster();
+int cluster_rank();
+void* of_rank(void* mine, int rank);
 void sync_warp();
 float shuffle_xor(float x, int lanes);
 float shuffle_from(float x, int lane);

@@ -46,7 +46,9 @@ cudaError_t ask_for_shared(const void* kernel, int bytes) {
   return cudaSuccess;
 }
 
-cudaError_t check_launch(const void* kernel, int64_t blocks, int threads, size_t shared) {
+cudaError_t check_launch(const void* kernel, int64_t blocks, int threads, size_t shared, int cluster) {
+  // more than 8 blocks are not portable
+  if (cluster < 1 || cluster > 8 || blocks % cluster != 0) return cudaErrorInvalidConfiguration;
   if (blocks < 1 || blocks > kMostBlocks || threads < 1 || threads > kMostThreads) return cudaErrorInvalidConfiguration;
   const auto found = asked().find(kernel);
   const size_t allowed = found == asked().end() || found->second < kUnaskedShared ? kUnaskedShared : found->second;

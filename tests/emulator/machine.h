@@ -18,7 +18,7 @@ namespace simt {
 
 constexpr int kLanes = 32;
 
-enum class State { ready, warp, block, done };
+enum class State { ready, warp, block, cluster, done };
 enum class Kind { none, sync, shuffle, matrices, transposed, bf16, half, tf32, products, arrive, commit, wait };
 
 // of a warpgroup's product, what one warp has to do with it
@@ -72,20 +72,25 @@ struct Products {
 
 struct Machine {
   std::vector<Fiber> fibers;
-  std::unique_ptr<unsigned char[]> shared;
-  size_t shared_bytes = 0;
+  std::unique_ptr<unsigned char[]> shared;  // of the blocks of a cluster, one after the other
+  size_t shared_bytes = 0, shared_stride = 0;
   std::mt19937_64 random{0};
   void* scheduler = nullptr;
-  int current = 0, threads = 0;
+  // threads are counted through the blocks of a cluster; `threads` are of one block
+  int current = 0, threads = 0, cluster = 1;
+  unsigned first_block = 0;
   bool running = false;
   int64_t blocks = 0;
   const std::function<void()>* kernel = nullptr;
   std::vector<Products> products;  // of warps
-  bool unpublished = false;        // at the last barrier a thread had copies that it had not published
+  std::vector<bool> unpublished;   // of blocks: at the last barrier a thread had copies that it had not published
   std::string failure;
 };
 
 Machine& machine();
+// of the block of a thread of the cluster
+int block_of(int thread);
+unsigned char* shared_of(int block);
 void stop(State state);
 Request& ask(Kind kind);
 Request* request_of(int warp, int lane);

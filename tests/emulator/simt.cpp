@@ -22,6 +22,9 @@ Machine& machine() {
   return it;
 }
 
+int block_of(int thread) { return thread / machine().threads; }
+unsigned char* shared_of(int block) { return machine().shared.get() + size_t(block) * machine().shared_stride; }
+
 void stop(State state) {
   Machine& m = machine();
   Fiber& fiber = m.fibers[m.current];
@@ -157,7 +160,8 @@ void perform(int warp) {
 void resume(int thread) {
   Machine& m = machine();
   m.current = thread;
-  threadIdx.x = unsigned(thread);
+  threadIdx.x = unsigned(thread % m.threads);
+  blockIdx.x = m.first_block + unsigned(block_of(thread));
   m.running = true;
   simt_switch(&m.scheduler, m.fibers[thread].sp);
   m.running = false;
@@ -180,34 +184,48 @@ void run_warp(int warp) {
   for (int lane = 0; lane < kLanes; ++lane) m.fibers[warp * kLanes + lane].state = State::ready;
 }
 
-void run_block() {
+bool all_at(State state, int first, int count) {
+  const Fiber* fibers = machine().fibers.data() + first;
+  return std::all_of(fibers, fibers + count, [&](const Fiber& fiber) { return fiber.state == state; });
+}
+
+// the blocks whose threads have all come to a barrier of theirs, or to one of the cluster
+std::vector<int> blocks_at_barriers() {
+  const Machine& m = machine();
+  std::vector<int> blocks(m.cluster), found;
+  std::iota(blocks.begin(), blocks.end(), 0);
+  if (all_at(State::cluster, 0, m.threads * m.cluster)) return blocks;
+  std::copy_if(blocks.begin(), blocks.end(), std::back_inserter(found),
+               [&](int block) { return all_at(State::block, block * m.threads, m.threads); });
+  return found;
+}
+
+void wake(int block, std::vector<int>& runnable) {
   Machine& m = machine();
-  const int warps = m.threads / kLanes;
-  for (int i = 0; i < m.threads; ++i) start(m.fibers[i]);
-  m.products.assign(warps, {});
-  m.unpublished = false;
-  std::vector<int> runnable(warps);
+  m.unpublished[block] = false;
+  for (int thread = block * m.threads; thread < (block + 1) * m.threads; ++thread) {
+    Fiber& fiber = m.fibers[thread];
+    if (fiber.unpublished) m.unpublished[block] = true;
+    fiber.state = State::ready;
+    if (thread % kLanes == 0) runnable.push_back(thread / kLanes);
+  }
+}
+
+void run_cluster() {
+  Machine& m = machine();
+  const int threads = m.threads * m.cluster;
+  for (int i = 0; i < threads; ++i) start(m.fibers[i]);
+  m.products.assign(threads / kLanes, {});
+  m.unpublished.assign(m.cluster, false);
+  std::vector<int> runnable(threads / kLanes);
   std::iota(runnable.begin(), runnable.end(), 0);
   while (m.failure.empty()) {
     if (runnable.empty()) {
-      int at_barrier = 0, done = 0;
-      for (int i = 0; i < m.threads; ++i) {
-        at_barrier += m.fibers[i].state == State::block;
-        done += m.fibers[i].state == State::done;
-      }
-      if (done == m.threads) return;
-      if (at_barrier < m.threads) {
-        fail("a barrier was not reached by all threads of the block");
-        break;
-      }
+      if (all_at(State::done, 0, threads)) return;
+      const std::vector<int> blocks = blocks_at_barriers();
+      if (blocks.empty()) return fail("a barrier was not reached by all threads of the block");
       races::pass_block_barrier();
-      m.unpublished = false;
-      for (int i = 0; i < m.threads; ++i) {
-        m.unpublished |= m.fibers[i].unpublished;
-        m.fibers[i].state = State::ready;
-      }
-      runnable.resize(warps);
-      std::iota(runnable.begin(), runnable.end(), 0);
+      for (int block : blocks) wake(block, runnable);
     }
     const size_t pick = m.random() % runnable.size();
     const int warp = runnable[pick];
@@ -266,28 +284,32 @@ void give_up(const std::string& reason) {
   stop(State::done);
 }
 
-void launch(const void* kernel, const std::function<void()>& body, int64_t blocks, int threads, size_t shared) {
-  if (keep_error(check_launch(kernel, blocks, threads, shared)) != cudaSuccess) return;
+void launch(const void* kernel, const std::function<void()>& body, int64_t blocks, int threads, size_t shared,
+            int cluster) {
+  if (keep_error(check_launch(kernel, blocks, threads, shared, cluster)) != cudaSuccess) return;
   Machine& m = machine();
   m.failure.clear();
   m.kernel = &body;
   m.threads = threads;
-  if (m.fibers.size() < size_t(threads)) m.fibers.resize(threads);
+  m.cluster = cluster;
+  m.shared_bytes = shared;
+  m.shared_stride = (shared + 15) / 16 * 16;
+  if (m.fibers.size() < size_t(threads * cluster)) m.fibers.resize(threads * cluster);
   blockDim = {unsigned(threads), 1, 1};
   gridDim = {unsigned(blocks), 1, 1};
-  std::vector<unsigned> order(blocks);
+  std::vector<unsigned> order(blocks / cluster);
   std::iota(order.begin(), order.end(), 0u);
   std::shuffle(order.begin(), order.end(), m.random);
   races::start_launch();
-  for (unsigned block : order) {
-    blockIdx.x = block;
+  for (unsigned one : order) {
+    m.first_block = one * unsigned(cluster);
     // of just the size asked for, so that AddressSanitizer sees what lies beyond; every number in it is a NaN
-    m.shared = std::make_unique_for_overwrite<unsigned char[]>(shared);
-    std::memset(m.shared.get(), 0xff, shared);
-    m.shared_bytes = shared;
-    races::start_block(m.shared.get(), shared, block);
-    ++m.blocks;
-    run_block();
+    const size_t bytes = m.shared_stride * size_t(cluster - 1) + shared;
+    m.shared = std::make_unique_for_overwrite<unsigned char[]>(bytes);
+    std::memset(m.shared.get(), 0xff, bytes);
+    races::start_block(m.shared.get(), bytes, one);
+    m.blocks += cluster;
+    run_cluster();
     if (!races::found().empty()) fail(races::found());
     if (!m.failure.empty()) {
       keep_error(cudaErrorLaunchFailure);
@@ -300,9 +322,16 @@ void set_seed(uint64_t seed) { machine().random.seed(seed); }
 int64_t blocks_run() { return machine().blocks; }
 
 // operator new aligns to 16 bytes
-unsigned char* shared_memory() { return machine().shared.get(); }
+unsigned char* shared_memory() { return shared_of(block_of(machine().current)); }
 
 void sync_block() { stop(State::block); }
+void sync_cluster() { stop(State::cluster); }
+int cluster_rank() { return block_of(machine().current); }
+void* of_rank(void* mine, int rank) {
+  Machine& m = machine();
+  if (rank < 0 || rank >= m.cluster) fail("a cluster has no block of this rank");
+  return static_cast<unsigned char*>(mine) + (rank - cluster_rank()) * std::ptrdiff_t(m.shared_stride);
+}
 void sync_warp() {
   ask(Kind::sync);
   stop(State::warp);

@@ -19,9 +19,10 @@ float read(int warp, Kind kind, uint32_t address) {
     fail("wgmma: an operand lies outside shared memory");
     return 0.0f;
   }
-  races::access(races::Kind::read, warp * kLanes, m.shared.get() + place, 2);
+  const unsigned char* at = shared_of(block_of(warp * kLanes)) + place;
+  races::access(races::Kind::read, warp * kLanes, at, 2);
   uint16_t bits;
-  std::memcpy(&bits, m.shared.get() + place, 2);
+  std::memcpy(&bits, at, 2);
   return operand(kind, bits, 0);
 }
 
@@ -96,7 +97,8 @@ void begin(int warp) {
   Machine& m = machine();
   Products& products = m.products[warp];
   if (!products.arrived) fail("wgmma: a product without wgmma.fence before");
-  if (m.unpublished) fail("wgmma: copies have arrived that no thread has published to tensor cores");
+  if (m.unpublished[block_of(warp * kLanes)])
+    fail("wgmma: copies have arrived that no thread has published to tensor cores");
   Pending pending{request_of(warp, 0)->product, {}, {}};
   for (int lane = 0; lane < kLanes; ++lane) {
     const Request& request = *request_of(warp, lane);
@@ -141,7 +143,7 @@ void perform_products(int warp, Kind kind) {
 }
 
 uint32_t shared_address(const void* p) {
-  return kSharedStart + uint32_t(static_cast<const unsigned char*>(p) - machine().shared.get());
+  return kSharedStart + uint32_t(static_cast<const unsigned char*>(p) - shared_memory());
 }
 
 void start_product(bool bf16, float* sums, int columns, uint64_t left, uint64_t right, bool adds) {
