@@ -73,19 +73,14 @@ class Slice {
   }
 };
 
-// states of stretches and of their groups, of one slice at a time
-struct Workspace {
-  at::Tensor states, totals;
-
-  Workspace(WkvWork& work, const Slices& slices, int64_t numbers, const at::TensorOptions& options) {
-    const int64_t stretches = work.op.stretches;
-    work.groups = (stretches + kWkvGroup - 1) / kWkvGroup;
-    if (stretches > 1) states = at::empty({slices.batches, stretches, 2, numbers, slices.channels}, options);
-    if (work.groups > 1) totals = at::empty({slices.batches, work.groups, 2, numbers, slices.channels}, options);
-    work.states = floats(states);
-    work.totals = floats(totals);
-  }
-};
+// states of stretches, of one slice at a time
+at::Tensor states_of(WkvWork& work, const Slices& slices, int64_t numbers, const at::TensorOptions& options) {
+  at::Tensor states;
+  if (work.op.stretches > 1)
+    states = at::empty({slices.batches, work.op.stretches, 2, numbers, slices.channels}, options);
+  work.states = floats(states);
+  return states;
+}
 
 int64_t stretches_of(int64_t tokens, int64_t per_lane) {
   const int64_t stretch = per_lane * kWkvWarps;
@@ -121,7 +116,7 @@ std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& k, const at::Tensor
              nullptr,
              stretches_of(N, kWkvForwardTokens)};
   const Slices slices(work.op, 2 * k.element_size(), k.device());
-  const Workspace workspace(work, slices, kWkvForwardNumbers, decay.options());
+  const at::Tensor states = states_of(work, slices, kWkvForwardNumbers, decay.options());
   void* stream = current_stream(k.device());
   for (int64_t channel = 0; channel < C; channel += slices.channels)
     for (int64_t batch = 0; batch < B; batch += slices.batches) {
@@ -166,7 +161,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> backward(const at::Te
              stretches_of(N, kWkvBackwardTokens)};
   // k, v and dO, the logarithm, and the output in float32
   const Slices slices(work.op, 3 * k.element_size() + 8, k.device());
-  const Workspace workspace(work, slices, kWkvBackwardNumbers, decay.options());
+  const at::Tensor states = states_of(work, slices, kWkvBackwardNumbers, decay.options());
   const int64_t rows = B * work.op.stretches;
   const auto shares = at::empty({2, rows * slices.channels}, decay.options());
   auto grad_decay = at::empty({C}, decay.options()), grad_bonus = at::empty({C}, bonus.options());
@@ -179,9 +174,11 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> backward(const at::Te
       slice.work.op.grad_bonus = floats(shares) + shares.stride(0) + batch * work.op.stretches * channels;
       check_launch(kOp, launch_wkv_backward(slice.work, dtype_of(k), stream));
     }
-    check_launch(kOp, launch_column_sum({floats(shares), floats(grad_decay) + channel, rows, channels}, stream));
-    check_launch(kOp, launch_column_sum(
-                          {floats(shares) + shares.stride(0), floats(grad_bonus) + channel, rows, channels}, stream));
+    const ColumnSumsParams sums{{floats(shares), floats(shares) + shares.stride(0)},
+                                {floats(grad_decay) + channel, floats(grad_bonus) + channel},
+                                rows,
+                                channels};
+    check_launch(kOp, launch_column_sums(sums, stream));
   }
   return {grad_k, grad_v, grad_decay, grad_bonus};
 }

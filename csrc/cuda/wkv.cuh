@@ -222,7 +222,7 @@ struct WkvPlace {
   }
 };
 
-// where a state of a stretch (or a group) and side begins, at one channel
+// where a state of a stretch and side begins, at one channel
 SOLA_DEVICE float* state_at(float* states, int64_t index, int side, int numbers, const WkvParams& p, int64_t channel) {
   return states + (index * 2 + side) * numbers * p.C + channel;
 }
