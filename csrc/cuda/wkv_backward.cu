@@ -34,9 +34,9 @@ struct Tokens {
     at.load<In>(p.k, keys);
     at.load<In>(p.v, values);
     at.load<In>(p.grad_out, grads);
-    at.load(static_cast<const float*>(p.log_normaliser) + at.in_plane(work), work.row, logs);
+    at.load(static_cast<const float*>(p.log_normaliser) + at.in_plane(work), p.C, logs);
     if (p.exact_out) {
-      at.load(static_cast<const float*>(p.exact_out) + at.in_plane(work), work.row, log_grads);
+      at.load(static_cast<const float*>(p.exact_out) + at.in_plane(work), p.C, log_grads);
     } else {
       at.load<In>(p.out, log_grads);
     }
@@ -84,7 +84,7 @@ SOLA_DEVICE void write_shares(const WkvParams& p, const Tokens::Place& at, float
 template <class In>
 __global__ void __launch_bounds__(kWkvThreads, 2) gradients(WkvWork work) {
   const WkvParams& p = work.op;
-  const Tokens::Place at(p);
+  const Tokens::Place at(p, block_from_end());
   const Channel channel = at.channel_of(p);
   Tokens tokens;
   tokens.load<In>(work, at, channel);

@@ -88,7 +88,7 @@ int launch_connect(const WkvWork& work, void* stream) {
 // Σ of each stretch by itself, with Tokens::load<In> for what a lane has
 template <class Tokens, class In>
 __global__ void __launch_bounds__(kWkvThreads, 2) gather(WkvWork work) {
-  const typename Tokens::Place at(work.op);
+  const typename Tokens::Place at(work.op, blockIdx.x);
   const Channel channel = at.channel_of(work.op);
   Tokens tokens;
   tokens.template load<In>(work, at, channel);

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import time
 from pathlib import Path
 
 COMMAND = "sola-profile kernels --device cuda"
@@ -16,7 +17,8 @@ def run(folder: Path, plan: str | None = None) -> None:
     """Measure every target and write ``kernels-<gpu>.md`` and ``.json``; ``plan``: name a device, measure nothing."""
     import torch
 
-    from sola_profile.kernel_cuda import measure, unmeasured
+    from sola_profile.kernel_cuda import unmeasured
+    from sola_profile.kernel_cuda_process import measure
     from sola_profile.kernel_targets import MODEL_TARGETS, targets
     from sola_profile.report.kernel_cuda import cuda_json, cuda_markdown
 
@@ -25,11 +27,20 @@ def run(folder: Path, plan: str | None = None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     command = COMMAND + (f" --plan '{plan}'" if plan else "")
     reports = [unmeasured(plan, targets(), MODEL_TARGETS)] if plan else measure(targets(), MODEL_TARGETS)
+    begin = time.monotonic()
     for report in reports:
         path = folder / f"kernels-{slug(report.device)}.md"
-        path.write_text(cuda_markdown(report, command), encoding="utf-8")
-        path.with_suffix(".json").write_text(cuda_json(report), encoding="utf-8")
-        print(f"{len(report.rows)} rows: {path}", flush=True)
+        _write(path, cuda_markdown(report, command))
+        _write(path.with_suffix(".json"), cuda_json(report))
+        measured = sum(bool(row.timings) for row in report.rows)
+        print(f"{time.monotonic() - begin:5.0f} s: {measured} of {len(report.rows)} rows in {path}", flush=True)
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all: whoever runs this may be stopped at any time."""
+    partial = path.with_name(f".{path.name}")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
 
 
 def slug(device: str) -> str:
