@@ -52,13 +52,13 @@ sanitize: setup
 	$(EMULATED) $(BIN)/python tests/emulator/build.py
 	$(EMULATED) LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so.6)" \
 		ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0 $(BIN)/pytest -p no:cacheprovider \
-		tests/test_emulator.py tests/test_cuda_emulated.py
+		tests/test_emulator.py tests/test_cuda_emulated.py tests/test_hopper_emulated.py
 
 # the CUDA kernels in the emulator with every access to shared and global memory watched: ten minutes
 WATCHED := CXXFLAGS=-DSOLA_RACES
 races: setup
 	$(WATCHED) $(BIN)/python tests/emulator/build.py
-	$(WATCHED) $(BIN)/pytest -p no:cacheprovider tests/test_emulator.py tests/test_cuda_emulated.py
+	$(WATCHED) $(BIN)/pytest -p no:cacheprovider tests/test_emulator.py tests/test_cuda_emulated.py tests/test_hopper_emulated.py
 
 # on a machine with a GPU: build, cuda tests, benchmark and compute-sanitizer in one call under ten minutes
 gpu:

@@ -109,6 +109,13 @@ def test_races_are_found(library, kind: int) -> None:
         library.mistake(kind)
 
 
+def test_what_an_early_kernel_does_not_wait_for_is_a_race(library) -> None:
+    assert torch.equal(library.hand_over(True), 2 * torch.arange(64.0))
+    if build.RACES:
+        with pytest.raises(RuntimeError, match="reads what another wrote"):
+            library.hand_over(False)
+
+
 def _chain(dtype: torch.dtype, columns: int) -> tuple[list[torch.Tensor], torch.Tensor]:
     """Operands whose sums are exact in either type, and (a·bᵀ)·c."""
     generator = torch.Generator().manual_seed(columns)

@@ -11,6 +11,7 @@ namespace {
 
 template <class In, int T>
 __global__ void __launch_bounds__(kGatherThreads<T>, resident_gathers(kDtype<In>, T)) gather(GatherParams p) {
+  let_next_start();
   const int64_t across = (p.V + T - 1) / T, down = (p.D + T - 1) / T;
   int64_t index = blockIdx.x;
   const int v0 = int(index % across) * T, d0 = int(index / across % down) * T;
@@ -29,6 +30,8 @@ __global__ void __launch_bounds__(kReduceWarps* kWarp) reduce(ReduceParams p) {
   const int64_t numbers = p.D * p.V + p.D, blocks = (numbers + kWarp - 1) / kWarp;
   const int64_t head = blockIdx.x / blocks, i = blockIdx.x % blocks * kWarp + lane_of();
   const float* from = p.sums + head * p.ranges * numbers + i;
+  let_next_start();
+  wait_for_results();
   float sum = 0.0f;
   if (i < numbers) {
 #pragma unroll 8
@@ -63,7 +66,7 @@ int launch_gather(const GatherParams& p, Dtype dtype, void* stream) {
 
 int launch_reduce(const ReduceParams& p, void* stream) {
   return launch(reduce, p.heads * ((p.D * p.V + p.D + kWarp - 1) / kWarp), kReduceWarps * kWarp,
-                sizeof(float) * kReduceWarps * kWarp, stream, p);
+                sizeof(float) * kReduceWarps * kWarp, stream, p, kEarly);
 }
 
 }  // namespace sola::cuda

@@ -17,11 +17,28 @@ constexpr size_t kDefaultShared = 48 << 10;
 // what the host tells apart beside CUDA's own errors
 constexpr int kTooManyBlocks = -1, kTooMuchShared = -2;
 
-// Starts `blocks` blocks in one dimension, at most 2³¹ − 1; 0 for success. Beyond 1, `cluster` neighbours of them see
-// each other's shared memory (compute capability 9.0).
+#ifndef SOLA_EMULATOR
+// whether kernels on the current device can wait for what is in front of them
+inline bool may_start_early() {
+  int device = 0, major = 0;
+  return cudaGetDevice(&device) == cudaSuccess &&
+         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess && major >= 9;
+}
+#endif
+
+// `cluster`: neighbouring blocks that see each other's shared memory (compute capability 9.0). `early`: blocks may
+// start as soon as all of the kernel in front have, where a device can do that (9.0); they call wait_for_results()
+// before they read what any kernel in front has written, and before they write.
+struct Manner {
+  int cluster = 1;
+  bool early = false;
+};
+constexpr Manner kEarly{1, true};
+
+// Starts `blocks` blocks in one dimension, at most 2³¹ − 1; 0 for success.
 template <class Params>
 int launch(void (*kernel)(Params), int64_t blocks, int threads, size_t shared, [[maybe_unused]] void* stream,
-           const Params& params, int cluster = 1) {
+           const Params& params, const Manner& manner = {}) {
   if (blocks == 0) return cudaSuccess;
   if (blocks > 0x7fffffff) return kTooManyBlocks;
   if (shared > kDefaultShared) {
@@ -34,18 +51,27 @@ int launch(void (*kernel)(Params), int64_t blocks, int threads, size_t shared, [
     }
   }
 #ifdef SOLA_EMULATOR
-  simt::launch(reinterpret_cast<const void*>(kernel), [&] { kernel(params); }, blocks, threads, shared, cluster);
+  simt::launch(
+      reinterpret_cast<const void*>(kernel), [&] { kernel(params); }, blocks, threads, shared, manner.cluster,
+      manner.early);
 #else
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeClusterDimension;
-  attribute.val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
+  cudaLaunchAttribute attributes[2]{};
+  unsigned count = 0;
+  if (manner.cluster > 1) {
+    attributes[count].id = cudaLaunchAttributeClusterDimension;
+    attributes[count++].val.clusterDim = {static_cast<unsigned>(manner.cluster), 1, 1};
+  }
+  if (manner.early && may_start_early()) {
+    attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[count++].val.programmaticStreamSerializationAllowed = 1;
+  }
   cudaLaunchConfig_t config{};
   config.gridDim = {static_cast<unsigned>(blocks), 1, 1};
   config.blockDim = {static_cast<unsigned>(threads), 1, 1};
   config.dynamicSmemBytes = shared;
   config.stream = static_cast<cudaStream_t>(stream);
-  config.attrs = &attribute;
-  config.numAttrs = cluster > 1 ? 1 : 0;
+  config.attrs = attributes;
+  config.numAttrs = count;
   (void)cudaLaunchKernelEx(&config, kernel, params);
 #endif
   return cudaGetLastError();

@@ -120,7 +120,7 @@ int launch_cluster_forward(const ClusterParams& p, Dtype dtype, void* stream) {
     using In = decltype(in);
     constexpr int T = decltype(width)::value;
     return launch(cluster_forward<In, T>, g.batches * g.heads * g.ranges, kThreads, kForwardBytes<In, T>, stream, p,
-                  int(g.ranges));
+                  {int(g.ranges)});
   });
 }
 
@@ -130,7 +130,7 @@ int launch_cluster_backward(const ClusterBackwardParams& p, Dtype dtype, void* s
     using In = decltype(in);
     constexpr int T = decltype(width)::value;
     return launch(cluster_backward<In, T>, q.batches * q.heads * q.ranges, kThreads, kBackwardBytes<In, T>, stream, p,
-                  int(q.ranges));
+                  {int(q.ranges)});
   });
 }
 

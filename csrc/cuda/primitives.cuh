@@ -40,6 +40,19 @@ SOLA_DEVICE unsigned char* shared_memory() {
 SOLA_DEVICE void sync_block() { __syncthreads(); }
 SOLA_DEVICE void sync_warp() { __syncwarp(); }
 
+// The kernel behind this one may start its blocks, if it was launched early. And in that one: until all kernels in
+// front have ended. Nothing before compute capability 9.0.
+SOLA_DEVICE void let_next_start() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+SOLA_DEVICE void wait_for_results() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 // of a cluster of blocks, in kernels for compute capability 9.0 and later: a barrier, one's number in it, and the place
 // of `mine` in the shared memory of another block
 SOLA_DEVICE void sync_cluster() {
@@ -63,6 +76,13 @@ SOLA_DEVICE float shuffle_from(float x, int lane) { return __shfl_sync(0xfffffff
 SOLA_DEVICE float fast_exp2(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// the larger of two, NaN where one is
+SOLA_DEVICE float larger(float a, float b) {
+  float y;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
   return y;
 }
 
@@ -169,8 +189,9 @@ using simt::bits_to_float, simt::fast_exp2, simt::fast_reciprocal, simt::float_t
     simt::load_matrices;
 using simt::cluster_rank, simt::commit_copies, simt::copy_async, simt::copy_two_async, simt::load_matrices_transposed,
     simt::pack_bf16, simt::pack_half;
-using simt::of_rank, simt::prefetch, simt::round_tf32, simt::shared_address, simt::shared_memory, simt::shuffle_from,
-    simt::shuffle_xor, simt::sync_block, simt::sync_cluster, simt::sync_warp, simt::wait_copies;
+using simt::larger, simt::let_next_start, simt::of_rank, simt::prefetch, simt::round_tf32, simt::shared_address,
+    simt::shared_memory, simt::shuffle_from, simt::shuffle_xor, simt::sync_block, simt::sync_cluster, simt::sync_warp,
+    simt::wait_copies, simt::wait_for_results;
 
 inline void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, Bf16) { simt::mma_bf16(c, a, b0, b1); }
 inline void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, Half) { simt::mma_half(c, a, b0, b1); }

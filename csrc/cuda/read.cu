@@ -11,11 +11,13 @@ template <class In, int T>
 __global__ void __launch_bounds__(kThreads, resident_reads(kDtype<In>, T, false)) read_values(ReadParams p) {
   const TokenRange at = range_of(p, blockIdx.x);
   Values<In, T> values(p, at);
+  wait_for_results();
   values.walk(load_state<In, T>(p, at));
 }
 
 template <class In, int T>
 __global__ void __launch_bounds__(kThreads, resident_reads(kDtype<In>, T, true)) query_gradients(ReadParams p) {
+  let_next_start();
   const TokenRange at = range_of(p, blockIdx.x);
   QueryGradients<In, T> gradients(p, at);
   const auto memory = load_state<In, T>(p, at);
@@ -32,6 +34,7 @@ template <class In, int T>
 __global__ void __launch_bounds__(kThreads, resident_reads(kDtype<In>, T, true)) key_gradients(ReadParams p) {
   const TokenRange at = range_of(p, blockIdx.x);
   KeyGradients<In, T> gradients(p, at);
+  wait_for_results();
   gradients.walk(load_state<In, T>(p, at));
 }
 
@@ -42,7 +45,9 @@ int start(const ReadParams& p, Read kind, void* stream) {
                                                       : key_gradients<In, T>;
   size_t bytes = StateMemory<In, T>::kBytes;
   if (kind == Read::query_gradients && kSums<T>) bytes += QueryTiles<In, T>::kBuffers * QueryTiles<In, T>::kBytes;
-  return launch(kernel, p.batches * p.heads * p.ranges, kThreads, bytes, stream, p);
+  // the first kernel of a backward has nothing of this call in front of it
+  const bool early = kind != Read::query_gradients;
+  return launch(kernel, p.batches * p.heads * p.ranges, kThreads, bytes, stream, p, Manner{1, early});
 }
 
 }  // namespace

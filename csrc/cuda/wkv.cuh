@@ -20,8 +20,8 @@ namespace sola::cuda {
 // the log-weight of an empty state: finite, so that differences never turn into Inf − Inf
 constexpr float kEmpty = -1e30f;
 
-// 1 for NaN, so that it goes on
-SOLA_DEVICE float larger(float a, float b) { return a > b || a != a ? a : b; }
+// e^x, 0 below e^−87; as good as expf for weights of size 1, and one instruction with a product
+SOLA_DEVICE float fast_exp(float x) { return fast_exp2(x * kLog2e); }
 
 // The sums of two values over the tokens on one side. `gauge` is a positive number of the size of the summed weights,
 // to keep the values in range.
@@ -50,6 +50,15 @@ struct Scan {
       m += logf(gauge);
       rescale(1.0f / gauge);
     }
+  }
+  // one token more, with its log-weight, where tokens can't share a maximum
+  SOLA_DEVICE void add(float log_weight, float x, float y, float decay) {
+    m -= decay;
+    refer_to(larger(m, log_weight));
+    const float weight = expf(log_weight - m);
+    first = fmaf(weight, x, first);
+    second = fmaf(weight, y, second);
+    gauge += weight;
   }
   // what lies `tokens` further on, beside which other sums are
   SOLA_DEVICE void follow(Scan other, float tokens, float decay) {
@@ -97,89 +106,92 @@ struct TwoScans {
 
 // what the scan needs to know about a channel; `one_by_one`: its tokens can't share a maximum
 struct Channel {
-  float decay, bonus, lambda, drift;
+  float decay, bonus, lambda;
+  // λ is rounded, and thousands of tokens would raise that to a visible power: −decay − log λ over half of a lane's
+  // tokens, once before and once behind them, so that those inside are right on average. What logf errs by is a
+  // rounding of the decay, which no distance makes visible: there the weight is less by more.
+  float half_drift;
   bool one_by_one;
 
-  SOLA_DEVICE Channel(float rate, float extra, int tokens) : decay(rate), bonus(extra), lambda(expf(-rate)) {
-    // −decay − log λ: λ is rounded, and thousands of tokens would raise that to a visible power. λ = e^(r)(1 + δ) with
-    // r the rounded exponent; logf of λ is good to a rounding of the logarithm, so δ is taken from a double
-    const double exact = exp(-double(rate));
-    drift = lambda > 0.0f && exact < 1e300 ? float(exact / double(lambda) - 1.0) : 0.0f;
-    // also for NaN
-    one_by_one = !(40.0f - fabsf(extra) >= fabsf(rate) * float(tokens));
-  }
+  SOLA_DEVICE Channel(float rate, float extra, int tokens)
+      : decay(rate),
+        bonus(extra),
+        lambda(expf(-rate)),
+        half_drift(0.5f * float(tokens) * (-rate - logf(lambda))),
+        // also for NaN
+        one_by_one(!(40.0f - fabsf(extra) >= fabsf(rate) * float(tokens))) {}
 };
 
-// Log-weights of a lane's tokens to E = e^(x − M), 0 where there is no token; returns M. One by one they stay as they
-// are.
-template <int T>
-SOLA_DEVICE float exponentiate(float (&x)[T], int tokens, const Channel& channel) {
-  float best = kEmpty;
-#pragma unroll
-  for (int p = 0; p < T; ++p) {
-    if (p < tokens) best = larger(x[p], best);
-  }
-#pragma unroll
-  for (int p = 0; p < T; ++p) {
-    const float weight = channel.one_by_one ? x[p] : expf(x[p] - best);
-    x[p] = p < tokens ? weight : channel.one_by_one ? kEmpty : 0.0f;
-  }
-  return best;
-}
-
 enum class Direction { left_to_right, right_to_left };
+
+// f(p) for every token of a lane, in the order of a direction
+template <Direction direction, int T, class F>
+SOLA_DEVICE void for_tokens(const F& f) {
+#pragma unroll
+  for (int step = 0; step < T; ++step) f(direction == Direction::left_to_right ? step : T - 1 - step);
+}
 
 // second values of a scan that counts weights
 struct Ones {
   SOLA_DEVICE float operator[](int) const { return 1.0f; }
 };
 
-// Moves a state across a lane's tokens, calling visit(together, p, first, second, reference) at every one with the sums
-// over the tokens before it, values · e^reference. `together` is a bool_constant: with true, weights are E and all
-// references the same; with false, they are log-weights.
-template <Direction direction, int T, class First, class Second, class Visit>
-SOLA_DEVICE void scan_tokens(const float (&weights)[T], float maximum, const First& first, const Second& second,
-                             const Channel& channel, Scan& scan, const Visit& visit) {
-  const auto place = [](int step) { return direction == Direction::left_to_right ? step : T - 1 - step; };
-  if (channel.one_by_one) {
+// Log-weights of a lane's tokens to E = e^(x − M); returns M. One by one they stay as they are.
+template <int T>
+SOLA_DEVICE float exponentiate(float (&x)[T], const Channel& channel) {
+  float best = kEmpty;
+  if (channel.one_by_one) return best;
 #pragma unroll
-    for (int step = 0; step < T; ++step) {
-      const int p = place(step);
-      visit(std::false_type{}, p, scan.first, scan.second, scan.m);
-      scan.m -= channel.decay;
-      scan.refer_to(larger(scan.m, weights[p]));
-      const float weight = expf(weights[p] - scan.m);
-      scan.first = fmaf(weight, first[p], scan.first);
-      scan.second = fmaf(weight, second[p], scan.second);
-      scan.gauge += weight;
-    }
-    return;
-  }
-  scan.refer_to(larger(scan.m, maximum));
-  // half of what λ lacks over the tokens before them and half behind, so that those inside are right on average
-  const float half_drift = channel.drift * (0.5f * float(T)), share = expf(maximum - scan.m);
-  scan.grow(half_drift);
-  float shrink = 1.0f;
+  for (int p = 0; p < T; ++p) best = larger(best, x[p]);
 #pragma unroll
-  for (int step = 0; step < T; ++step) {
-    const int p = place(step);
-    visit(std::true_type{}, p, scan.first, scan.second, scan.m);
-    const float weight = weights[p] * share;
-    scan.first = fmaf(channel.lambda, scan.first, weight * first[p]);
-    scan.second = fmaf(channel.lambda, scan.second, weight * second[p]);
-    shrink *= channel.lambda;
-  }
-  scan.grow(half_drift);
-  scan.gauge = fmaf(scan.gauge, shrink, share);
-  scan.keep_in_range();
+  for (int p = 0; p < T; ++p) x[p] = fast_exp(x[p] - best);
+  return best;
 }
 
+// Moves sums by one token, of weight E.
+template <class First, class Second>
+SOLA_DEVICE void step(Scan& scan, const Channel& channel, float weight, First x, Second y) {
+  scan.first = fmaf(channel.lambda, scan.first, weight * x);
+  scan.second = fmaf(channel.lambda, scan.second, weight * y);
+}
+
+// a state as it enters a lane's tokens
+SOLA_DEVICE Scan entering(Scan scan, float reference, const Channel& channel) {
+  scan.refer_to(reference);
+  scan.grow(channel.half_drift);
+  return scan;
+}
+SOLA_DEVICE TwoScans entering(const TwoScans& scans, float keys, float grads, const Channel& channel) {
+  return {entering(scans.keys, keys, channel), entering(scans.grads, grads, channel)};
+}
+
+// what a lane's tokens sum up by themselves
 template <Direction direction, int T, class First, class Second>
 SOLA_DEVICE Scan sum_tokens(const float (&weights)[T], float maximum, const First& first, const Second& second,
                             const Channel& channel) {
   Scan scan;
-  scan_tokens<direction>(weights, maximum, first, second, channel, scan, [](auto, int, float, float, float) {});
+  if (channel.one_by_one) {
+    for_tokens<direction, T>([&](int p) { scan.add(weights[p], first[p], second[p], channel.decay); });
+  } else {
+    for_tokens<direction, T>([&](int p) { step(scan, channel, weights[p], first[p], second[p]); });
+    scan.grow(channel.half_drift);
+    scan.gauge = 1.0f;
+    scan.m = maximum;
+  }
   return scan;
+}
+
+// One reference for a lane's weights and what enters it from both sides with references of its own, the largest of them
+// or not far below it, so that parts can be added as they are: mostly that of the weights.
+template <int T>
+SOLA_DEVICE float share_reference(float (&weights)[T], float maximum, float left, float right) {
+  constexpr float kNear = 20.0f;
+  const float outside = larger(left, right);
+  if (!(outside > maximum + kNear)) return maximum;
+  const float factor = fast_exp(maximum - outside);
+#pragma unroll
+  for (int p = 0; p < T; ++p) weights[p] *= factor;
+  return outside;
 }
 
 constexpr int kWkvThreads = kWkvWarps * kWarp;
@@ -197,11 +209,13 @@ struct WkvPlace {
   bool exists;  // false beyond the last channel
 
   SOLA_DEVICE WkvPlace(const WkvParams& p, unsigned block) {
-    const int64_t blocks = (p.C + kWarp - 1) / kWarp, row = block / blocks;
+    // a grid has less than 2³¹ blocks, and so have its parts
+    const unsigned blocks = unsigned((p.C + kWarp - 1) / kWarp), stretches = unsigned(p.stretches),
+                   row = block / blocks;
     channel = block % blocks * kWarp + lane_of();
     exists = channel < p.C;
-    batch = row / p.stretches;
-    stretch = row % p.stretches;
+    batch = row / stretches;
+    stretch = row % stretches;
     begin = stretch * kStretch + warp_of() * T;
     tokens = exists ? int(max(int64_t(0), min(int64_t(T), p.N - begin))) : 0;
   }
@@ -209,15 +223,30 @@ struct WkvPlace {
   // the first token of a plane (B, N, row)
   SOLA_DEVICE int64_t in_plane(const WkvWork& work) const { return (batch * work.op.N + begin) * work.op.C + channel; }
 
-  // a lane's numbers, 0 where there is none
+  // a lane's numbers as they lie in memory; what is missing holds anything
   template <class In>
-  SOLA_DEVICE void load(const View& view, float (&to)[T]) const {
+  SOLA_DEVICE void load(const View& view, In (&to)[T]) const {
     load(row_of<const In>(view, batch, begin, 0) + channel, view.token, to);
   }
   template <class In>
-  SOLA_DEVICE void load(const In* from, int64_t stride, float (&to)[T]) const {
+  SOLA_DEVICE void load(const In* from, int64_t stride, In (&to)[T]) const {
+    if (tokens == T) {
 #pragma unroll
-    for (int p = 0; p < T; ++p) to[p] = p < tokens ? to_float(from[p * stride]) : 0.0f;
+      for (int p = 0; p < T; ++p, from += stride) to[p] = *from;
+    } else {
+#pragma unroll
+      for (int p = 0; p < T; ++p, from += stride) to[p] = p < tokens ? *from : In{};
+    }
+  }
+  // numbers out of them, `missing` where there is none
+  template <class In>
+  SOLA_DEVICE void convert(const In (&from)[T], float missing, float (&to)[T]) const {
+#pragma unroll
+    for (int p = 0; p < T; ++p) to[p] = to_float(from[p]);
+    if (tokens == T) return;
+#pragma unroll
+    for (int p = 0; p < T; ++p)
+      if (p >= tokens) to[p] = missing;
   }
   SOLA_DEVICE Channel channel_of(const WkvParams& p) const {
     return exists ? Channel(static_cast<const float*>(p.decay)[channel], static_cast<const float*>(p.bonus)[channel], T)
@@ -304,49 +333,6 @@ struct PerToken {
   SOLA_DEVICE float& operator[](int p) const { return data[p * kWkvThreads]; }
 };
 
-// where sums of a lane's tokens are kept
-template <int T>
-struct InRegisters {
-  float first[T], second[T];
-  SOLA_DEVICE explicit InRegisters(int) {}
-};
-template <class State, int T>
-struct InSharedMemory {
-  PerToken<State, T> first, second;
-  SOLA_DEVICE explicit InSharedMemory(int index) : first(index), second(index + 1) {}
-};
-
-// Sums over the tokens on one side of every token of a lane, and what they are relative to: one reference together, or
-// one for each token. `index`: the first of its arrays in shared memory.
-template <class State, int T, class Where = InRegisters<T>>
-struct KeptSums : Where {
-  using Where::first, Where::second;
-  float reference = 0.0f;
-  PerToken<State, T> references;
-
-  SOLA_DEVICE explicit KeptSums(int index) : Where(index + 1), references(index) {}
-  // visitor of a scan
-  SOLA_DEVICE auto keep() {
-    return [this](auto together, int i, float a, float b, float relative_to) {
-      first[i] = a;
-      second[i] = b;
-      if constexpr (together.value) {
-        reference = relative_to;
-      } else {
-        references[i] = relative_to;
-      }
-    };
-  }
-  template <class Together>
-  SOLA_DEVICE float reference_of(Together, int i) const {
-    if constexpr (Together::value) {
-      return reference;
-    } else {
-      return references[i];
-    }
-  }
-};
-
 // what every warp's tokens sum up by themselves, in shared memory
 template <class Tokens>
 SOLA_DEVICE WarpStates<typename Tokens::State> share_tokens(const Tokens& tokens, const Channel& channel) {
@@ -361,6 +347,7 @@ template <class Tokens>
 SOLA_DEVICE WarpStates<typename Tokens::State> enter_tokens(const Tokens& tokens, const typename Tokens::Place& at,
                                                             const WkvWork& work, const Channel& channel) {
   const auto states = share_tokens(tokens, channel);
+  wait_for_results();
   states.enter(at, work, channel.decay);
   return states;
 }

@@ -29,32 +29,38 @@ struct Tokens {
   float logs[T], grads[T], log_grads[T], log_maximum;
 
   template <class In>
-  SOLA_DEVICE void load(const WkvWork& work, const Place& at, const Channel& channel) {
-    const WkvParams& p = work.op;
-    at.load<In>(p.k, keys);
-    at.load<In>(p.v, values);
-    at.load<In>(p.grad_out, grads);
-    at.load(static_cast<const float*>(p.log_normaliser) + at.in_plane(work), p.C, logs);
-    if (p.exact_out) {
-      at.load(static_cast<const float*>(p.exact_out) + at.in_plane(work), p.C, log_grads);
-    } else {
-      at.load<In>(p.out, log_grads);
+  struct Raw {
+    In k[T], v[T], grad_out[T];
+    float log_normaliser[T], out[T];  // before the output was rounded
+
+    SOLA_DEVICE Raw(const WkvWork& work, const Place& at) {
+      const WkvParams& p = work.op;
+      at.load(p.k, k);
+      at.load(p.v, v);
+      at.load(p.grad_out, grad_out);
+      at.load(static_cast<const float*>(p.log_normaliser) + at.in_plane(work), p.C, log_normaliser);
+      if constexpr (is_half<In>) {
+        at.load(static_cast<const float*>(p.exact_out) + at.in_plane(work), p.C, out);
+      } else {
+        at.load(p.out, out);
+      }
     }
+  };
+
+  template <class In>
+  SOLA_DEVICE Tokens(const Raw<In>& raw, const Place& at, const Channel& channel) {
+    at.convert(raw.k, kEmpty, keys);
+    at.convert(raw.v, 0.0f, values);
+    at.convert(raw.grad_out, 0.0f, grads);
+    at.convert(raw.log_normaliser, -kEmpty, logs);
+    at.convert(raw.out, 0.0f, log_grads);
 #pragma unroll
     for (int i = 0; i < T; ++i) {
       logs[i] = -logs[i];
       log_grads[i] *= -grads[i];
     }
-    key_maximum = exponentiate(keys, at.tokens, channel);
-    log_maximum = exponentiate(logs, at.tokens, channel);
-  }
-  template <Direction direction, class Visit>
-  SOLA_DEVICE void scan_keys(const Channel& channel, Scan& scan, const Visit& visit) const {
-    scan_tokens<direction>(keys, key_maximum, values, Ones{}, channel, scan, visit);
-  }
-  template <Direction direction, class Visit>
-  SOLA_DEVICE void scan_grads(const Channel& channel, Scan& scan, const Visit& visit) const {
-    scan_tokens<direction>(logs, log_maximum, grads, log_grads, channel, scan, visit);
+    key_maximum = exponentiate(keys, channel);
+    log_maximum = exponentiate(logs, channel);
   }
   template <Direction direction>
   SOLA_DEVICE TwoScans sum(const Channel& channel) const {
@@ -62,6 +68,102 @@ struct Tokens {
             sum_tokens<direction>(logs, log_maximum, grads, log_grads, channel)};
   }
 };
+
+// sums on the right of every token
+struct RightSums {
+  float N[T], D[T], P[T], H[T];
+
+  SOLA_DEVICE void keep(int i, const TwoScans& right) {
+    N[i] = right.keys.first;
+    D[i] = right.keys.second;
+    P[i] = right.grads.first;
+    H[i] = right.grads.second;
+  }
+};
+
+// where the gradients of a lane's tokens go, one after the other, and its sums of those of the parameters
+template <class In>
+struct Gradients {
+  const WkvParams& p;
+  In *k, *v;
+  int tokens;
+  float bonus = 0.0f, decay = 0.0f;
+
+  SOLA_DEVICE Gradients(const WkvParams& params, const Tokens::Place& at)
+      : p(params),
+        k(row_of<In>(p.grad_k, at.batch, at.begin, 0) + at.channel),
+        v(row_of<In>(p.grad_v, at.batch, at.begin, 0) + at.channel),
+        tokens(at.tokens) {}
+
+  SOLA_DEVICE void write(int i, float grad_k, float grad_v) {
+    if (i < tokens) *k = from_float<In>(grad_k);
+    if (i < tokens) *v = from_float<In>(grad_v);
+    k += p.grad_k.token;
+    v += p.grad_v.token;
+  }
+};
+
+template <class In>
+SOLA_DEVICE void differentiate_together(Tokens& tokens, const WarpStates<TwoScans>& states, const Channel& channel,
+                                        Gradients<In>& to) {
+  const float keys = share_reference(tokens.keys, tokens.key_maximum, states.own(0).keys.m, states.own(1).keys.m);
+  const float grads = share_reference(tokens.logs, tokens.log_maximum, states.own(0).grads.m, states.own(1).grads.m);
+  RightSums sums;
+  TwoScans right = entering(states.own(1), keys, grads, channel);
+  for_tokens<Direction::right_to_left, T>([&](int i) {
+    sums.keep(i, right);
+    step(right.keys, channel, tokens.keys[i], tokens.values[i], 1.0f);
+    step(right.grads, channel, tokens.logs[i], tokens.grads[i], tokens.log_grads[i]);
+  });
+  TwoScans left = entering(states.own(0), keys, grads, channel);
+  const float unit = expf(keys + grads), own = expf(channel.bonus);
+  for_tokens<Direction::left_to_right, T>([&](int i) {
+    const float v = tokens.values[i], dy = tokens.grads[i], h = tokens.log_grads[i];
+    const float key = unit * tokens.keys[i], weight = own * tokens.logs[i];
+    const float P = fmaf(weight, dy, left.grads.first + sums.P[i]);
+    const float H = fmaf(weight, h, left.grads.second + sums.H[i]);
+    to.write(i, key * fmaf(v, P, H), key * P);
+    to.bonus = fmaf(key * weight, fmaf(v, dy, h), to.bonus);
+    // pairs that have this token between them
+    to.decay -= left.keys.first * sums.P[i] + left.keys.second * sums.H[i] + sums.N[i] * left.grads.first +
+                sums.D[i] * left.grads.second;
+    step(left.keys, channel, tokens.keys[i], v, 1.0f);
+    step(left.grads, channel, tokens.logs[i], dy, h);
+  });
+  to.decay *= unit * channel.lambda;
+}
+
+template <class In>
+SOLA_DEVICE void differentiate_one_by_one(const Tokens& tokens, const WarpStates<TwoScans>& states,
+                                          const Channel& channel, Gradients<In>& to) {
+  TwoScans left = states.own(0), right = states.own(1);
+  RightSums sums;
+  const PerToken<TwoScans, T> key_references(0), grad_references(1);
+  const auto add = [&](TwoScans& scans, int i) {
+    scans.keys.add(tokens.keys[i], tokens.values[i], 1.0f, channel.decay);
+    scans.grads.add(tokens.logs[i], tokens.grads[i], tokens.log_grads[i], channel.decay);
+  };
+  for_tokens<Direction::right_to_left, T>([&](int i) {
+    sums.keep(i, right);
+    key_references[i] = right.keys.m;
+    grad_references[i] = right.grads.m;
+    add(right, i);
+  });
+  for_tokens<Direction::left_to_right, T>([&](int i) {
+    const float v = tokens.values[i], dy = tokens.grads[i], h = tokens.log_grads[i], key = tokens.keys[i];
+    const float by_left = expf(key + left.grads.m), by_right = expf(key + grad_references[i]);
+    const float own = expf(key + tokens.logs[i] + channel.bonus);
+    const float P = by_left * left.grads.first + by_right * sums.P[i] + own * dy;
+    const float H = by_left * left.grads.second + by_right * sums.H[i] + own * h;
+    to.write(i, v * P + H, P);
+    to.bonus += own * (v * dy + h);
+    const float rightwards = expf(left.keys.m + grad_references[i] - channel.decay);
+    const float leftwards = expf(key_references[i] + left.grads.m - channel.decay);
+    to.decay -= rightwards * (left.keys.first * sums.P[i] + left.keys.second * sums.H[i]) +
+                leftwards * (sums.N[i] * left.grads.first + sums.D[i] * left.grads.second);
+    add(left, i);
+  });
+}
 
 // one number of every warp's lanes to the sum over the warps, in their order; warp 0 gets it
 SOLA_DEVICE float add_warps(float x) {
@@ -83,49 +185,20 @@ SOLA_DEVICE void write_shares(const WkvParams& p, const Tokens::Place& at, float
 
 template <class In>
 __global__ void __launch_bounds__(kWkvThreads, 2) gradients(WkvWork work) {
+  let_next_start();
   const WkvParams& p = work.op;
   const Tokens::Place at(p, block_from_end());
+  const Tokens::Raw<In> raw(work, at);
   const Channel channel = at.channel_of(p);
-  Tokens tokens;
-  tokens.load<In>(work, at, channel);
+  Tokens tokens(raw, at, channel);
   const auto states = enter_tokens(tokens, at, work, channel);
-  TwoScans right = states.own(1);
-
-  // one of the three doesn't fit in registers beside the others
-  KeptSums<TwoScans, T> keys_left(0), grads_right(1);
-  KeptSums<TwoScans, T, InSharedMemory<TwoScans, T>> keys_right(2);
-  tokens.scan_keys<Direction::right_to_left>(channel, right.keys, keys_right.keep());
-  tokens.scan_grads<Direction::right_to_left>(channel, right.grads, grads_right.keep());
-  TwoScans left = states.own(0);
-  tokens.scan_keys<Direction::left_to_right>(channel, left.keys, keys_left.keep());
-  In* grad_k = row_of<In>(p.grad_k, at.batch, at.begin, 0) + at.channel;
-  In* grad_v = row_of<In>(p.grad_v, at.batch, at.begin, 0) + at.channel;
-  float grad_bonus = 0.0f, grad_decay = 0.0f;
-  tokens.scan_grads<Direction::left_to_right>(
-      channel, left.grads, [&](auto together, int i, float P_left, float H_left, float left_reference) {
-        if (i >= at.tokens) return;
-        const float v = tokens.values[i], dy = tokens.grads[i], h = tokens.log_grads[i];
-        // weights are E, relative to the maxima; one by one they are log-weights
-        const float key_log = together.value ? tokens.key_maximum : tokens.keys[i];
-        const float own_log = together.value ? tokens.log_maximum : tokens.logs[i];
-        const float key_weight = together.value ? tokens.keys[i] : 1.0f;
-        const float own_weight = together.value ? tokens.logs[i] : 1.0f;
-        const float right_reference = grads_right.reference_of(together, i);
-        const float by_left = expf(key_log + left_reference), by_right = expf(key_log + right_reference);
-        const float own = expf(key_log + own_log + channel.bonus) * own_weight;
-        const float P = by_left * P_left + by_right * grads_right.first[i] + own * dy;
-        const float H = by_left * H_left + by_right * grads_right.second[i] + own * h;
-        grad_v[i * p.grad_v.token] = from_float<In>(key_weight * P);
-        grad_k[i * p.grad_k.token] = from_float<In>(key_weight * (v * P + H));
-        grad_bonus += key_weight * own * (v * dy + h);
-        // pairs that have this token between them
-        const float rightwards = expf(keys_left.reference_of(together, i) + right_reference - channel.decay);
-        const float leftwards = expf(keys_right.reference_of(together, i) + left_reference - channel.decay);
-        grad_decay -=
-            rightwards * (keys_left.first[i] * grads_right.first[i] + keys_left.second[i] * grads_right.second[i]) +
-            leftwards * (keys_right.first[i] * P_left + keys_right.second[i] * H_left);
-      });
-  write_shares(p, at, add_warps(grad_decay), add_warps(grad_bonus));
+  Gradients<In> to(p, at);
+  if (channel.one_by_one) {
+    differentiate_one_by_one(tokens, states, channel, to);
+  } else {
+    differentiate_together(tokens, states, channel, to);
+  }
+  write_shares(p, at, add_warps(to.decay), add_warps(to.bonus));
 }
 
 constexpr int kSlices = 32;
@@ -135,6 +208,7 @@ __global__ void __launch_bounds__(kWarp* kSlices, 1) column_sums(ColumnSumsParam
   const bool second = blockIdx.x % 2 != 0;
   const int64_t channel = int64_t(blockIdx.x / 2) * kWarp + lane_of();
   const float* from = second ? p.from[1] : p.from[0];
+  wait_for_results();
   double sum = 0.0;
   if (channel < p.C) {
 #pragma unroll 8
@@ -151,14 +225,14 @@ __global__ void __launch_bounds__(kWarp* kSlices, 1) column_sums(ColumnSumsParam
 }  // namespace
 
 int launch_column_sums(const ColumnSumsParams& p, void* stream) {
-  return launch(column_sums, 2 * ((p.C + kWarp - 1) / kWarp), kWarp * kSlices, sizeof(double) * kWarp * kSlices, stream,
-                p);
+  constexpr size_t bytes = sizeof(double) * kWarp * kSlices;
+  return launch(column_sums, 2 * ((p.C + kWarp - 1) / kWarp), kWarp * kSlices, bytes, stream, p, kEarly);
 }
 
 int launch_wkv_backward(const WkvWork& work, Dtype dtype, void* stream) {
   return with_input(dtype, [&](auto in) {
     using In = decltype(in);
-    return launch_scans<Tokens, In>(gradients<In>, 5, work, stream);
+    return launch_scans<Tokens, In>(gradients<In>, 2, work, stream);
   });
 }
 

@@ -43,6 +43,8 @@ SOLA_DEVICE void for_stretches(const Run& run, const float* states, int64_t row,
 
 template <class State, int kTokens>
 __global__ void __launch_bounds__(kConnectWarps* kWarp, 1) connect(WkvWork work) {
+  let_next_start();
+  wait_for_results();
   const WkvParams& p = work.op;
   const int64_t blocks = (p.C + kWkvChannels - 1) / kWkvChannels,
                 channel = blockIdx.x % blocks * kWkvChannels + lane_of();
@@ -82,16 +84,17 @@ template <class State, int kTokens>
 int launch_connect(const WkvWork& work, void* stream) {
   const int64_t warps = min(int64_t(kConnectWarps), work.op.stretches);
   return launch(connect<State, kTokens>, work.op.B * 2 * wkv_channel_blocks(work.op.C), int(warps) * kWarp,
-                sizeof(float) * State::kNumbers * kWarp * warps, stream, work);
+                sizeof(float) * State::kNumbers * kWarp * warps, stream, work, kEarly);
 }
 
 // Σ of each stretch by itself, with Tokens::load<In> for what a lane has
 template <class Tokens, class In>
 __global__ void __launch_bounds__(kWkvThreads, 2) gather(WkvWork work) {
+  let_next_start();
   const typename Tokens::Place at(work.op, blockIdx.x);
+  const typename Tokens::template Raw<In> raw(work, at);
   const Channel channel = at.channel_of(work.op);
-  Tokens tokens;
-  tokens.template load<In>(work, at, channel);
+  const Tokens tokens(raw, at, channel);
   share_tokens(tokens, channel).leave(at, work, channel.decay);
 }
 
@@ -103,13 +106,15 @@ int launch_scans(void (*kernel)(WkvWork), int arrays, const WkvWork& work, void*
   constexpr int kTokens = Tokens::kTokens;
   const int64_t blocks = work.op.B * work.op.stretches * wkv_channel_blocks(work.op.C);
   constexpr size_t states = WarpStates<State>::kBytes;
+  const bool several = work.op.stretches > 1;
   int error = cudaSuccess;
-  if (work.op.stretches > 1) {
+  if (several) {
     error = launch(gather<Tokens, In>, blocks, kWkvThreads, states, stream, work);
     if (error == cudaSuccess) error = launch_connect<State, kTokens * kWkvWarps>(work, stream);
   }
   return error ? error
-               : launch(kernel, blocks, kWkvThreads, states + arrays * PerToken<State, kTokens>::kBytes, stream, work);
+               : launch(kernel, blocks, kWkvThreads, states + arrays * PerToken<State, kTokens>::kBytes, stream, work,
+                        Manner{1, several});
 }
 
 }  // namespace sola::cuda

@@ -17,14 +17,20 @@ struct Tokens {
   float weights[T], values[T], maximum;
 
   template <class In>
-  SOLA_DEVICE void load(const WkvWork& work, const Place& at, const Channel& channel) {
-    at.load<In>(work.op.k, weights);
-    at.load<In>(work.op.v, values);
-    maximum = exponentiate(weights, at.tokens, channel);
-  }
-  template <Direction direction, class Visit>
-  SOLA_DEVICE void scan(const Channel& channel, Scan& scan, const Visit& visit) const {
-    scan_tokens<direction>(weights, maximum, values, Ones{}, channel, scan, visit);
+  struct Raw {
+    In k[T], v[T];
+
+    SOLA_DEVICE Raw(const WkvWork& work, const Place& at) {
+      at.load(work.op.k, k);
+      at.load(work.op.v, v);
+    }
+  };
+
+  template <class In>
+  SOLA_DEVICE Tokens(const Raw<In>& raw, const Place& at, const Channel& channel) {
+    at.convert(raw.k, kEmpty, weights);
+    at.convert(raw.v, 0.0f, values);
+    maximum = exponentiate(weights, channel);
   }
   template <Direction direction>
   SOLA_DEVICE Scan sum(const Channel& channel) const {
@@ -32,37 +38,98 @@ struct Tokens {
   }
 };
 
-template <class In>
+// what is kept for a backward: nothing, the logarithm of the normaliser, or that and the output before it was rounded
+enum class Save { nothing, logarithm, output_too };
+
+// where the results of a lane's tokens go, one after the other
+template <class In, Save save>
+struct Results {
+  In* out;
+  float *log_normaliser, *exact;
+  int64_t out_stride, stride;
+  int tokens;
+
+  SOLA_DEVICE Results(const WkvWork& work, const Tokens::Place& at)
+      : out(row_of<In>(work.op.out, at.batch, at.begin, 0) + at.channel),
+        log_normaliser(static_cast<float*>(work.op.log_normaliser) + at.in_plane(work)),
+        exact(static_cast<float*>(work.op.exact_out) + at.in_plane(work)),
+        out_stride(work.op.out.token),
+        stride(work.op.C),
+        tokens(at.tokens) {}
+
+  SOLA_DEVICE void write(int i, float numerator, float denominator, float reference) {
+    const float result = numerator * fast_reciprocal(denominator);
+    if (i < tokens) *out = from_float<In>(result);
+    out += out_stride;
+    if constexpr (save != Save::nothing) {
+      const float logarithm = reference + logf(denominator);
+      if (i < tokens) *log_normaliser = logarithm;
+      log_normaliser += stride;
+    }
+    if constexpr (save == Save::output_too) {
+      if (i < tokens) *exact = result;
+      exact += stride;
+    }
+  }
+};
+
+template <class In, Save save>
+SOLA_DEVICE void average_together(Tokens& tokens, const WarpStates<Scan>& states, const Channel& channel,
+                                  Results<In, save> results) {
+  const float reference = share_reference(tokens.weights, tokens.maximum, states.own(0).m, states.own(1).m);
+  const float own = expf(channel.bonus);
+  Scan right = entering(states.own(1), reference, channel);
+  float first[T], second[T];
+  for_tokens<Direction::right_to_left, T>([&](int i) {
+    first[i] = right.first;
+    second[i] = right.second;
+    step(right, channel, tokens.weights[i], tokens.values[i], 1.0f);
+  });
+  Scan left = entering(states.own(0), reference, channel);
+  for_tokens<Direction::left_to_right, T>([&](int i) {
+    const float weight = tokens.weights[i];
+    results.write(i, fmaf(own, weight * tokens.values[i], left.first + first[i]),
+                  fmaf(own, weight, left.second + second[i]), reference);
+    step(left, channel, weight, tokens.values[i], 1.0f);
+  });
+}
+
+template <class In, Save save>
+SOLA_DEVICE void average_one_by_one(const Tokens& tokens, const WarpStates<Scan>& states, const Channel& channel,
+                                    Results<In, save> results) {
+  Scan left = states.own(0), right = states.own(1);
+  float first[T], second[T];
+  const PerToken<Scan, T> references(0);
+  for_tokens<Direction::right_to_left, T>([&](int i) {
+    first[i] = right.first;
+    second[i] = right.second;
+    references[i] = right.m;
+    right.add(tokens.weights[i], tokens.values[i], 1.0f, channel.decay);
+  });
+  for_tokens<Direction::left_to_right, T>([&](int i) {
+    const float own = tokens.weights[i] + channel.bonus, reference = larger(larger(left.m, references[i]), own);
+    const float by_left = expf(left.m - reference), by_right = expf(references[i] - reference);
+    const float weight = expf(own - reference);
+    results.write(i, by_left * left.first + by_right * first[i] + weight * tokens.values[i],
+                  by_left * left.second + by_right * second[i] + weight, reference);
+    left.add(tokens.weights[i], tokens.values[i], 1.0f, channel.decay);
+  });
+}
+
+template <class In, Save save>
 __global__ void __launch_bounds__(kWkvThreads, 2) average(WkvWork work) {
   const WkvParams& p = work.op;
   const Tokens::Place at(p, block_from_end());
+  const Tokens::Raw<In> raw(work, at);
   const Channel channel = at.channel_of(p);
-  Tokens tokens;
-  tokens.load<In>(work, at, channel);
+  Tokens tokens(raw, at, channel);
   const auto states = enter_tokens(tokens, at, work, channel);
-  Scan right = states.own(1);
-  KeptSums<Scan, T> sums_right(0);
-  tokens.scan<Direction::right_to_left>(channel, right, sums_right.keep());
-  In* out = row_of<In>(p.out, at.batch, at.begin, 0) + at.channel;
-  float* log_normaliser = p.log_normaliser ? static_cast<float*>(p.log_normaliser) + at.in_plane(work) : nullptr;
-  float* exact = p.exact_out ? static_cast<float*>(p.exact_out) + at.in_plane(work) : nullptr;
-  Scan left = states.own(0);
-  tokens.scan<Direction::left_to_right>(
-      channel, left, [&](auto together, int i, float first, float second, float left_reference) {
-        // one reference for the three parts; together it is the same for all tokens
-        const float right_reference = sums_right.reference_of(together, i);
-        const float own = (together.value ? tokens.maximum : tokens.weights[i]) + channel.bonus;
-        const float reference = larger(larger(left_reference, right_reference), own);
-        const float by_left = expf(left_reference - reference), by_right = expf(right_reference - reference);
-        const float weight = expf(own - reference) * (together.value ? tokens.weights[i] : 1.0f);
-        const float numerator = by_left * first + by_right * sums_right.first[i] + weight * tokens.values[i];
-        const float denominator = by_left * second + by_right * sums_right.second[i] + weight;
-        const float result = numerator * fast_reciprocal(denominator);
-        if (i >= at.tokens) return;
-        out[i * p.out.token] = from_float<In>(result);
-        if (log_normaliser) log_normaliser[i * p.C] = reference + logf(denominator);
-        if (exact) exact[i * p.C] = result;
-      });
+  const Results<In, save> results(work, at);
+  if (channel.one_by_one) {
+    average_one_by_one(tokens, states, channel, results);
+  } else {
+    average_together(tokens, states, channel, results);
+  }
 }
 
 }  // namespace
@@ -70,7 +137,10 @@ __global__ void __launch_bounds__(kWkvThreads, 2) average(WkvWork work) {
 int launch_wkv_forward(const WkvWork& work, Dtype dtype, void* stream) {
   return with_input(dtype, [&](auto in) {
     using In = decltype(in);
-    return launch_scans<Tokens, In>(average<In>, 1, work, stream);
+    const auto kernel = !work.op.log_normaliser ? average<In, Save::nothing>
+                        : !work.op.exact_out    ? average<In, Save::logarithm>
+                                                : average<In, Save::output_too>;
+    return launch_scans<Tokens, In>(kernel, 1, work, stream);
   });
 }
 

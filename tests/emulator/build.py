@@ -44,7 +44,7 @@ def build() -> Path:
         sources[HERE / "library.cpp"] = " ".join(torch_flags)
 #device.cu asks the CUDA runtime for devices, which only the real one knows
         kernels = [path for path in sorted((ROOT / "csrc/cuda").glob("*.cu")) if path.name != "device.cu"]
-        sources |= dict.fromkeys([*kernels, HERE / "selftest.cpp"], WATCHED)
+        sources |= dict.fromkeys([*kernels, *HERE.glob("selftest*.cpp")], WATCHED)
         objects = []
         for source, flags in sources.items():
             objects += ninja.build(f"{source.name}.o", "cxx", str(source), variables={"flags": flags})

@@ -47,7 +47,7 @@ T max(T a, T b) {
 namespace simt {
 
 void launch(const void* kernel, const std::function<void()>& body, int64_t blocks, int threads, size_t shared,
-            int cluster);
+            int cluster, bool early);
 // what a device would say to these (limits.cpp)
 cudaError_t ask_for_shared(const void* kernel, int bytes);
 cudaError_t check_launch(const void* kernel, int64_t blocks, int threads, size_t shared, int cluster);
@@ -58,6 +58,9 @@ int64_t blocks_run();
 
 unsigned char* shared_memory();
 void sync_block();
+// kernels that were launched early run after those in front all the same; what they touch before they wait is watched
+inline void let_next_start() {}
+void wait_for_results();
 // blocks of a cluster, and the place of `mine` in the shared memory of another of them
 void sync_cluster();
 int cluster_rank();
@@ -116,6 +119,7 @@ inline float fast_exp2(float x) {
   const float y = blur(exp2f(x), x, 2);
   return y < 0x1p-126f ? 0.0f : y;
 }
+inline float larger(float a, float b) { return a > b || a != a ? a : b; }
 inline float fast_reciprocal(float x) { return blur(1.0f / x, x, 1); }
 inline uint16_t round_bf16(float x) {
   const uint32_t bits = float_to_bits(x);

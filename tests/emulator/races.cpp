@@ -20,7 +20,7 @@ constexpr size_t kGrain = 2;  // bytes, the smallest number in shared memory
 struct Access {
   int thread = kNobody, warp = kNobody;
   uint64_t block_time = 0, warp_time = 0;
-  unsigned block = 0;
+  unsigned block = 0, launch = 0;
 };
 
 struct Cell {
@@ -31,8 +31,10 @@ struct Cell {
 struct Detector {
   const unsigned char* shared = nullptr;
   size_t shared_bytes = 0;
-  unsigned block = 0;
+  unsigned block = 0, launch = 0;
+  bool early = false;
   uint64_t time = 1, block_begin = 1;
+  std::array<bool, 1024> waited{};  // threads
   std::array<uint64_t, 32> warp_time{};
   std::vector<Cell> in_shared;
   std::unordered_map<uintptr_t, Cell> in_global;
@@ -60,6 +62,7 @@ Cell& cell_of(uintptr_t address, bool shared) {
 bool unordered(const Access& earlier, int thread, bool shared) {
   const Detector& d = detector();
   if (earlier.thread == kNobody) return false;
+  if (!shared && earlier.launch != d.launch) return !d.waited[size_t(thread)];
   if (earlier.block_time < d.block_begin) return !shared && earlier.block != d.block;
   if (earlier.thread == thread || earlier.block_time != d.time) return false;
   return earlier.warp != thread / kLanes || earlier.warp_time == d.warp_time[earlier.warp];
@@ -67,12 +70,12 @@ bool unordered(const Access& earlier, int thread, bool shared) {
 
 Access now(int thread) {
   const Detector& d = detector();
-  return {thread, thread / kLanes, d.time, d.warp_time[thread / kLanes], d.block};
+  return {thread, thread / kLanes, d.time, d.warp_time[thread / kLanes], d.block, d.launch};
 }
 
 void remember_read(Access& read, int thread) {
   const Access mine = now(thread);
-  const bool same_time = read.block_time == mine.block_time && read.block == mine.block;
+  const bool same_time = read.block_time == mine.block_time && read.block == mine.block && read.launch == mine.launch;
   if (!same_time || read.thread == kNobody) {
     read = mine;
   } else if (read.warp != mine.warp) {
@@ -87,6 +90,7 @@ void remember_read(Access& read, int thread) {
 bool unordered_read(const Access& read, int thread, bool shared) {
   if (read.warp != kSeveral) return unordered(read, thread, shared);
   const Detector& d = detector();
+  if (!shared && read.launch != d.launch) return !d.waited[size_t(thread)];
   if (read.block_time < d.block_begin) return !shared && read.block != d.block;
   return read.block_time == d.time;
 }
@@ -102,9 +106,12 @@ void report(const char* what, int thread, const Access& other, const void* at, b
 
 }  // namespace
 
-void start_launch() {
-  detector().in_global.clear();
-  detector().found.clear();
+void start_launch(bool early) {
+  Detector& d = detector();
+  if (!early) d.in_global.clear();
+  d.early = early;
+  ++d.launch;
+  d.found.clear();
 }
 
 void start_block(const unsigned char* shared, size_t bytes, unsigned block) {
@@ -113,11 +120,13 @@ void start_block(const unsigned char* shared, size_t bytes, unsigned block) {
   d.shared_bytes = bytes;
   d.block = block;
   d.block_begin = ++d.time;
+  d.waited.fill(!d.early);
   if (d.in_shared.size() * kGrain < bytes) d.in_shared.resize(bytes / kGrain + 1);
 }
 
 void pass_block_barrier() { ++detector().time; }
 void pass_warp_barrier(int warp) { ++detector().warp_time[warp]; }
+void wait_for_results(int thread) { detector().waited[size_t(thread)] = true; }
 const std::string& found() { return detector().found; }
 
 void access(Kind kind, int thread, const void* at, size_t bytes) {

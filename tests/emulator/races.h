@@ -3,7 +3,7 @@
 // Built with -fsanitize=thread, whose calls before every read and write end here instead of in libtsan. Two accesses to
 // the same bytes by two threads of a block, one of them a write, need a barrier of the block between them, or of the
 // warp where both are in one. What lanes do together (shuffles, mma) orders no memory. Blocks of one launch have no
-// order at all.
+// order at all. A thread of a launch that may start early has no order with launches in front of it until it waits.
 #pragma once
 
 #include <cstddef>
@@ -16,11 +16,12 @@ namespace simt::races {
 
 enum class Kind { read, write, copy_starts, copy_ends };
 
-// a launch of blocks with so much shared memory each
-void start_launch();
+// a launch of blocks with so much shared memory each; an early one beside those in front of it
+void start_launch(bool early);
 void start_block(const unsigned char* shared, size_t bytes, unsigned block);
 void pass_block_barrier();
 void pass_warp_barrier(int warp);
+void wait_for_results(int thread);
 // of the thread that runs; `stack` is its own, where nobody else looks
 void access(Kind kind, int thread, const void* at, size_t bytes);
 // the first race of the launch, or nothing
@@ -29,10 +30,11 @@ const std::string& found();
 #else
 
 enum class Kind { read, write, copy_starts, copy_ends };
-inline void start_launch() {}
+inline void start_launch(bool) {}
 inline void start_block(const unsigned char*, size_t, unsigned) {}
 inline void pass_block_barrier() {}
 inline void pass_warp_barrier(int) {}
+inline void wait_for_results(int) {}
 inline void access(Kind, int, const void*, size_t) {}
 inline const std::string& found() {
   static const std::string none;

@@ -84,7 +84,7 @@ void mistake(MistakeParams p) {
       if (me < kWarp) {
         p.out[me] = numbers[0];
       } else if (me == kWarp) {
-        copy_async(numbers, p.out);
+        copy_async(numbers, p.out + kWarp);
         commit_copies();
         wait_copies<0>();
       }
@@ -107,6 +107,21 @@ int start_product(const ProductParams& p, int layout) {
   return launch(kernels[layout], 1, kWarp, 2 * 16 * 20 * sizeof(float), nullptr, p);
 }
 
+struct HandOverParams {
+  float* numbers;
+  bool waits;
+};
+
+void write_numbers(HandOverParams p) {
+  let_next_start();
+  p.numbers[threadIdx.x] = float(threadIdx.x);
+}
+
+void double_numbers(HandOverParams p) {
+  if (p.waits) wait_for_results();
+  p.numbers[threadIdx.x] *= 2.0f;
+}
+
 }  // namespace
 
 int run_product(int type, int layout, const float* a, const float* b, float* c) {
@@ -125,6 +140,13 @@ int run_mistake(int kind, float* out) {
 // a kernel that does nothing, in a launch of these sizes
 int run_launch(int64_t blocks, int threads, int64_t shared) {
   return launch(nothing, blocks, threads, size_t(shared), nullptr, MistakeParams{});
+}
+
+// two kernels, of which the second may start early and waits for the first, or forgets to
+int run_hand_over(bool waits, float* out) {
+  const HandOverParams p{out, waits};
+  const int error = launch(write_numbers, 1, kReversed, 0, nullptr, p);
+  return error ? error : launch(double_numbers, 1, kReversed, 0, nullptr, p, kEarly);
 }
 
 }  // namespace sola::cuda

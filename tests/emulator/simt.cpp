@@ -285,7 +285,7 @@ void give_up(const std::string& reason) {
 }
 
 void launch(const void* kernel, const std::function<void()>& body, int64_t blocks, int threads, size_t shared,
-            int cluster) {
+            int cluster, bool early) {
   if (keep_error(check_launch(kernel, blocks, threads, shared, cluster)) != cudaSuccess) return;
   Machine& m = machine();
   m.failure.clear();
@@ -300,7 +300,7 @@ void launch(const void* kernel, const std::function<void()>& body, int64_t block
   std::vector<unsigned> order(blocks / cluster);
   std::iota(order.begin(), order.end(), 0u);
   std::shuffle(order.begin(), order.end(), m.random);
-  races::start_launch();
+  races::start_launch(early);
   for (unsigned one : order) {
     m.first_block = one * unsigned(cluster);
     // of just the size asked for, so that AddressSanitizer sees what lies beyond; every number in it is a NaN
@@ -325,6 +325,7 @@ int64_t blocks_run() { return machine().blocks; }
 unsigned char* shared_memory() { return shared_of(block_of(machine().current)); }
 
 void sync_block() { stop(State::block); }
+void wait_for_results() { races::wait_for_results(machine().current); }
 void sync_cluster() { stop(State::cluster); }
 int cluster_rank() { return block_of(machine().current); }
 void* of_rank(void* mine, int rank) {
