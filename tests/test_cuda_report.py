@@ -70,3 +70,13 @@ def test_the_kernels_of_this_build_keep_to_the_table(report) -> None:
     if not usages:
         pytest.skip("built without nvcc")
     assert list(report.complaints(usages, report.read_table(report.TABLE))) == []
+    assert list(report.serialized(ROOT / "build")) == []
+
+
+def test_serialized_products_are_refused(report, tmp_path) -> None:
+    note = (
+        "ptxas info    : (C7513) Potential Performance Loss: wgmma.mma_async instructions are serialized due to non wgmma "
+        "instructions defining input registers of a wgmma in the function '_ZN4sola4cuda6gatherENS0_12GatherParamsE'\n"
+    )
+    (tmp_path / "some_hopper.cu.o.log").write_text(note)
+    assert list(report.serialized(tmp_path)) == ["gather(GatherParams) in some_hopper has serialized wgmma instructions"]

@@ -61,6 +61,13 @@ def read_logs(folder: Path) -> dict[Key, Usage]:
     }
 
 
+def serialized(folder: Path) -> Iterator[str]:
+    """Kernels whose asynchronous products wait for each other, which ptxas says in a note and not in a warning."""
+    for log in sorted(folder.rglob("*.cu.o.log")):
+        for name in re.findall(r"wgmma\.mma_async instructions are serialized .*? function '(\S+?)'", log.read_text()):
+            yield f"{readable([name])[name]} in {log.name.split('.')[0]} has serialized wgmma instructions"
+
+
 def read_table(path: Path) -> dict[Key, int]:
     """(kernel, architecture) → registers allowed."""
     lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
@@ -101,13 +108,14 @@ def complaints(usages: Mapping[Key, Usage], allowed: Mapping[Key, int]) -> Itera
 def main(arguments: list[str]) -> int:
     """0 when the build keeps to the table."""
     folders = [Path(argument) for argument in arguments if argument != "--write"]
-    usages = read_logs(folders[0] if folders else ROOT / "build")
+    folder = folders[0] if folders else ROOT / "build"
+    usages = read_logs(folder)
     if not usages:
         print("no log of ptxas found: build with nvcc first", file=sys.stderr)
         return 1
     if "--write" in arguments:
         write_table(usages, TABLE)
-    found = list(complaints(usages, read_table(TABLE)))
+    found = [*complaints(usages, read_table(TABLE)), *serialized(folder)]
     for complaint in found:
         print(complaint)
     most = max(usage.registers for usage in usages.values())
