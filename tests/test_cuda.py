@@ -19,6 +19,7 @@ from sola_vision import ops
 
 _WHY = "needs a CUDA device and a build with nvcc"
 _READY = torch.cuda.is_available() and bool(ops.build_info()["cuda_architectures"])
+_TWINS = torch.cuda.device_count() > 1 and len({torch.cuda.get_device_name(i) for i in range(2)}) == 1
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not _READY, reason=_WHY)]
 
 DTYPES = checks.HALF_AND_FLOAT
@@ -129,7 +130,7 @@ def test_a_thread_that_has_done_nothing_yet(case: Case) -> None:
         checks.same_bits(pool.submit(DEVICE.run, case, inputs).result(), expected)
 
 
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two devices")
+@pytest.mark.skipif(not _TWINS, reason="needs two devices of a kind")
 @pytest.mark.parametrize("case", checks.LONG_CASES, ids=str)
 def test_another_device_than_the_current_one(case: Case) -> None:
     expected = DEVICE.run(case, DEVICE.inputs(case, torch.bfloat16))
