@@ -16,12 +16,12 @@ namespace simt::races {
 
 enum class Kind { read, write, copy_starts, copy_ends };
 
-// a launch of blocks with so much shared memory each
+// a launch, then its blocks one by one with their shared memory
 void start_launch();
 void start_block(const unsigned char* shared, size_t bytes, unsigned block);
 void pass_block_barrier();
 void pass_warp_barrier(int warp);
-// of the thread that runs; `stack` is its own, where nobody else looks
+// by a thread of that block; what lies on its own stack doesn't count
 void access(Kind kind, int thread, const void* at, size_t bytes);
 // the first race of the launch, or nothing
 const std::string& found();
