@@ -5,6 +5,7 @@ first, and all operators take turns: the device may be lent for minutes.
 """
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import chain, zip_longest
 
@@ -18,6 +19,7 @@ from sola_vision import ops
 
 _WHY = "needs a CUDA device and a build with nvcc"
 _READY = torch.cuda.is_available() and bool(ops.build_info()["cuda_architectures"])
+_TWINS = torch.cuda.device_count() > 1 and len({torch.cuda.get_device_name(i) for i in range(2)}) == 1
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not _READY, reason=_WHY)]
 
 DTYPES = checks.HALF_AND_FLOAT
@@ -131,6 +133,23 @@ def test_zero_normaliser(dtype: torch.dtype, eps: float, kind: dict) -> None:
 @dtypes
 def test_large_scores(dtype: torch.dtype) -> None:
     checks.large_scores(DEVICE, dtype)
+
+
+@pytest.mark.parametrize("case", checks.LONG_CASES, ids=str)
+def test_a_thread_that_has_done_nothing_yet(case: Case) -> None:
+    """The extension's own CUDA runtime finds the device there too."""
+    inputs = DEVICE.inputs(case, torch.bfloat16)
+    expected = DEVICE.run(case, inputs)
+    with ThreadPoolExecutor(1) as pool:
+        checks.same_bits(pool.submit(DEVICE.run, case, inputs).result(), expected)
+
+
+@pytest.mark.skipif(not _TWINS, reason="needs two devices of a kind")
+@pytest.mark.parametrize("case", checks.LONG_CASES, ids=str)
+def test_another_device_than_the_current_one(case: Case) -> None:
+    expected = DEVICE.run(case, DEVICE.inputs(case, torch.bfloat16))
+    got = DEVICE.run(case, [tensor.to("cuda:1") for tensor in DEVICE.inputs(case, torch.bfloat16)])
+    checks.same_bits([tensor.to("cuda:0") for tensor in got], expected)
 
 
 def test_float64_and_mixed_devices_are_refused_by_name() -> None:

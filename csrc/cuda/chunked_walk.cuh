@@ -329,6 +329,8 @@ SOLA_DEVICE void for_results(const Sums<MT, 2>& out, WalkTiles<In, K> tiles, int
     load_eight(staging + row * kStride + column, 8, true, numbers);
     f(first + 16 * m + row, 16 * warp_of() + column, numbers);
   }
+  // lanes may have parted over rows that don't exist, and products follow
+  sync_warp();
 }
 
 }  // namespace sola::cuda

@@ -145,6 +145,8 @@ struct LeftRows {
 template <Along along, class Mul, int T, int NT>
 SOLA_DEVICE void multiply_rows(Sums<1, NT>& sums, const LeftRows<Mul, T>& left, Operand<Mul> state) {
   if constexpr (is_half<Mul>) {
+    // lanes may have parted over rows that don't exist
+    sync_warp();
 #pragma unroll
     for (int k = 0; k < T / 16; ++k) {
 #pragma unroll

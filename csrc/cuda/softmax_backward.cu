@@ -125,6 +125,8 @@ __global__ void __launch_bounds__(BackwardTiles<In, T>::kBlock, 1) backward(Soft
     differentiate<of, CB / 8>(p, at.first + 16 * warp_of(), first, weights, grads, [&](int i, int column_in_tile) {
       return of == Of::keys ? saved[column_in_tile] : of_row[i / 2];
     });
+    // lanes may have parted over what is visible to them
+    sync_warp();
     const Operand<In> pad{scratch, Tiles::kScratch};
     const int offset = at.part * Tiles::kPart;
     multiply_sums<Along::other>(one, grads, Operand<In>{column + offset, stride}, pad);

@@ -28,12 +28,15 @@ def run(folder: Path, plan: str | None = None) -> None:
     command = COMMAND + (f" --plan '{plan}'" if plan else "")
     reports = [unmeasured(plan, targets(), MODEL_TARGETS)] if plan else measure(targets(), MODEL_TARGETS)
     begin = time.monotonic()
-    for report in reports:
-        path = folder / f"kernels-{slug(report.device)}.md"
-        _write(path, cuda_markdown(report, command))
-        _write(path.with_suffix(".json"), cuda_json(report))
-        measured = sum(bool(row.timings) for row in report.rows)
-        print(f"{time.monotonic() - begin:5.0f} s: {measured} of {len(report.rows)} rows in {path}", flush=True)
+    try:
+        for report in reports:
+            path = folder / f"kernels-{slug(report.device)}.md"
+            _write(path, cuda_markdown(report, command))
+            _write(path.with_suffix(".json"), cuda_json(report))
+            measured = sum(bool(row.timings) for row in report.rows)
+            print(f"{time.monotonic() - begin:5.0f} s: {measured} of {len(report.rows)} rows in {path}", flush=True)
+    except RuntimeError as error:
+        raise SystemExit(f"kernels: {error}") from error
 
 
 def _write(path: Path, text: str) -> None:

@@ -16,13 +16,13 @@ namespace simt::races {
 
 enum class Kind { read, write, copy_starts, copy_ends };
 
-// a launch of blocks with so much shared memory each; an early one beside those in front of it
+// a launch, early beside those in front of it; then its blocks one by one with their shared memory
 void start_launch(bool early);
 void start_block(const unsigned char* shared, size_t bytes, unsigned block);
 void pass_block_barrier();
 void pass_warp_barrier(int warp);
 void wait_for_results(int thread);
-// of the thread that runs; `stack` is its own, where nobody else looks
+// by a thread of that block; what lies on its own stack doesn't count
 void access(Kind kind, int thread, const void* at, size_t bytes);
 // the first race of the launch, or nothing
 const std::string& found();
