@@ -56,7 +56,7 @@ SOLA_DEVICE void wait_for_results() {
 // of a cluster of blocks, in kernels for compute capability 9.0 and later: a barrier, one's number in it, and the place
 // of `mine` in the shared memory of another block
 SOLA_DEVICE void sync_cluster() {
-  asm volatile("barrier.cluster.arrive.release.aligned; barrier.cluster.wait.acquire.aligned;" ::: "memory");
+  asm volatile("barrier.cluster.arrive.release; barrier.cluster.wait.acquire;" ::: "memory");
 }
 SOLA_DEVICE int cluster_rank() {
   uint32_t rank;

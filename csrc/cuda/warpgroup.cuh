@@ -12,8 +12,12 @@ SOLA_DEVICE int warpgroup_of() { return int(threadIdx.x) / kWarpgroup; }
 
 #ifndef SOLA_EMULATOR
 
-// Before a warpgroup's first product, and after registers that a product uses have been written.
-SOLA_DEVICE void arrive_warpgroup() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+// Before a warpgroup's first product, and after registers that a product uses have been written. Lanes that have parted
+// meet again.
+SOLA_DEVICE void arrive_warpgroup() {
+  sync_warp();
+  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
 SOLA_DEVICE void commit_products() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 // until at most `pending` of the committed groups are under way
 template <int pending>
