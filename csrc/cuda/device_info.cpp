@@ -15,7 +15,8 @@ DeviceSize size_of(const at::Device& device) {
   static const std::vector<SolaCudaDevice> devices = visible_cuda_devices();
   const auto index = static_cast<size_t>(device.index());
   if (index >= devices.size()) return {};
-  return {devices[index].l2_bytes, devices[index].multiprocessors};
+  const SolaCudaDevice& found = devices[index];
+  return {found.l2_bytes, found.multiprocessors, 10 * found.major + found.minor};
 }
 
 }  // namespace sola::cuda

@@ -1,8 +1,9 @@
-// softmax attention on CUDA: outputs, workspaces, order of kernels
+// softmax attention on CUDA: route, outputs, workspaces, order of kernels
 
 #include <torch/library.h>
 
 #include "cuda/host.h"
+#include "cuda/softmax_sdpa.h"
 
 namespace sola::cuda {
 namespace softmax {
@@ -26,10 +27,9 @@ int rows_of_block(const AttentionSizes& s, const at::Device& device) {
   return !wasteful && s.B * s.H * pairs >= 2 * size_of(device).multiprocessors ? 2 * kTile : kTile;
 }
 
-std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, double scale,
-                                           bool causal) {
-  const auto s = check(q, k, v);
-  const c10::DeviceGuard guard(q.device());
+// by the kernels of this folder
+std::tuple<at::Tensor, at::Tensor> own_forward(const AttentionSizes& s, const at::Tensor& q, const at::Tensor& k,
+                                               const at::Tensor& v, double scale, bool causal) {
   auto out = at::empty({s.B, s.N, s.H, s.V}, q.options());
   auto logsumexp = at::empty({s.B, s.H, s.N}, float_like(q));
   if (out.numel() == 0) return {out, logsumexp};
@@ -40,6 +40,18 @@ std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& q, const at::Tensor
   return {out, logsumexp};
 }
 
+std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, double scale,
+                                           bool causal) {
+  const auto s = check(q, k, v);
+  const c10::DeviceGuard guard(q.device());
+  const SoftmaxCall call = softmax_call(q, k, v, s, scale, causal);
+  const SoftmaxBackend backend = choose_softmax(call);
+  if (backend == SoftmaxBackend::own) return own_forward(s, q, k, v, scale, causal);
+  return sdpa_forward(backend, call, q, k, v);
+}
+
+// Whoever computed the forward: out and logsumexp are all it needs, and PyTorch's own backward passes add gradients of
+// queries up in the order in which blocks arrive.
 std::tuple<at::Tensor, at::Tensor, at::Tensor> backward(const at::Tensor& grad_out, const at::Tensor& q,
                                                         const at::Tensor& k, const at::Tensor& v, const at::Tensor& out,
                                                         const at::Tensor& logsumexp, double scale, bool causal) {

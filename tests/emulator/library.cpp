@@ -13,14 +13,16 @@ namespace sola::cuda {
 
 void* current_stream(const at::Device&) { return nullptr; }
 // so small that WKV is cut into slices, and blocks walk over several tiles
-DeviceSize size_of(const at::Device&) { return {24 << 10, 2}; }
+DeviceSize size_of(const at::Device&) { return {24 << 10, 2, 90}; }
 
 }  // namespace sola::cuda
 
 #include "cuda/chunked_attention.cpp"
 #include "cuda/linear_attention.cpp"
 #include "cuda/softmax_attention.cpp"
+#include "cuda/softmax_sdpa.cpp"
 #include "cuda/wkv.cpp"
+#include "softmax_routes.cpp"
 
 namespace sola::cuda {
 
@@ -41,6 +43,14 @@ TORCH_LIBRARY(sola_emulated, m) {
   // beside the ops: the order in which things happen, and a count that shows that they did
   m.def("set_seed(int seed) -> ()", [](int64_t seed) { simt::set_seed(uint64_t(seed)); });
   m.def("blocks_run() -> int", [] { return simt::blocks_run(); });
+  // the state of csrc/softmax_routes.cpp, which is this library's own; a route for everything, or none
+  m.def("pin_softmax_backend(str name) -> ()",
+        [](const std::string& name) { sola::pin_softmax_backend(sola::softmax_backend_of(name)); });
+  m.def("set_softmax_routes(str[] backends) -> ()", [](const std::vector<std::string>& backends) {
+    sola::SoftmaxRoutes routes;
+    for (const std::string& name : backends) routes.push_back({sola::softmax_backend_of(name), "a test"});
+    sola::set_softmax_routes(routes);
+  });
   // what tests/emulator/selftest.cpp does
   m.def("product(int type, int layout, Tensor a, Tensor b) -> Tensor",
         [](int64_t type, int64_t layout, const at::Tensor& a, const at::Tensor& b) {
