@@ -9,10 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, replace
 from functools import partial
 from importlib import import_module
-from statistics import median
 from typing import Any
 
 import torch
@@ -23,12 +22,27 @@ import sola_vision
 from sola_profile.cost.kernels import work
 from sola_profile.errors import first_line
 from sola_profile.kernel_case import WKV, KernelCase
-from sola_profile.kernel_targets import BEST_SDPA, BIDIRECTIONAL, COPY, FLASH, RETENTION, ModelTarget, Target
+from sola_profile.kernel_cuda_result import NOT_MEASURED, CudaReport, RouteRow, Row, Timing
+from sola_profile.kernel_routes import implied_routes
+from sola_profile.kernel_targets import (
+    AUTO,
+    BEST_SDPA,
+    BIDIRECTIONAL,
+    COPY,
+    FLASH,
+    OWN,
+    RETENTION,
+    ModelTarget,
+    RouteCase,
+    Target,
+)
 from sola_profile.kernel_workload import Inputs, make_inputs, make_step
 from sola_profile.peers.attention import fused_softmax
 from sola_profile.peers.swap import pytorch_operators
 from sola_profile.peers.table import COMPILED, OURS, Function, compile_route, routes
 from sola_profile.workload import Step
+from sola_vision import ops
+from sola_vision.ops._extension import extension
 
 ROUNDS, WARM_UP = 21, 3
 COPY_BYTES = 2**30
@@ -38,49 +52,9 @@ COMPILE_S = 90.0
 SLOW_TO_START = (COMPILED, BIDIRECTIONAL)
 # beyond this SDPA beside a linear operator only takes time
 MOST_QUADRATIC_TOKENS = 16384
-NOT_MEASURED = "not measured"
-
-
-@dataclass(frozen=True)
-class Timing:
-    """One route of a case. ``missing``: why there are no samples. ``difference``: from the first route, ‖a − b‖ / ‖b‖."""
-
-    name: str
-    samples_s: tuple[float, ...] = ()
-    difference: float | None = None
-    missing: str = ""
-
-    @property
-    def median_s(self) -> float | None:
-        """None without samples."""
-        return median(self.samples_s) if self.samples_s else None
-
-
-@dataclass(frozen=True)
-class Row:
-    """A target, and what was reached: None where it wasn't measured."""
-
-    target: Target | ModelTarget
-    timings: tuple[Timing, ...] = ()
-    reached: float | None = None
-
-    @property
-    def met(self) -> bool | None:
-        """None without a figure or without a wish."""
-        return None if self.reached is None or self.target.wanted is None else self.reached >= self.target.wanted
-
-
-@dataclass(frozen=True)
-class CudaReport:
-    """``copy_bytes_per_s``: read and written, together. ``matmul_flops_per_s``: bfloat16, 2 per multiply-accumulate."""
-
-    device: str
-    torch: str
-    cuda: str | None
-    capability: str
-    copy_bytes_per_s: float | None
-    matmul_flops_per_s: float | None
-    rows: tuple[Row, ...]
+# of a size at which backends of softmax attention compete
+ROUTE_ROUNDS = 9
+ROUTE_BACKENDS = (OWN, "flash", "cudnn", "efficient")
 
 
 class Clock:
@@ -143,13 +117,21 @@ def _bidirectional(q: Tensor, k: Tensor, v: Tensor, *_: Tensor) -> Tensor:
     return out
 
 
-def peers(case: KernelCase) -> Mapping[str, Function]:
-    """Routes of a case by name, ours first; SDPA's backends are pinned one by one."""
+def by_backend(backend: str, q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False) -> Tensor:
+    """Our operator with its forward by the backend of this name; ``auto`` is the list of routes."""
+    with ops.softmax_backend(backend):
+        return ops.softmax_attention(q, k, v, causal=causal)
+
+
+def peers(case: KernelCase, backend: str = "") -> Mapping[str, Function]:
+    """Routes of a case by name, ours first; SDPA's backends are pinned one by one. ``backend``: of ours in softmax."""
     found: dict[str, Function] = {}
     for route in routes(case.op, compiled=True):
         # SDPA's own choice of backend is none that can be compared
         if route.name != "SDPA" and not route.refusal(case):
             found[route.name] = compile_route(route) if route.name == COMPILED else route.function
+    if backend:
+        found[OURS] = partial(by_backend, backend)
     if case.op in ("softmax_attention", "linear_attention") and case.shape.tokens <= MOST_QUADRATIC_TOKENS:
         from torch.nn.attention import SDPBackend
 
@@ -166,11 +148,11 @@ def peers(case: KernelCase) -> Mapping[str, Function]:
     return found
 
 
-def race(steps: Mapping[str, Step], clock: Clock) -> dict[str, Timing]:
+def race(steps: Mapping[str, Step], clock: Clock, rounds: int = ROUNDS) -> dict[str, Timing]:
     """All steps in turn; one that fails says why and drops out."""
     samples: dict[str, list[float]] = {name: [] for name in steps}
     missing: dict[str, str] = {}
-    for turn in range(WARM_UP + ROUNDS):
+    for turn in range(WARM_UP + rounds):
         for name, step in steps.items():
             if name in missing:
                 continue
@@ -222,7 +204,7 @@ def _bound(function: Function, constants: Inputs) -> Function:
 def measure_target(target: Target, clock: Clock, copy_bytes_per_s: float) -> Row:
     """Every route of the target's case."""
     case = target.case
-    inputs, functions = make_inputs(case, "cuda"), peers(case)
+    inputs, functions = make_inputs(case, "cuda"), peers(case, target.backend)
     if "decay" in case.op:
         # RetNet's decays are constants: no route is asked for a gradient of them
         inputs, decays = inputs[:3], inputs[3:]
@@ -235,6 +217,7 @@ def measure_target(target: Target, clock: Clock, copy_bytes_per_s: float) -> Row
     if same is not None and (case.op != WKV or case.dtype == "float32"):
         found = _difference(ours, functions[same], inputs)
         timings[OURS] = Timing(OURS, timings[OURS].samples_s, found, timings[OURS].missing)
+    torch.cuda.empty_cache()
     return Row(target, tuple(timings.values()), _reached(target, timings, copy_bytes_per_s))
 
 
@@ -248,26 +231,56 @@ def measure_model(target: ModelTarget, clock: Clock) -> Row:
             model(images)
 
     timings = race({OURS: partial(step, nullcontext), "PyTorch": partial(step, pytorch_operators)}, clock)
+    torch.cuda.empty_cache()
     ours, theirs = (timing.median_s for timing in timings.values())
     return Row(target, tuple(timings.values()), None if ours is None or theirs is None else theirs / ours)
 
 
-def measure(targets: tuple[Target, ...], models: tuple[ModelTarget, ...]) -> Iterator[CudaReport]:
-    """A report after every row, so that what is finished is never lost."""
+def measure_route(case: RouteCase, clock: Clock) -> RouteRow:
+    """Our operator by every backend in turn, each held against our own kernel."""
+    inputs = make_inputs(case.kernel, "cuda")
+    functions = {name: partial(by_backend, name, causal=case.causal) for name in ROUTE_BACKENDS}
+    steps = {name: make_step(case.kernel, function, inputs) for name, function in functions.items()}
+    timings = race(steps, clock, ROUTE_ROUNDS)
+    for name, timing in timings.items():
+        if name != OWN and timing.samples_s:
+            timings[name] = replace(timing, difference=_difference(functions[name], functions[OWN], inputs))
+    torch.cuda.empty_cache()
+    return RouteRow(case, tuple(timings.values()))
+
+
+def measure(
+    targets: tuple[Target, ...], models: tuple[ModelTarget, ...], cases: tuple[RouteCase, ...]
+) -> Iterator[CudaReport]:
+    """A report after every row, so that what is finished is never lost.
+
+    Softmax attention as a whole runs by the list of routes that its backends' times, measured before it, imply; that
+    list stays in force.
+    """
     clock = Clock()
     copy, matmul = measure_copy(clock), measure_matmul(clock)
-    rows: list[Row] = []
-    steps: list[Callable[[], Row]] = [partial(measure_target, target, clock, copy) for target in targets]
+    name, (major, minor) = torch.cuda.get_device_name(), torch.cuda.get_device_capability()
+    report = CudaReport(name, torch.__version__, torch.version.cuda, f"{major}.{minor}", copy, matmul, ())
+    for target in targets:
+        if target.backend != AUTO:
+            report = replace(report, rows=(*report.rows, measure_target(target, clock, copy)))
+            yield report
+    for case in cases:
+        report = replace(report, routes=(*report.routes, measure_route(case, clock)))
+        yield report
+    extension.set_softmax_routes([extension.SoftmaxRoute(**asdict(route)) for route in implied_routes(report)])
+    steps: list[Callable[[], Row]] = [
+        partial(measure_target, target, clock, copy) for target in targets if target.backend == AUTO
+    ]
     steps += [partial(measure_model, model, clock) for model in models]
     for step in steps:
-        rows.append(step())
-        torch.cuda.empty_cache()
-        major, minor = torch.cuda.get_device_capability()
-        name = torch.cuda.get_device_name()
-        yield CudaReport(name, torch.__version__, torch.version.cuda, f"{major}.{minor}", copy, matmul, tuple(rows))
+        report = replace(report, rows=(*report.rows, step()))
+        yield report
 
 
-def unmeasured(device: str, targets: tuple[Target, ...], models: tuple[ModelTarget, ...]) -> CudaReport:
+def unmeasured(
+    device: str, targets: tuple[Target, ...], models: tuple[ModelTarget, ...], cases: tuple[RouteCase, ...] = ()
+) -> CudaReport:
     """The same report before there was a device."""
     rows = (*map(Row, targets), *map(Row, models))
-    return CudaReport(device, NOT_MEASURED, None, NOT_MEASURED, None, None, rows)
+    return CudaReport(device, NOT_MEASURED, None, NOT_MEASURED, None, None, rows, tuple(map(RouteRow, cases)))

@@ -13,23 +13,30 @@ COMMAND = "sola-profile kernels --device cuda"
 
 
 def run(folder: Path, plan: str | None = None) -> None:
-    """Measure every target and write ``kernels-<gpu>.md`` and ``.json``; ``plan``: name a device, measure nothing."""
+    """Measure every target and write ``kernels-<gpu>.md`` and ``.json``; ``plan``: name a device, measure nothing.
+
+    With measured backends of softmax attention there is also ``softmax-routes-<gpu>.json``.
+    """
     import torch
 
     from sola_profile.kernel_cuda import measure, unmeasured
-    from sola_profile.kernel_targets import MODEL_TARGETS, targets
+    from sola_profile.kernel_routes import routes_json
+    from sola_profile.kernel_targets import MODEL_TARGETS, route_cases, targets
     from sola_profile.report.kernel_cuda import cuda_json, cuda_markdown
 
     if plan is None and not torch.cuda.is_available():
         raise SystemExit("kernels: this PyTorch sees no CUDA device; --plan NAME writes the targets without one")
     folder.mkdir(parents=True, exist_ok=True)
     command = COMMAND + (f" --plan '{plan}'" if plan else "")
-    reports = [unmeasured(plan, targets(), MODEL_TARGETS)] if plan else measure(targets(), MODEL_TARGETS)
+    everything = (targets(), MODEL_TARGETS, route_cases())
+    reports = [unmeasured(plan, *everything)] if plan else measure(*everything)
     for report in reports:
         path = folder / f"kernels-{slug(report.device)}.md"
         path.write_text(cuda_markdown(report, command), encoding="utf-8")
         path.with_suffix(".json").write_text(cuda_json(report), encoding="utf-8")
-        print(f"{len(report.rows)} rows: {path}", flush=True)
+        if any(row.timings for row in report.routes):
+            (folder / f"softmax-routes-{slug(report.device)}.json").write_text(routes_json(report), encoding="utf-8")
+        print(f"{len(report.rows)} rows, {len(report.routes)} of backends: {path}", flush=True)
 
 
 def slug(device: str) -> str:
