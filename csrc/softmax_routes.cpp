@@ -83,7 +83,7 @@ std::string refusal(SoftmaxBackend backend, const SoftmaxCall& call) {
     return "it takes head dims in multiples of " + std::to_string(step) + got(s.D, s.V);
   }
   if (cudnn && s.D > 128) return "it takes head dims up to 128, got " + std::to_string(s.D);
-  // before 9.15.1 cuDNN is wrong at others, and at one key
+  // others need a fix of cuDNN 9.15.1: see sdp_utils.cpp of PyTorch, and its issue 169849
   if (cudnn && (s.N % 128 != 0 || s.M % 128 != 0)) return "it takes tokens in multiples of 128" + got(s.N, s.M);
   // masks that aren't square are aligned differently
   if (call.causal && s.N != s.M) return "when causal it takes as many keys as queries" + got(s.N, s.M);

@@ -61,7 +61,7 @@ def test_a_plan_has_every_target_and_no_figure(run, tmp_path) -> None:
     assert len(document["routes"]) == len(route_cases())
     assert all(row["fastest"] is None and not row["timings"] for row in document["routes"])
     assert "```cpp\n// not measured\n```" in page
-    assert not list(tmp_path.glob("softmax-routes-*"))
+    assert not list(tmp_path.glob("*-routes.json"))
     assert "not run on a GPU yet" in page
     assert page.count("not measured") >= 3 * len(document["rows"])
 
@@ -240,7 +240,7 @@ def test_the_list_follows_from_the_times() -> None:
 
 
 def test_the_file_of_routes_is_what_the_operator_reads(tmp_path) -> None:
-    path = tmp_path / "softmax-routes-h200.json"
+    path = tmp_path / "kernels-h200-routes.json"
     path.write_text(routes_json(_report(_row(4096, own=2.0, cudnn=1.0))))
     (route,) = read_routes(str(path), "file")
     assert repr(route).startswith(
@@ -305,7 +305,7 @@ def test_the_op_as_a_whole_runs_by_the_list_that_was_measured(monkeypatch, tmp_p
     assert [row["target"]["backend"] for row in (own, whole)] == [OWN, AUTO]
     assert own["reached"] == pytest.approx(2.5)
     assert whole["reached"] == pytest.approx(5.0)
-    written = read_routes(str(tmp_path / "softmax-routes-h200.json"), "file")
+    written = read_routes(str(tmp_path / "kernels-h200-routes.json"), "file")
     assert [repr(route) for route in written] == [repr(route) for route in extension.softmax_routes()[:-1]]
     assert [route.backend for route in written] == ["flash", "flash"]
 

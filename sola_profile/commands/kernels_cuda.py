@@ -15,7 +15,7 @@ COMMAND = "sola-profile kernels --device cuda"
 def run(folder: Path, plan: str | None = None) -> None:
     """Measure every target and write ``kernels-<gpu>.md`` and ``.json``; ``plan``: name a device, measure nothing.
 
-    With measured backends of softmax attention there is also ``softmax-routes-<gpu>.json``.
+    With measured backends of softmax attention there is also ``kernels-<gpu>-routes.json``.
     """
     import torch
 
@@ -35,7 +35,7 @@ def run(folder: Path, plan: str | None = None) -> None:
         path.write_text(cuda_markdown(report, command), encoding="utf-8")
         path.with_suffix(".json").write_text(cuda_json(report), encoding="utf-8")
         if any(row.timings for row in report.routes):
-            (folder / f"softmax-routes-{slug(report.device)}.json").write_text(routes_json(report), encoding="utf-8")
+            (folder / f"{path.stem}-routes.json").write_text(routes_json(report), encoding="utf-8")
         print(f"{len(report.rows)} rows, {len(report.routes)} of backends: {path}", flush=True)
 
 

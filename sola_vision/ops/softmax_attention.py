@@ -22,8 +22,8 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = 
     ``j ≤ i`` when ``causal``. A query with no key to look at gives 0.
 
     On CUDA the forward pass may run on one of PyTorch's fused kernels: an ordered list decides, or ``softmax_backend``.
-    The backward pass is always ours, from ``out`` and ``lse``: those of PyTorch add gradients of queries up in the
-    order in which blocks arrive, so that two runs differ.
+    The backward pass is always ours, from ``out`` and ``lse``: those of PyTorch by default add gradients of queries up
+    in the order in which blocks arrive, so that two runs differ.
 
     Args:
         q: ``(B, N, H, D)``, float64 (CPU), float32, bfloat16 or float16; any strides, last dimension contiguous.

@@ -41,8 +41,8 @@ def softmax_backend(name: str) -> _Restoring:
 
     It holds for the whole process, all threads and graphs compiled before, until the next call; as a context, until
     its end. CPU tensors have one kernel, and are not affected. The backward pass is always ours: it needs nothing but
-    output and logsumexp, and gives the same bits in every run, which those of PyTorch do not. Not to be called within
-    a compiled function, only around it.
+    output and logsumexp, and gives the same bits in every run, which those of PyTorch by default do not. Called within
+    a compiled function it breaks the graph; call it around.
 
     Raises:
         ValueError: names what is known, and the nearest.
