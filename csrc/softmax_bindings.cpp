@@ -13,23 +13,25 @@ namespace py = pybind11;
 namespace sola {
 namespace {
 
-SoftmaxRoute make_route(const std::string& backend, const std::string& evidence, int lowest, int highest,
-                        const std::vector<std::string>& dtypes, int64_t least_dim, int64_t most_dim, int64_t queries,
-                        int64_t keys, std::optional<bool> causal) {
-  SoftmaxRoute route{
-      softmax_backend_of(backend), evidence, lowest, highest, {}, least_dim, most_dim, queries, keys, causal};
+// keyword arguments are the members of the same names; others are an AttributeError
+template <class T>
+T& set_members(T& value, const py::kwargs& members) {
+  const py::object view = py::cast(&value, py::return_value_policy::reference);
+  for (const auto& [name, member] : members) py::setattr(view, name, member);
+  return value;
+}
+
+SoftmaxRoute make_route(const std::string& backend, const std::string& evidence, const py::kwargs& members) {
+  SoftmaxRoute route{softmax_backend_of(backend), evidence};
   if (route.backend == SoftmaxBackend::automatic)
     throw std::invalid_argument("a route must name one backend, got auto");
-  for (const std::string& dtype : dtypes) route.dtypes.push_back(dtype_of(dtype));
-  return route;
+  return set_members(route, members);
 }
 
 // what would run, and what speaks for it
-std::pair<std::string, std::string> route_of(int capability, const std::string& dtype, int64_t D, int64_t V, int64_t N,
-                                             int64_t M, bool causal, int64_t batch, int64_t heads, double scale,
-                                             bool aligned, bool expanded, bool far) {
-  const SoftmaxCall call{capability, dtype_of(dtype), {batch, N, M, heads, D, V}, scale, causal, aligned, expanded,
-                         far};
+std::pair<std::string, std::string> route_of(const py::kwargs& members) {
+  SoftmaxCall call;
+  set_members(call, members);
   std::string reason;
   const SoftmaxBackend chosen = choose_softmax(call, &reason);
   const std::string problem = refusal(chosen, call);
@@ -37,21 +39,53 @@ std::pair<std::string, std::string> route_of(int capability, const std::string& 
   return {name_of(chosen), reason};
 }
 
-}  // namespace
-
-void bind_softmax_routes(py::module_& m) {
-  const SoftmaxRoute any;
+void bind_route(py::module_& m) {
   py::class_<SoftmaxRoute>(m, "SoftmaxRoute", "one line of the list of softmax attention's routes on CUDA")
-      .def(py::init(&make_route), py::arg("backend"), py::arg("evidence"), py::kw_only(),
-           py::arg("lowest_capability") = any.lowest_capability, py::arg("highest_capability") = any.highest_capability,
-           py::arg("dtypes") = std::vector<std::string>(), py::arg("least_dim") = any.least_dim,
-           py::arg("most_dim") = any.most_dim, py::arg("least_queries") = any.least_queries,
-           py::arg("least_keys") = any.least_keys, py::arg("causal") = any.causal)
+      .def(py::init(&make_route), py::arg("backend"), py::arg("evidence"))
       .def_property_readonly("backend", [](const SoftmaxRoute& route) { return name_of(route.backend); })
       .def_readonly("evidence", &SoftmaxRoute::evidence)
+      .def_readwrite("lowest_capability", &SoftmaxRoute::lowest_capability)
+      .def_readwrite("highest_capability", &SoftmaxRoute::highest_capability)
+      .def_property("dtypes", nullptr,
+                    [](SoftmaxRoute& route, const std::vector<std::string>& names) {
+                      route.dtypes.clear();
+                      for (const std::string& name : names) route.dtypes.push_back(dtype_of(name));
+                    })
+      .def_readwrite("least_dim", &SoftmaxRoute::least_dim)
+      .def_readwrite("most_dim", &SoftmaxRoute::most_dim)
+      .def_readwrite("least_queries", &SoftmaxRoute::least_queries)
+      .def_readwrite("least_keys", &SoftmaxRoute::least_keys)
+      .def_readwrite("causal", &SoftmaxRoute::causal)
       .def("__repr__", [](const SoftmaxRoute& route) {
         return std::string(name_of(route.backend)) + " for " + describe(route) + " (" + route.evidence + ")";
       });
+}
+
+void bind_call(py::module_& m) {
+  py::class_<SoftmaxCall> call(m, "SoftmaxCall", "what the choice of a route depends on");
+  call.def_readwrite("capability", &SoftmaxCall::capability)
+      .def_property("dtype", nullptr, [](SoftmaxCall& self, const std::string& name) { self.dtype = dtype_of(name); })
+      .def_readwrite("scale", &SoftmaxCall::scale)
+      .def_readwrite("causal", &SoftmaxCall::causal)
+      .def_readwrite("aligned", &SoftmaxCall::aligned)
+      .def_readwrite("expanded", &SoftmaxCall::expanded)
+      .def_readwrite("far", &SoftmaxCall::far);
+  const auto bind_size = [&](const char* name, int64_t AttentionSizes::* member) {
+    call.def_property(name, nullptr, [member](SoftmaxCall& self, int64_t value) { self.size.*member = value; });
+  };
+  bind_size("B", &AttentionSizes::B);
+  bind_size("N", &AttentionSizes::N);
+  bind_size("M", &AttentionSizes::M);
+  bind_size("H", &AttentionSizes::H);
+  bind_size("D", &AttentionSizes::D);
+  bind_size("V", &AttentionSizes::V);
+}
+
+}  // namespace
+
+void bind_softmax_routes(py::module_& m) {
+  bind_route(m);
+  bind_call(m);
   m.attr("SOFTMAX_BACKENDS") =
       py::tuple(py::cast(std::vector<std::string>(std::begin(kSoftmaxBackends), std::end(kSoftmaxBackends))));
   m.def("softmax_routes", &softmax_routes, "the list in force, first to last");
@@ -60,10 +94,9 @@ void bind_softmax_routes(py::module_& m) {
   m.def(
       "pin_softmax_backend", [](const std::string& name) { pin_softmax_backend(softmax_backend_of(name)); },
       py::arg("name"));
-  m.def("softmax_route", &route_of, py::arg("capability"), py::arg("dtype"), py::arg("D"), py::arg("V"), py::arg("N"),
-        py::arg("M"), py::arg("causal"), py::kw_only(), py::arg("batch") = 1, py::arg("heads") = 1,
-        py::arg("scale") = 1.0, py::arg("aligned") = true, py::arg("expanded") = false, py::arg("far") = false,
-        "(backend, what speaks for it) of a call on CUDA; ValueError with the reason if the pinned one can't take it");
+  m.def("softmax_route", &route_of,
+        "(backend, what speaks for it) of a call on CUDA, by members of SoftmaxCall; ValueError with the reason if the "
+        "pinned one can't take it");
 }
 
 }  // namespace sola

@@ -81,7 +81,7 @@ def test_an_unknown_name_is_refused_with_the_nearest(name: str, near: str) -> No
         (("cudnn",), {"D": 160, "V": 160}, "it takes head dims up to 128, got 160"),
         (("cudnn",), {"N": 196, "M": 196}, "it takes tokens in multiples of 128, got 196 and 196"),
         (SDPA, {"M": 128, "causal": True}, "when causal it takes as many keys as queries, got 4096 and 128"),
-        (SDPA, {"heads": 65536}, "it takes up to 65535 batches and heads, got 1 and 65536"),
+        (SDPA, {"H": 65536}, "it takes up to 65535 batches and heads, got 1 and 65536"),
         (SDPA, {"scale": 0.0}, "it takes a positive finite scale, got 0"),
         (SDPA, {"scale": float("inf")}, "it takes a positive finite scale, got inf"),
         (SDPA, {"aligned": False}, "it takes addresses and strides in multiples of 16 bytes"),
