@@ -9,6 +9,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import setuptools
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
@@ -28,6 +29,8 @@ X86_64 = {
 }
 INSTRUCTION_SETS = X86_64 if platform.machine().lower() in ("x86_64", "amd64") else {"baseline": ""}
 CUDA_TARGETS = ("80", "90")
+# units whose instructions not every architecture has: *_hopper.cu are for this one alone, *_cluster.cu for 9.0 and later
+HOPPER_TARGET = "90a"
 NVCC_FLAGS = "-std=c++17 -O3 -Xcompiler=-fPIC,-fvisibility=hidden -cudart=static -Xptxas=-v -Werror=all-warnings"
 
 
@@ -99,13 +102,14 @@ class NinjaBuild(build_ext):
         linker = f"{nvcc} -ccbin {cxx} -cudart=static -Xcompiler=-fopenmp" if nvcc else f"{cxx} -fopenmp"
         codes = [f"-gencode=arch=compute_{t},code=sm_{t}" for t in CUDA_TARGETS]
         codes.append("-gencode=arch=compute_{0},code=compute_{0}".format(CUDA_TARGETS[-1]))
+        hopper = [f"-gencode=arch=compute_{HOPPER_TARGET},code=sm_{HOPPER_TARGET}"]
         with path.open("w") as file:
             ninja = Writer(file, width=120)
             watch = {"depfile": "$out.d", "deps": "gcc", "description": "$in $note"}
             compile_to = f"-MMD -MF $out.d -I{CSRC} $flags -c $in -o $out"
             ninja.rule("cxx", f"{cxx} {CXX_FLAGS} {os.environ.get('CXXFLAGS', '')} {compile_to}", **watch)
             keep_log = "> $out.log 2>&1 || { cat $out.log; exit 1; }"
-            ninja.rule("nvcc", f"{nvcc} {NVCC_FLAGS} {' '.join(codes)} {compile_to} {keep_log}", **watch)
+            ninja.rule("nvcc", f"{nvcc} {NVCC_FLAGS} {compile_to} {keep_log}", **watch)
             ninja.rule("link", f"{linker} -shared $in -o $out {' '.join(libs)}", description="$out")
             objects = []
             for unit in sorted(path for path in CSRC.rglob("*.cpp") if nvcc or path.parent.name != "cuda"):
@@ -114,8 +118,13 @@ class NinjaBuild(build_ext):
                     note = {"flags": f"-DSOLA_ISA={name} {flags}", "note": name}
                     objects += ninja.build(f"{unit.parent.name}.{unit.stem}.{name}.o", "cxx", str(unit), variables=note)
             for source in sorted(CSRC.glob("cuda/*.cu")) if nvcc else []:
-                objects += ninja.build(f"{source.stem}.cu.o", "nvcc", str(source))
+                some = hopper if source.match("*_hopper.cu") else codes[1:] if source.match("*_cluster.cu") else codes
+                objects += ninja.build(f"{source.stem}.cu.o", "nvcc", str(source), variables={"flags": " ".join(some)})
             ninja.build(str(target), "link", objects)
 
+
+# to compile in place needs nothing of pyproject.toml, whose form older setuptools don't know
+if int(setuptools.__version__.split(".")[0]) < 77 and "--inplace" in sys.argv:
+    setuptools.Distribution.parse_config_files = lambda *_, **__: None
 
 setup(ext_modules=[Extension("sola_vision._C", sources=[])], cmdclass={"build_ext": NinjaBuild})

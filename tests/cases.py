@@ -167,6 +167,26 @@ def wkv_cases() -> Iterator[Case]:
         yield Case("wkv", (1, 12, 19), token, rate=-60.0, bonus=bonus)
 
 
+# every width of a warpgroup's tiles, V ≠ D, one token beyond whole tiles, more keys than queries and fewer
+_WARPGROUP_SIZES = (
+    (130, 131, 32, 32),
+    (200, 300, 64, 64),
+    (300, 140, 128, 128),
+    (193, 257, 40, 72),
+    (128, 128, 24, 128),
+    (129, 150, 104, 8),
+)
+
+
+def warpgroup_cases(batch: int, heads: int) -> Iterator[Case]:
+    """Softmax attention as blocks of warpgroups do it (compute capability 9.0) where heads suffice to fill a device."""
+    for queries, keys, dim, value_dim in _WARPGROUP_SIZES:
+        for causal in (False, True):
+            yield Case("softmax_attention", (batch, queries, keys, heads, dim, value_dim), (("causal", causal),))
+    for scale in (3.0, -0.5, 0.0):
+        yield Case("softmax_attention", (batch, 140, 140, heads, 32, 32), (("scale", scale),))
+
+
 CASES = (*softmax_cases(), *linear_cases(), *chunked_cases(), *wkv_cases())
 
 # one small case per schema and kind of call, for tests that cost much per case

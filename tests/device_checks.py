@@ -103,14 +103,16 @@ def empty_chunks_and_scans(device: Device) -> None:
                 assert not grad.any()
 
 
-def nan_and_inf(device: Device, case: Case, index: int, value: float) -> None:
+def nan_and_inf(
+    device: Device, case: Case, index: int, value: float, dtype: torch.dtype = torch.float32, rtol: float = 1e-4
+) -> None:
     """They reach the outputs that they reach in the definition."""
-    inputs = device.inputs(case, torch.float32)
+    inputs = device.inputs(case, dtype)
     inputs[index][0, -1, 0, 0] = value
     got, expected = case.call(device.ops, inputs), case.refer([tensor.double() for tensor in inputs])
     touched = ~expected.isfinite()
     assert torch.equal(~got.isfinite(), touched)
-    torch.testing.assert_close(got[~touched].double(), expected[~touched], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(got[~touched].double(), expected[~touched], rtol=rtol, atol=rtol / 10)
 
 
 def nan_in_wkv_stays_in_its_channel(device: Device, which: str, value: float) -> None:
@@ -228,6 +230,31 @@ def offsets_beyond_int32(device: Device, library: Any, attention: str, axis: int
         return [out, *library.wkv_backward(grad, middle, v, *rates, out, saved)]
 
     same_bits(both_ways(far), both_ways(k))
+
+
+def results_beyond_int32(device: Device, attention: str) -> None:
+    """More than 2³¹ elements of inputs and results, in halves: the last rows are what they are by themselves."""
+    tokens, dim, kept = 2**25 + 64, 64, 64
+
+    def random(*sizes: int) -> Tensor:
+        return torch.randn(sizes, device=device.name, dtype=torch.bfloat16)
+
+    if attention in ("softmax", "linear"):
+        op = getattr(device.ops, f"{attention}_attention")
+        q, k, v = random(1, tokens, 1, dim), random(1, 64, 1, dim), random(1, 64, 1, dim)
+        out, expected = op(q, k, v), op(q[:, -kept:].contiguous(), k, v)
+    elif attention == "causal":
+        q, near = random(1, tokens, 1, dim), 4096
+        decay = torch.full((1,), 0.5, device=device.name)
+        out, expected = (
+            device.ops.linear_attention(x, x, x, decay=decay, causal=True) for x in (q, q[:, -near:].contiguous())
+        )
+    else:
+        k, near = random(1, tokens, dim), 4096
+        rates = torch.ones(dim, device=device.name), torch.zeros(dim, device=device.name)
+        out, expected = (device.ops.wkv(x, x, *rates, decay_per="token") for x in (k, k[:, -near:].contiguous()))
+    assert out.numel() > 2**31
+    check_close(attention, [out[:, -kept:]], [expected[:, -kept:]], [expected[:, -kept:].double()], torch.bfloat16)
 
 
 # enough tokens for several ranges, chunks and stretches

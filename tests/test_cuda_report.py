@@ -54,6 +54,17 @@ def test_kernels_must_be_in_the_table_and_in_the_build(report, tmp_path) -> None
     assert report.read_table(tmp_path / "table.txt") == {_KEY: 90}
 
 
+def test_a_kernel_of_one_architecture_is_in_the_table_for_that_alone(report, tmp_path) -> None:
+    log = _LOG.format(stack=0, spills=0, registers=90)
+    (tmp_path / "gather.cu.o.log").write_text(log)
+    (tmp_path / "other.cu.o.log").write_text(log.replace("sm_90", "sm_90a"))
+    usages = report.read_logs(tmp_path)
+    report.write_table(usages, tmp_path / "table.txt")
+    table = report.read_table(tmp_path / "table.txt")
+    assert table == {_KEY: 90, ("other::gather<Bf16, 64>", "sm_90a"): 90}
+    assert list(report.complaints(usages, table)) == []
+
+
 def test_the_kernels_of_this_build_keep_to_the_table(report) -> None:
     usages = report.read_logs(ROOT / "build")
     if not usages:

@@ -3,6 +3,7 @@
 import emulated
 import pytest
 import torch
+from emulator import build
 
 
 @pytest.fixture(scope="module")
@@ -11,6 +12,8 @@ def library():
 
 
 _BARRIERLESS = 1
+# of tests/emulator/selftest_warpgroup.cpp
+_NO_ARRIVAL, _NO_PUBLICATION, _NO_WAIT, _OVERWRITTEN = 1, 2, 3, 4
 
 
 @pytest.mark.parametrize("layout", range(4), ids=["row col", "row row", "col col", "col row"])
@@ -25,6 +28,7 @@ def test_products_of_tensor_cores(library, kind: int, dtype: torch.dtype, layout
     torch.testing.assert_close(library.product(kind, layout, a, b), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.skipif(build.RACES, reason="refused where every access is watched")
 def test_a_missing_barrier_shows(library) -> None:
     """Some order of the warps reads what isn't written yet; with the barrier none does."""
     reversed_numbers = torch.arange(63.0, -1, -1)
@@ -42,16 +46,103 @@ def test_a_missing_barrier_shows(library) -> None:
         (2, "a barrier was not reached by all threads of the block"),
         (3, "a warp primitive was not reached by all lanes"),
         (4, "the lanes of a warp are at different primitives"),
+        (7, "a shuffle asks for a lane outside the warp"),
+        (8, "a load or store isn't aligned to its type"),
     ],
 )
-def test_divergence_is_an_error(library, kind: int, sentence: str) -> None:
+def test_what_a_device_would_stop_at_is_an_error(library, kind: int, sentence: str) -> None:
     with pytest.raises(RuntimeError, match=sentence):
         library.mistake(kind)
 
 
 def test_what_nobody_waited_for_or_wrote_is_nan(library) -> None:
-    assert library.mistake(5).isnan().all()
     assert library.mistake(6).isnan().all()
+    if not build.RACES:  # copies arrive at once or late
+        assert library.mistake(5).isnan().any()
+
+
+_MOST_BLOCKS, _UNASKED_SHARED, _MOST_SHARED = 2**31 - 1, 48 << 10, 163 << 10
+
+
+@pytest.mark.parametrize(
+    ("blocks", "threads", "shared", "sentence"),
+    [
+        (_MOST_BLOCKS + 1, 32, 0, "more work than a grid of 2147483647 blocks"),
+        (1, 1056, 0, "invalid configuration"),
+        (1, 40, 0, "invalid value"),
+        (1, 32, _MOST_SHARED + 16, "more shared memory than this device has"),
+    ],
+)
+def test_launches_beyond_the_limits_of_a_device_are_refused(library, blocks, threads, shared, sentence) -> None:
+    with pytest.raises(RuntimeError, match=sentence):
+        library.launch(blocks, threads, shared)
+    # nobody else is blamed
+    library.launch(1, 32, _UNASKED_SHARED)
+    library.launch(1, 1024, _MOST_SHARED)
+    library.launch(0, 32, 0)
+
+
+def test_a_device_with_less_shared_memory_says_so(library) -> None:
+    """Compute capability 8.6 has 99 KiB for a block: wide heads are refused by name, and narrow ones run."""
+    q = torch.randn(1, 3, 1, 256)
+    library.set_most_shared(99 << 10)
+    try:
+        with pytest.raises(RuntimeError, match="softmax_attention: a CUDA kernel could not be started: a block needs"):
+            emulated.softmax_attention(q, q, q)
+        assert emulated.softmax_attention(*[q[..., :64]] * 3).isfinite().all()
+    finally:
+        library.set_most_shared(_MOST_SHARED)
+
+
+_RACES = {
+    9: "thread .* reads what another wrote .* of shared memory",
+    10: "race: thread .* of shared memory",
+    11: "thread 0 writes what another wrote .* of global memory",
+}
+
+
+@pytest.mark.skipif(not build.RACES, reason="the emulator watches accesses where it is built with -DSOLA_RACES")
+@pytest.mark.parametrize("kind", [_BARRIERLESS, 5, *_RACES])
+def test_races_are_found(library, kind: int) -> None:
+    library.mistake(0)
+    with pytest.raises(RuntimeError, match=_RACES.get(kind, "race")):
+        library.mistake(kind)
+
+
+def _chain(dtype: torch.dtype, columns: int) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Operands whose sums are exact in either type, and (a·bᵀ)·c."""
+    generator = torch.Generator().manual_seed(columns)
+    a, b, c = (torch.randint(-1, 2, (64, columns), generator=generator).to(dtype) for _ in range(3))
+    return [a, b, c], a.float() @ b.float().T @ c.float()
+
+
+@pytest.mark.parametrize("columns", [32, 64, 128])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_products_of_warpgroups(library, dtype: torch.dtype, columns: int) -> None:
+    """Swizzled tiles, descriptors along and across, operands in registers."""
+    operands, expected = _chain(dtype, columns)
+    for seed in range(3):
+        library.set_seed(seed)
+        assert torch.equal(library.chain(*operands, 0), expected)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "sentence"),
+    [(_NO_ARRIVAL, "a product without wgmma.fence before"), (_NO_PUBLICATION, "no thread has published")],
+)
+def test_products_that_nothing_orders_are_errors(library, mistake: int, sentence: str) -> None:
+    with pytest.raises(RuntimeError, match=sentence):
+        library.chain(*_chain(torch.bfloat16, 64)[0], mistake)
+
+
+@pytest.mark.parametrize("mistake", [_NO_WAIT, _OVERWRITTEN])
+def test_products_happen_any_time_until_they_are_waited_for(library, mistake: int) -> None:
+    operands, expected = _chain(torch.bfloat16, 64)
+    wrong = 0
+    for seed in range(20):
+        library.set_seed(seed)
+        wrong += not torch.equal(library.chain(*operands, mistake), expected)
+    assert wrong > 0
 
 
 def test_kernels_do_run_there(library) -> None:

@@ -13,7 +13,10 @@ int sola_cuda_devices(SolaCudaDevice* devices, int capacity) {
   }
   for (int i = 0; i < count && i < capacity; ++i) {
     cudaDeviceProp p;
-    if (cudaGetDeviceProperties(&p, i) != cudaSuccess) return i;
+    if (cudaGetDeviceProperties(&p, i) != cudaSuccess) {
+      (void)cudaGetLastError();
+      return i;
+    }
     SolaCudaDevice& d = devices[i];
     std::strncpy(d.name, p.name, sizeof(d.name) - 1);
     d.name[sizeof(d.name) - 1] = '\0';

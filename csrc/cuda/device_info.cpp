@@ -15,8 +15,8 @@ DeviceSize size_of(const at::Device& device) {
   static const std::vector<SolaCudaDevice> devices = visible_cuda_devices();
   const auto index = static_cast<size_t>(device.index());
   if (index >= devices.size()) return {};
-  const SolaCudaDevice& found = devices[index];
-  return {found.l2_bytes, found.multiprocessors, 10 * found.major + found.minor};
+  const SolaCudaDevice& d = devices[index];
+  return {d.l2_bytes, d.multiprocessors, 10 * d.major + d.minor};
 }
 
 }  // namespace sola::cuda

@@ -3,6 +3,11 @@
 
 namespace sola::cuda {
 
-const char* error_text(int error) { return cudaGetErrorString(static_cast<cudaError_t>(error)); }
+const char* error_text(int error) {
+  if (error == kTooManyBlocks) return "it has more work than a grid of 2147483647 blocks; split the batch";
+  if (error == kTooMuchShared)
+    return "a block needs more shared memory than this device has; smaller head dims need less";
+  return cudaGetErrorString(static_cast<cudaError_t>(error));
+}
 
 }  // namespace sola::cuda

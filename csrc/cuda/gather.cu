@@ -1,123 +1,22 @@
 // S = Σ w φ(x)ᵀ y and its companion c = Σ u φ(x), over ranges of tokens; and the sum of ranges
 //
-// One block per range, head, and tile of the state. All reads are of the tokens: the work is bound by memory, so the
-// next step's rows are on their way to registers while this step's are multiplied.
+// One block per range, head, and tile of the state. All reads are of the tokens: the work is bound by memory.
 
+#include "cuda/gather_walk.cuh"
 #include "cuda/kernels.h"
 #include "cuda/launch.h"
-#include "cuda/state_sums.cuh"
-#include "cuda/tokens.cuh"
 
 namespace sola::cuda {
 namespace {
 
-// tokens of a step: a thread has no more than 128 bytes on their way
-template <class In, int T>
-constexpr int kGatherStep = int(sizeof(In)) * T > 128 ? 32 : 64;
-template <int T>
-constexpr int kGatherThreads = T == 128 ? 256 : 128;
-
-template <class In, int T>
-using GatherTiles = StepTiles<typename WideRange<In>::Mul, T, kGatherStep<In, T>>;
-template <class In, int T>
-using GatherSums = StateSums<typename WideRange<In>::Mul, T, kGatherThreads<T> / kWarp>;
-
-template <class In, int T>
-constexpr size_t kGatherBytes = GatherTiles<In, T>::kBuffers * GatherTiles<In, T>::kBytes;
-
-// what a decay has left of a token, 0 of one that doesn't exist
-SOLA_DEVICE float power_of(const GatherParams& p, const TokenRange& at, float log_decay, int64_t token) {
-  if (token >= at.tokens) return 0.0f;
-  if (!p.decay) return 1.0f;
-  const float distance = float(p.side == Side::left ? at.tokens - 1 - token : token);
-  return expf(log_decay * distance) * (p.distances ? distance : 1.0f);
-}
-
-// rows of x and y of a step, on their way to a thread that owns the same columns of several rows
-template <class In, int T>
-struct Step {
-  using Mul = typename WideRange<In>::Mul;
-  static constexpr int kWide = kVector<In>, kAcross = T / kWide, kDown = kGatherThreads<T> / kAcross;
-  static constexpr int kVectors = kGatherStep<In, T> / kDown;
-  Vec4 x[kVectors], y[kVectors];
-  float w[kVectors], u[kVectors];
-
-  SOLA_DEVICE static int row(int n) { return int(threadIdx.x) / kAcross + n * kDown; }
-  SOLA_DEVICE static int column() { return int(threadIdx.x) % kAcross * kWide; }
-
-  SOLA_DEVICE static void load(const HeadRows<const In>& from, int64_t first, Vec4 (&to)[kVectors]) {
-    from.with_vectorial([&](auto vectorial) {
-#pragma unroll
-      for (int n = 0; n < kVectors; ++n) {
-        const int64_t token = first + row(n);
-        const int valid = token < from.tokens ? from.columns - column() : 0;
-        to[n] = load_raw(from.at(token) + column(), valid, decltype(vectorial)::value);
-      }
-    });
-  }
-
-  SOLA_DEVICE static void load(const float* weights, const GatherParams& p, const TokenRange& at, int64_t first,
-                               float (&to)[kVectors]) {
-    const int64_t place = at.head * p.tokens + at.begin + first;
-#pragma unroll
-    for (int n = 0; n < kVectors; ++n) to[n] = weights && first + row(n) < at.tokens ? weights[place + row(n)] : 1.0f;
-  }
-
-  // φ(x), w y and u to shared memory, with what power(row) says in w and u
-  template <class F>
-  SOLA_DEVICE void store(FeatureMap map, bool weighted, const F& power, const GatherTiles<In, T>& tiles) const {
-#pragma unroll
-    for (int n = 0; n < kVectors; ++n) {
-      const float factor = power(row(n));
-      const int place = row(n) * GatherTiles<In, T>::kStride + column();
-      float numbers[kWide];
-      unpack<In>(x[n], numbers);
-      Features<is_half<In>>{map}(row(n), numbers);
-      store_vector<Mul>(numbers, tiles.x + place);
-      if (!weighted && std::is_same_v<In, Mul>) {
-        *reinterpret_cast<Vec4*>(tiles.y() + place) = y[n];
-      } else {
-        unpack<In>(y[n], numbers);
-#pragma unroll
-        for (int j = 0; j < kWide; ++j) numbers[j] *= factor * w[n];
-        store_vector<Mul>(numbers, tiles.y() + place);
-      }
-      if (column() == 0) tiles.store_u(row(n), factor * u[n]);
-    }
-  }
-};
-
 template <class In, int T>
 __global__ void __launch_bounds__(kGatherThreads<T>, resident_gathers(kDtype<In>, T)) gather(GatherParams p) {
-  constexpr int kStep = kGatherStep<In, T>;
   const int64_t across = (p.V + T - 1) / T, down = (p.D + T - 1) / T;
   int64_t index = blockIdx.x;
   const int v0 = int(index % across) * T, d0 = int(index / across % down) * T;
   index /= across * down;
-  const TokenRange at = range_of(p, index);
-  const HeadRows<const In> x(p.x, at, p.heads, d0, min(int64_t(T), p.D - d0));
-  const HeadRows<const In> y(p.y, at, p.heads, v0, min(int64_t(T), p.V - v0));
-  const float log_gamma = log_decay(p.decay, at.head % p.heads);
-
-  Step<In, T> coming;
-  const auto load = [&](int64_t first) {
-    coming.load(x, first, coming.x);
-    coming.load(y, first, coming.y);
-    coming.load(p.weight, p, at, first, coming.w);
-    coming.load(p.coefficient, p, at, first, coming.u);
-  };
-  load(0);
   GatherSums<In, T> state;
-  for (int64_t first = 0; first < at.tokens; first += kStep) {
-    const GatherTiles<In, T> tiles(shared_memory(), int(first / kStep));
-    if (tiles.kBuffers == 1) sync_block();
-    const auto power = [&](int row) { return power_of(p, at, log_gamma, first + row); };
-    coming.store(p.map, p.weight || p.decay, power, tiles);
-    sync_block();
-    if (first + kStep < at.tokens) load(first + kStep);
-    state.add(tiles);
-  }
-  sync_block();
+  gather_tokens<In, T>(p, range_of(p, index), d0, v0, state);
   state.write(p.sums + index * (p.D * p.V + p.D), p.D, p.V, d0, v0, reinterpret_cast<float*>(shared_memory()));
 }
 

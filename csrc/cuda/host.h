@@ -19,8 +19,7 @@ namespace sola::cuda {
 
 void* current_stream(const at::Device& device);
 
-// how much fills a device, and its compute capability as 10 · major + minor; the number of multiprocessors of an H100
-// or H200 where nobody says
+// how much fills a device; the numbers of multiprocessors of an H100 or H200 where nobody says. capability: 90 for 9.0
 struct DeviceSize {
   int64_t cache_bytes = 0, multiprocessors = 132;
   int capability = 0;

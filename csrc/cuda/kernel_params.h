@@ -56,6 +56,12 @@ constexpr int resident_reads(Dtype dtype, int64_t width, bool gradients) {
   return (width <= 32 ? 5 : 4) - (gradients ? 1 : 0) - (dtype == Dtype::f32 ? 1 : 0);
 }
 
+// the same of the kernels that clusters run, which do both
+constexpr int resident_clusters(Dtype dtype, int64_t width, bool gradients) {
+  const int gathers = resident_gathers(dtype, width), reads = resident_reads(dtype, width, gradients);
+  return gradients || reads < gathers ? reads : gathers;
+}
+
 // what queries or keys read from one global state, in ranges of tokens
 struct ReadParams {
   View x;       // (B, tokens, H, depth): queries, mapped; a gradient or values as they are
@@ -77,12 +83,26 @@ struct ReadParams {
 
 enum class Read { values, query_gradients, key_gradients };
 
+// Gathering and reading by one kernel, where a cluster of blocks owns the tokens of a head: as many ranges as it has
+// blocks. Head dims up to kClusterWidth.
+constexpr int kClusterWidth = 64, kMostClusterBlocks = 8;
+struct ClusterParams {
+  GatherParams gather;
+  ReadParams read;
+  float *state, *companion;  // outputs: (B·H, D, V), (B·H, D)
+};
+struct ClusterBackwardParams {
+  ReadParams queries, keys;
+};
+
 // head dims up to which 32 queries of a warp leave their sums in registers
 constexpr int kWideSoftmax = 128;
+// rows of a block of warpgroups, at the least
+constexpr int kHopperRows = 128;
 
 struct SoftmaxBackwardParams {
   SoftmaxParams op;
-  float* delta;  // (B, H, N), dO · O
+  float* saved;  // (B, H, N, 2): logsumexp in units of log 2, and δ = dO · O
 };
 
 // tokens of a lane, and warps of a block that have neighbouring tokens: together a stretch

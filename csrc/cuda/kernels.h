@@ -10,8 +10,17 @@ int launch_reduce(const ReduceParams& p, void* stream);
 int launch_read(const ReadParams& p, Read kind, Dtype dtype, void* stream);
 int launch_wide_read(const ReadParams& p, Read kind, Dtype dtype, void* stream);
 
+// on compute capability 9.0 or later
+int launch_cluster_forward(const ClusterParams& p, Dtype dtype, void* stream);
+int launch_cluster_backward(const ClusterBackwardParams& p, Dtype dtype, void* stream);
+
 // rows: queries of a block, kTile or, of half types with head dims up to kWideSoftmax, twice that
 int launch_softmax_forward(const SoftmaxParams& p, int rows, Dtype dtype, void* stream);
+// of 16-bit types on compute capability 9.0, with a key at least, head dims up to kWideSoftmax, and rows of 16 bytes
+int launch_hopper_softmax_forward(const SoftmaxParams& p, Dtype dtype, void* stream);
+// what the backward wants of queries; comes before it
+int launch_softmax_save(const SoftmaxBackwardParams& p, Dtype dtype, void* stream);
+int launch_hopper_softmax_backward(const SoftmaxBackwardParams& p, Dtype dtype, void* stream);
 int launch_softmax_backward(const SoftmaxBackwardParams& p, Dtype dtype, void* stream);
 
 int launch_wkv_forward(const WkvWork& p, Dtype dtype, void* stream);

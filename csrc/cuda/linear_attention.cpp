@@ -42,6 +42,27 @@ Ranges cut(int64_t tokens, int64_t blocks_per_range, int resident, int64_t fewes
 // ranges that write a state each are long enough to pay for it
 constexpr int64_t kFewestTiles = 2;
 
+// Blocks of a cluster that does a call by one kernel, or 0 where several do it better: clusters have no more than 8
+// blocks for a head, which must fill the device or have little to do.
+int64_t cluster_blocks(const AttentionSizes& s, Dtype dtype, bool gradients, const at::Device& device) {
+  constexpr int64_t kFewTiles = 8;
+  const DeviceSize size = size_of(device);
+  const int64_t width = std::max(s.D, s.V), heads = s.B * s.H;
+  if (size.capability < 90 || width > kClusterWidth) return 0;
+  const int64_t tiles = std::max<int64_t>(1, (std::max(s.N, s.M) + kTile - 1) / kTile);
+  const int64_t slots = size.multiprocessors * resident_clusters(dtype, width, gradients);
+  int64_t blocks = 1;
+  while (blocks < kMostClusterBlocks && heads * blocks < slots && 2 * blocks <= tiles) blocks *= 2;
+  const int64_t rounds = (heads * blocks + slots - 1) / slots;
+  const bool full = 6 * heads * blocks >= 5 * rounds * slots;
+  return full || (tiles + blocks - 1) / blocks <= kFewTiles ? blocks : 0;
+}
+
+Ranges ranges_of_cluster(int64_t tokens, int64_t blocks) {
+  const int64_t tiles = (tokens + kTile - 1) / kTile;
+  return {blocks, std::max<int64_t>(1, (tiles + blocks - 1) / blocks) * kTile};
+}
+
 // (S, z) of all heads
 struct State {
   at::Tensor state, companion;
@@ -73,11 +94,14 @@ void sum_up(GatherParams p, const State& to, Dtype dtype, void* stream) {
   add_ranges(sums, to, stream);
 }
 
+Ranges cut_reads(const AttentionSizes& s, int64_t tokens, Dtype dtype, bool gradients, int64_t fewest,
+                 const at::Device& device) {
+  return cut(tokens, s.B * s.H, resident_reads(dtype, std::max(s.D, s.V), gradients), fewest, device);
+}
+
 // what all reads of a call share
-ReadParams read_of(const AttentionSizes& s, int64_t tokens, Dtype dtype, FeatureMap map, const State& from,
-                   bool normalize, bool gradients, int64_t fewest) {
-  const Ranges ranges =
-      cut(tokens, s.B * s.H, resident_reads(dtype, std::max(s.D, s.V), gradients), fewest, from.state.device());
+ReadParams read_of(const AttentionSizes& s, int64_t tokens, const Ranges& ranges, FeatureMap map, const State& from,
+                   bool normalize) {
   ReadParams p{};
   p.batches = s.B;
   p.heads = s.H;
@@ -108,32 +132,37 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> forward(const at::Tensor& q, cons
 
   const Dtype dtype = dtype_of(q);
   void* stream = current_stream(q.device());
-  sum_up({view_of(k), view_of(v), s.B, s.H, s.M, s.D, s.V, 0, 0, map, nullptr, nullptr, nullptr, Side::left, nullptr},
-         sum, dtype, stream);
-  ReadParams read = read_of(s, s.N, dtype, map, sum, normalize, false, 1);
+  const int64_t blocks = cluster_blocks(s, dtype, false, q.device());
+  GatherParams gather{view_of(k), view_of(v), s.B,     s.H,     s.M,     s.D,        s.V,    0,
+                      0,          map,        nullptr, nullptr, nullptr, Side::left, nullptr};
+  const Ranges ranges = blocks ? ranges_of_cluster(s.N, blocks) : cut_reads(s, s.N, dtype, false, 1, q.device());
+  ReadParams read = read_of(s, s.N, ranges, map, sum, normalize);
   read.eps = float(eps);
   read.x = view_of(q);
   read.out = view_of(out);
-  check_launch(kOp, launch_read(read, Read::values, dtype, stream));
+  if (blocks) {
+    const Ranges keys = ranges_of_cluster(s.M, blocks);
+    gather.ranges = keys.count;
+    gather.per_range = keys.tokens;
+    const ClusterParams p{gather, read, floats(sum.state), floats(sum.companion)};
+    check_launch(kOp, launch_cluster_forward(p, dtype, stream));
+  } else {
+    sum_up(gather, sum, dtype, stream);
+    check_launch(kOp, launch_read(read, Read::values, dtype, stream));
+  }
   return {out, sum.state, sum.companion};
 }
 
 // dq, and (dS, dz)
-State query_gradients(const AttentionSizes& s, const at::Tensor& grad, const at::Tensor& q, const at::Tensor& grad_q,
-                      const State& saved, FeatureMap map, bool normalize, double eps, void* stream) {
+State query_gradients(const AttentionSizes& s, ReadParams read, const at::Tensor& q, void* stream) {
   const bool together = sums_beside_gradients(s.D, s.V);
   const Dtype dtype = dtype_of(q);
   const State grads = empty_state(s, float_like(q));
-  ReadParams read = read_of(s, s.N, dtype, map, saved, normalize, true, together ? kFewestTiles : 1);
-  read.eps = float(eps);
-  read.x = view_of(grad);
-  read.phi = view_of(q);
-  read.out = view_of(grad_q);
   at::Tensor sums, inverse, grad_denominator;
   if (together) {
     sums = empty_sums(grads, read.ranges);
     read.sums = floats(sums);
-  } else if (normalize) {
+  } else if (read.companion) {
     inverse = at::empty({s.B, s.H, s.N}, float_like(q));
     grad_denominator = at::empty({s.B, s.H, s.N}, float_like(q));
     read.inverse = floats(inverse);
@@ -143,7 +172,7 @@ State query_gradients(const AttentionSizes& s, const at::Tensor& grad, const at:
   if (together) {
     add_ranges(sums, grads, stream);
   } else {
-    sum_up({view_of(q), view_of(grad), s.B, s.H, s.N, s.D, s.V, 0, 0, map, read.inverse, read.grad_denominator, nullptr,
+    sum_up({read.phi, read.x, s.B, s.H, s.N, s.D, s.V, 0, 0, read.map, read.inverse, read.grad_denominator, nullptr,
             Side::left, nullptr},
            grads, dtype, stream);
   }
@@ -164,16 +193,32 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward(const at::Tensor& grad_o
   if (s.B * s.H == 0) return {grad_q, grad_k, grad_v};
 
   void* stream = current_stream(q.device());
+  const Dtype dtype = dtype_of(q);
   const at::Tensor grad = dense_last(grad_out);
   const State saved{state.contiguous(), key_sum.contiguous()};
-  const State grads = query_gradients(s, grad, q, grad_q, saved, map, normalize, eps, stream);
-
-  ReadParams read = read_of(s, s.M, dtype_of(q), map, grads, normalize, true, 1);
-  read.x = view_of(v);
-  read.phi = view_of(k);
-  read.out = view_of(grad_k);
-  read.second = view_of(grad_v);
-  check_launch(kOp, launch_read(read, Read::key_gradients, dtype_of(q), stream));
+  const int64_t blocks = cluster_blocks(s, dtype, true, q.device());
+  const auto ranges = [&](int64_t tokens, int64_t fewest) {
+    return blocks ? ranges_of_cluster(tokens, blocks) : cut_reads(s, tokens, dtype, true, fewest, q.device());
+  };
+  ReadParams queries =
+      read_of(s, s.N, ranges(s.N, sums_beside_gradients(s.D, s.V) ? kFewestTiles : 1), map, saved, normalize);
+  queries.eps = float(eps);
+  queries.x = view_of(grad);
+  queries.phi = view_of(q);
+  queries.out = view_of(grad_q);
+  ReadParams keys = read_of(s, s.M, ranges(s.M, 1), map, {}, normalize);
+  keys.x = view_of(v);
+  keys.phi = view_of(k);
+  keys.out = view_of(grad_k);
+  keys.second = view_of(grad_v);
+  if (blocks) {
+    check_launch(kOp, launch_cluster_backward({queries, keys}, dtype, stream));
+  } else {
+    const State grads = query_gradients(s, queries, q, stream);
+    keys.state = floats(grads.state);
+    keys.companion = normalize ? floats(grads.companion) : nullptr;
+    check_launch(kOp, launch_read(keys, Read::key_gradients, dtype, stream));
+  }
   return {grad_q, grad_k, grad_v};
 }
 

@@ -39,6 +39,23 @@ SOLA_DEVICE unsigned char* shared_memory() {
 
 SOLA_DEVICE void sync_block() { __syncthreads(); }
 SOLA_DEVICE void sync_warp() { __syncwarp(); }
+
+// of a cluster of blocks, in kernels for compute capability 9.0 and later: a barrier, one's number in it, and the place
+// of `mine` in the shared memory of another block
+SOLA_DEVICE void sync_cluster() {
+  asm volatile("barrier.cluster.arrive.release.aligned; barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+SOLA_DEVICE int cluster_rank() {
+  uint32_t rank;
+  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return int(rank);
+}
+SOLA_DEVICE void* of_rank(void* mine, int rank) {
+  void* place;
+  asm("mapa.u64 %0, %1, %2;" : "=l"(place) : "l"(mine), "r"(rank));
+  return place;
+}
+
 SOLA_DEVICE float shuffle_xor(float x, int lanes) { return __shfl_xor_sync(0xffffffffu, x, lanes); }
 SOLA_DEVICE float shuffle_from(float x, int lane) { return __shfl_sync(0xffffffffu, x, lane); }
 
@@ -124,6 +141,18 @@ SOLA_DEVICE void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_
 SOLA_DEVICE void copy_async(void* shared, const void* global) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(shared)), "l"(global) : "memory");
 }
+// the same where `exists`, otherwise zeros, and nothing is read
+SOLA_DEVICE void copy_async(void* shared, const void* global, bool exists) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global),
+               "r"(exists ? 16 : 0)
+               : "memory");
+}
+// 8 bytes in the same way
+SOLA_DEVICE void copy_two_async(void* shared, const void* global, bool exists) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(shared_address(shared)), "l"(global),
+               "r"(exists ? 8 : 0)
+               : "memory");
+}
 SOLA_DEVICE void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // until at most `pending` of the committed groups are on their way
 template <int pending>
@@ -138,9 +167,10 @@ SOLA_DEVICE void prefetch(const void* p) { asm volatile("prefetch.global.L2 [%0]
 
 using simt::bits_to_float, simt::fast_exp2, simt::fast_reciprocal, simt::float_to_bits, simt::half_to_float,
     simt::load_matrices;
-using simt::commit_copies, simt::copy_async, simt::load_matrices_transposed, simt::pack_bf16, simt::pack_half;
-using simt::prefetch, simt::round_tf32, simt::shared_memory, simt::shuffle_from, simt::shuffle_xor, simt::sync_block,
-    simt::sync_warp, simt::wait_copies;
+using simt::cluster_rank, simt::commit_copies, simt::copy_async, simt::copy_two_async, simt::load_matrices_transposed,
+    simt::pack_bf16, simt::pack_half;
+using simt::of_rank, simt::prefetch, simt::round_tf32, simt::shared_address, simt::shared_memory, simt::shuffle_from,
+    simt::shuffle_xor, simt::sync_block, simt::sync_cluster, simt::sync_warp, simt::wait_copies;
 
 inline void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, Bf16) { simt::mma_bf16(c, a, b0, b1); }
 inline void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, Half) { simt::mma_half(c, a, b0, b1); }

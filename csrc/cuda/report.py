@@ -18,8 +18,10 @@ HEADER = """\
 # Registers per thread that each kernel may use, by architecture: what the last accepted build needed.
 # `make cuda-report` fails on more, on a spill or a stack frame, and on a kernel that isn't here; `--write` rewrites it.
 """
+# in the place of a number: this kernel isn't compiled for this architecture
+NOT_BUILT = "-"
 _ENTRY = re.compile(
-    r"Compiling entry function '(?P<name>\S+)' for '(?P<target>sm_\d+)'.*?"
+    r"Compiling entry function '(?P<name>\S+)' for '(?P<target>sm_\d+a?)'.*?"
     r"(?P<stack>\d+) bytes stack frame, (?P<spills>\d+) bytes spill stores.*?Used (?P<registers>\d+) registers",
     re.DOTALL,
 )
@@ -66,7 +68,8 @@ def read_table(path: Path) -> dict[Key, int]:
     table = {}
     for line in lines[1:]:
         *numbers, name = line.split(maxsplit=len(targets))
-        table.update({(name, target): int(number) for target, number in zip(targets, numbers, strict=True)})
+        pairs = zip(targets, numbers, strict=True)
+        table.update({(name, target): int(number) for target, number in pairs if number != NOT_BUILT})
     return table
 
 
@@ -75,8 +78,9 @@ def write_table(usages: Mapping[Key, Usage], path: Path) -> None:
     targets = sorted({target for _, target in usages})
     lines = ["  ".join(targets)]
     for name in sorted({name for name, _ in usages}):
-        numbers = (f"{usages[name, target].registers:>{len(target)}}" for target in targets)
-        lines.append("  ".join([*numbers, name]))
+        known = (usages.get((name, target)) for target in targets)
+        numbers = [NOT_BUILT if usage is None else str(usage.registers) for usage in known]
+        lines.append("  ".join([*map(str.rjust, numbers, map(len, targets)), name]))
     path.write_text(HEADER + "\n".join(lines) + "\n")
 
 

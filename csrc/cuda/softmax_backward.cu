@@ -13,9 +13,6 @@
 namespace sola::cuda {
 namespace {
 
-// whose gradients a block sums up
-enum class Of { keys, queries };
-
 template <class In, int T>
 struct BackwardTiles {
   static constexpr int kWarps = is_half<In> || T < 256 ? 4 : 2, kRows = 16 * kWarps, kBlock = kWarp * kWarps;
@@ -25,7 +22,7 @@ struct BackwardTiles {
   static constexpr int kStride = kRowStride<In, T>, kScratch = kRowStride<In, kColumns>;
   static constexpr size_t kBytes =
       sizeof(In) * ((2 * kRows + 4 * kColumns) * kStride + (is_half<In> ? 0 : kRows * kScratch)) +
-      sizeof(float) * 2 * kColumns;
+      sizeof(float2) * kColumns;
 };
 
 // the two tensors of one side: keys and values, or queries and gradients
@@ -47,7 +44,7 @@ SOLA_DEVICE void copy_pair(const Pair& from, const SoftmaxParams& p, const Softm
   commit_copies();
 }
 
-// scores and dO·V of a tile to P and dS. `lse` and `delta` of a pair come from `of_query(i, column)`.
+// scores and dO·V of a tile to P and dS; what is saved of a query comes from `of_query(i, column)`
 template <Of of, int CT, class Query>
 SOLA_DEVICE void differentiate(const SoftmaxParams& p, int64_t first_row, int64_t first_column, Sums<1, CT>& weights,
                                Sums<1, CT>& grads, const Query& of_query) {
@@ -57,7 +54,7 @@ SOLA_DEVICE void differentiate(const SoftmaxParams& p, int64_t first_row, int64_
     const int64_t key = of == Of::keys ? r : c, query = of == Of::keys ? c : r;
     const bool visible = key < p.size.M && query < p.size.N && !(p.causal && key > query);
     const float2 saved = of_query(i, column);
-    const float weight = visible ? fast_exp2(weights[0][n][i] * scale2 - saved.x * kLog2e) : 0.0f;
+    const float weight = visible ? fast_exp2(fmaf(weights[0][n][i], scale2, -saved.x)) : 0.0f;
     weights[0][n][i] = weight;
     grads[0][n][i] = visible ? weight * (grads[0][n][i] - saved.y) * scale : 0.0f;
   });
@@ -83,7 +80,7 @@ __global__ void __launch_bounds__(BackwardTiles<In, T>::kBlock, 1) backward(Soft
   In* rows = reinterpret_cast<In*>(shared_memory());
   In* columns = rows + 2 * Tiles::kRows * stride;
   In* scratch = columns + 4 * CB * stride;
-  float* saved = reinterpret_cast<float*>(scratch + (is_half<In> ? 0 : Tiles::kRows * Tiles::kScratch));
+  float2* saved = reinterpret_cast<float2*>(scratch + (is_half<In> ? 0 : Tiles::kRows * Tiles::kScratch));
   scratch += 16 * warp_of() * Tiles::kScratch;
 
   const Pair keys{p.k, p.v}, queries{p.q, p.grad_out};
@@ -93,8 +90,7 @@ __global__ void __launch_bounds__(BackwardTiles<In, T>::kBlock, 1) backward(Soft
   // causal: queries see no later keys, keys are seen by no earlier queries
   const int64_t begin = of == Of::keys && p.causal ? at.first / CB * CB : 0;
   const int64_t end = of == Of::queries && p.causal ? min(tokens, int64_t(at.first + at.rows)) : tokens;
-  const float* lse = static_cast<const float*>(p.logsumexp) + int64_t(at.head) * p.size.N;
-  const float* delta = params.delta + int64_t(at.head) * p.size.N;
+  const float2* of_queries = saved_of(params, at.head);
 
   copy_pair<In, Tiles::kRows, T, Tiles::kBlock>(mine, p, at, at.first, my_tokens, rows);
   copy_pair<In, CB, T, Tiles::kBlock>(others, p, at, begin, end, columns);
@@ -106,7 +102,7 @@ __global__ void __launch_bounds__(BackwardTiles<In, T>::kBlock, 1) backward(Soft
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int64_t query = at.first + 16 * warp_of() + lane_of() / 4 + 8 * half;
-      if (query < p.size.N) of_row[half] = {lse[query], delta[query]};
+      if (query < p.size.N) of_row[half] = of_queries[query];
     }
   }
   int stage = 0;
@@ -114,8 +110,7 @@ __global__ void __launch_bounds__(BackwardTiles<In, T>::kBlock, 1) backward(Soft
     copy_pair<In, CB, T, Tiles::kBlock>(others, p, at, first + CB, end, columns + (stage ^ 1) * 2 * CB * stride);
     if (of == Of::keys && int(threadIdx.x) < CB) {
       const int64_t query = first + int(threadIdx.x);
-      saved[threadIdx.x] = query < p.size.N ? lse[query] : 0.0f;
-      saved[CB + threadIdx.x] = query < p.size.N ? delta[query] : 0.0f;
+      saved[threadIdx.x] = query < p.size.N ? of_queries[query] : float2{};
     }
     wait_copies<1>();
     sync_block();
@@ -128,7 +123,7 @@ __global__ void __launch_bounds__(BackwardTiles<In, T>::kBlock, 1) backward(Soft
     multiply<Along::depth, Along::depth>(weights, mine_one, Operand<In>{column, stride}, T);
     multiply<Along::depth, Along::depth>(grads, mine_two, Operand<In>{column + CB * stride, stride}, T);
     differentiate<of, CB / 8>(p, at.first + 16 * warp_of(), first, weights, grads, [&](int i, int column_in_tile) {
-      return of == Of::keys ? float2{saved[column_in_tile], saved[CB + column_in_tile]} : of_row[i / 2];
+      return of == Of::keys ? saved[column_in_tile] : of_row[i / 2];
     });
     const Operand<In> pad{scratch, Tiles::kScratch};
     const int offset = at.part * Tiles::kPart;
@@ -142,9 +137,9 @@ __global__ void __launch_bounds__(BackwardTiles<In, T>::kBlock, 1) backward(Soft
   if constexpr (of == Of::keys) write_part<In, T>(two, rows, p.grad_v, at, p.size.V);
 }
 
-// δ of one query by each warp
+// what is saved of one query, by each warp
 template <class In>
-__global__ void __launch_bounds__(kThreads, 1) along_output(SoftmaxBackwardParams params) {
+__global__ void __launch_bounds__(kThreads, 1) save_queries(SoftmaxBackwardParams params) {
   const SoftmaxParams& p = params.op;
   const int64_t index = int64_t(blockIdx.x) * (kThreads / kWarp) + warp_of(), head = index / p.size.N;
   if (index >= p.size.B * p.size.H * p.size.N) return;
@@ -154,7 +149,10 @@ __global__ void __launch_bounds__(kThreads, 1) along_output(SoftmaxBackwardParam
   float sum = 0.0f;
   for (int i = lane_of(); i < p.size.V; i += kWarp) sum = fmaf(to_float(grad[i]), to_float(out[i]), sum);
   sum = warp_sum(sum);
-  if (lane_of() == 0) params.delta[index] = sum;
+  if (lane_of() == 0) {
+    const float lse = static_cast<const float*>(p.logsumexp)[index];
+    reinterpret_cast<float2*>(params.saved)[index] = {lse * kLog2e, sum};
+  }
 }
 
 template <class In, int T, Of of>
@@ -167,14 +165,18 @@ int start(const SoftmaxBackwardParams& p, void* stream) {
 
 }  // namespace
 
-int launch_softmax_backward(const SoftmaxBackwardParams& p, Dtype dtype, void* stream) {
+int launch_softmax_save(const SoftmaxBackwardParams& p, Dtype dtype, void* stream) {
   const AttentionSizes& s = p.op.size;
+  constexpr int warps = kThreads / kWarp;
+  return with_input(dtype, [&](auto in) {
+    return launch(save_queries<decltype(in)>, (s.B * s.H * s.N + warps - 1) / warps, kThreads, 0, stream, p);
+  });
+}
+
+int launch_softmax_backward(const SoftmaxBackwardParams& p, Dtype dtype, void* stream) {
   return with_input(dtype, [&](auto in) {
     using In = decltype(in);
-    constexpr int warps = kThreads / kWarp;
-    const int error = launch(along_output<In>, (s.B * s.H * s.N + warps - 1) / warps, kThreads, 0, stream, p);
-    if (error) return error;
-    return with_width<32, 64, 128, 256>(max(s.D, s.V), [&](auto width) {
+    return with_width<32, 64, 128, 256>(max(p.op.size.D, p.op.size.V), [&](auto width) {
       constexpr int T = decltype(width)::value;
       const int failed = start<In, T, Of::keys>(p, stream);
       return failed ? failed : start<In, T, Of::queries>(p, stream);

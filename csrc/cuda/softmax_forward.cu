@@ -6,7 +6,7 @@
 
 #include "cuda/kernels.h"
 #include "cuda/launch.h"
-#include "cuda/softmax.cuh"
+#include "cuda/online_softmax.cuh"
 
 namespace sola::cuda {
 namespace {
@@ -19,75 +19,6 @@ struct ForwardTiles {
   static constexpr int kScratch = kRowStride<In, kKeys>;
   static constexpr size_t kBytes = sizeof(In) * ((kRows + 2 * kKeys) * kStride + (is_half<In> ? 0 : kTile * kScratch));
 };
-
-// the running maxima (in units of log 2) and sums of the rows that a lane shares with its quad
-template <int MT>
-struct Running {
-  float maximum[MT][2], sum[MT][2] = {};
-
-  SOLA_DEVICE Running() {
-    for (auto& row : maximum) row[0] = row[1] = -INFINITY;
-  }
-};
-
-// scores (in units of log 2) of one block of keys to weights 2^(score − maximum); returns what earlier sums must be
-// multiplied by
-template <int MT, int KT>
-SOLA_DEVICE void soften(Sums<MT, KT>& scores, Running<MT>& running, float (&rescale)[MT][2]) {
-#pragma unroll
-  for (int m = 0; m < MT; ++m)
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      float best = -INFINITY;
-#pragma unroll
-      for (int n = 0; n < KT; ++n)
-#pragma unroll
-        for (int i = 2 * half; i < 2 * half + 2; ++i) {
-          best = fmaxf(best, scores[m][n][i]);
-        }
-      best = fmaxf(best, shuffle_xor(best, 1));
-      best = fmaxf(fmaxf(best, shuffle_xor(best, 2)), running.maximum[m][half]);
-      // a row of −Inf so far must give 2^−Inf = 0 and not 2^(−Inf + Inf)
-      const float shift = best == -INFINITY ? 0.0f : best;
-      float total = 0.0f;
-#pragma unroll
-      for (int n = 0; n < KT; ++n)
-#pragma unroll
-        for (int i = 2 * half; i < 2 * half + 2; ++i) {
-          scores[m][n][i] = fast_exp2(scores[m][n][i] - shift);
-          total += scores[m][n][i];
-        }
-      rescale[m][half] = fast_exp2(running.maximum[m][half] - shift);
-      running.sum[m][half] = running.sum[m][half] * rescale[m][half] + quad_sum(total);
-      running.maximum[m][half] = best;
-    }
-}
-
-template <class In, int T, int MT>
-SOLA_DEVICE void write_rows(const SoftmaxParams& p, const SoftmaxPlace& at, const Running<MT>& running,
-                            Sums<MT, T / 8>& sums, In* staging) {
-  // no key at all gives 0; a sum of 0 over existing keys is −Inf scores throughout, where softmax is 0/0
-  float inverse[MT][2];
-#pragma unroll
-  for (int m = 0; m < MT; ++m)
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      inverse[m][half] = p.size.M == 0 ? 0.0f : 1.0f / running.sum[m][half];
-      const int row = 16 * (MT * warp_of() + m) + lane_of() / 4 + 8 * half;
-      if (lane_of() % 4 == 0 && row < at.rows) {
-        static_cast<float*>(p.logsumexp)[int64_t(at.head) * p.size.N + at.first + row] =
-            running.maximum[m][half] * kLn2 + logf(running.sum[m][half]);
-      }
-    }
-  for_sums<MT, T / 8>([&](int m, int n, int i, int, int) { sums[m][n][i] *= inverse[m][i / 2]; });
-  using Tiles = ForwardTiles<In, T, MT>;
-  constexpr int stride = Tiles::kStride;
-  sync_block();
-  store_sums(sums, staging + 16 * MT * warp_of() * stride, stride);
-  sync_block();
-  store_tile<Tiles::kRows, T, kThreads>(
-      staging, stride, Rows<In>{row_of<In>(p.out, at.batch, at.first, at.inner), p.out.token, at.rows, int(p.size.V)});
-}
 
 template <class In, int T, int MT>
 __global__ void __launch_bounds__(kThreads, 1) forward(SoftmaxParams p) {
@@ -115,7 +46,7 @@ __global__ void __launch_bounds__(kThreads, 1) forward(SoftmaxParams p) {
   clear(sums);
   Running<MT> running;
   const int g = lane_of() / 4;
-  const float scale = float(p.scale) * kLog2e;
+  const ScoreUnit unit(p.scale);
   for (int first = 0; first < visible; first += KB) {
     wait_copies<1>();
     sync_block();
@@ -125,10 +56,10 @@ __global__ void __launch_bounds__(kThreads, 1) forward(SoftmaxParams p) {
                                          Operand<In>{k, stride}, T);
     sync_block();
     copy(p.k, D, first + KB, k);
-    for_sums<MT, KB / 8>([&](int m, int n, int i, int, int) { scores[m][n][i] *= scale; });
+    unit.prepare(scores);
     hide(scores, first, all, p.causal ? at.first + 16 * MT * warp_of() + g : kEverything);
     float rescale[MT][2];
-    soften(scores, running, rescale);
+    soften(scores, running, rescale, unit.unit);
     for_sums<MT, T / 8>([&](int m, int n, int i, int, int) { sums[m][n][i] *= rescale[m][i / 2]; });
     wait_copies<1>();
     sync_block();
@@ -137,7 +68,7 @@ __global__ void __launch_bounds__(kThreads, 1) forward(SoftmaxParams p) {
     copy(p.v, V, first + KB, v);
   }
   wait_copies<0>();
-  write_rows<In, T, MT>(p, at, running, sums, q);
+  write_rows<In, T, Tiles::kRows, kThreads>(p, at, running, unit.unit, sums, q);
 }
 
 template <class In, int T, int MT>

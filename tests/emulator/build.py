@@ -16,9 +16,15 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 # sanitizers are asked for in the same way as of setup.py
 EXTRA_FLAGS, EXTRA_LIBS = os.environ.get("CXXFLAGS", ""), os.environ.get("LDFLAGS", "")
-FOLDER = ROOT / "build" / ("emulator-sanitized" if "sanitize" in EXTRA_FLAGS else "emulator")
-# -ffp-contract=off: fmaf stays one rounding, a product and a sum stay two
+# - DSOLA_RACES watches every access of the kernels(races.h)
+RACES = "-DSOLA_RACES" in EXTRA_FLAGS
+FOLDER = (
+    ROOT / "build" / ("emulator-races" if RACES else "emulator-sanitized" if "sanitize" in EXTRA_FLAGS else "emulator")
+)
+# - ffp - contract = off : fmaf stays one rounding, a product and a sum stay two
 FLAGS = "-std=c++20 -O2 -fPIC -ffp-contract=off -Wall -Wextra -Werror -Wno-unknown-pragmas"
+# of kernels : their calls into the sanitizers' libraries end in limits.cpp and races.cpp
+WATCHED = "-fsanitize=alignment -Wno-array-bounds" + (" -fsanitize=thread" if RACES else "")
 
 
 def build() -> Path:
@@ -38,7 +44,7 @@ def build() -> Path:
         sources[HERE / "library.cpp"] = " ".join(torch_flags)
         # device.cu asks the CUDA runtime for devices, which only the real one knows
         kernels = [path for path in sorted((ROOT / "csrc/cuda").glob("*.cu")) if path.name != "device.cu"]
-        sources |= dict.fromkeys(kernels, "")
+        sources |= dict.fromkeys([*kernels, HERE / "selftest.cpp"], WATCHED)
         objects = []
         for source, flags in sources.items():
             objects += ninja.build(f"{source.name}.o", "cxx", str(source), variables={"flags": flags})

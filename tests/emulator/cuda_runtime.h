@@ -2,7 +2,7 @@
 //
 // Warps, and the lanes of a warp, are run in a random order that a seed decides; a warp primitive or a barrier is where
 // a lane stops until the others have come. Blocks run one after the other, in a shuffled order. Shared memory is full
-// of NaN before each block, and what is copied asynchronously arrives as late as it may.
+// of NaN before each block, and what is copied asynchronously arrives at once, or as late as it may.
 #pragma once
 
 #include <cmath>
@@ -31,13 +31,9 @@ using cudaStream_t = void*;
 constexpr int cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorInvalidConfiguration = 9,
               cudaErrorLaunchFailure = 719;
 constexpr int cudaFuncAttributeMaxDynamicSharedMemorySize = 8;
-// what one block may have on compute capability 8.0, the smallest of the targets
-constexpr int kSimtMostShared = 163 << 10;
-template <class F>
-int cudaFuncSetAttribute(F, int, int bytes) {
-  return bytes <= kSimtMostShared ? cudaSuccess : cudaErrorInvalidValue;
-}
 const char* cudaGetErrorString(int error);
+// the last error stays until somebody asks, as with the CUDA runtime
+cudaError_t cudaGetLastError();
 
 template <class T>
 T min(T a, T b) {
@@ -50,12 +46,22 @@ T max(T a, T b) {
 
 namespace simt {
 
-int launch(const std::function<void()>& kernel, unsigned blocks, int threads, size_t shared);
+void launch(const void* kernel, const std::function<void()>& body, int64_t blocks, int threads, size_t shared,
+            int cluster);
+// what a device would say to these (limits.cpp)
+cudaError_t ask_for_shared(const void* kernel, int bytes);
+cudaError_t check_launch(const void* kernel, int64_t blocks, int threads, size_t shared, int cluster);
+cudaError_t keep_error(cudaError_t error);
+void set_most_shared(int bytes);
 void set_seed(uint64_t seed);
 int64_t blocks_run();
 
 unsigned char* shared_memory();
 void sync_block();
+// blocks of a cluster, and the place of `mine` in the shared memory of another of them
+void sync_cluster();
+int cluster_rank();
+void* of_rank(void* mine, int rank);
 void sync_warp();
 float shuffle_xor(float x, int lanes);
 float shuffle_from(float x, int lane);
@@ -64,14 +70,30 @@ void load_matrices_transposed(uint32_t (&r)[4], const void* row);
 void mma_bf16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
 void mma_half(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
 void mma_tf32(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
-void copy_async(void* shared, const void* global);
+void copy_async(void* shared, const void* global, bool exists = true);
+void copy_two_async(void* shared, const void* global, bool exists);
 void commit_copies();
 void wait_for_copies(int pending);
+
+// products of warpgroups (warpgroup.cpp): sums are columns/8 times 4 of a lane
+uint32_t shared_address(const void* p);
+void start_product(bool bf16, float* sums, int columns, uint64_t left, uint64_t right, bool adds);
+void start_product(bool bf16, float* sums, int columns, const uint32_t* left, uint64_t right);
+void arrive_warpgroup();
+void commit_products();
+void wait_for_products(int pending);
+void publish_to_tensor_cores();
+
 // reads where the GPU would, so that a sanitizer sees addresses that lie outside
 inline void prefetch(const void* p) { *static_cast<const volatile unsigned char*>(p); }
 template <int pending>
 void wait_copies() {
   wait_for_copies(pending);
+}
+
+template <int pending>
+void wait_products() {
+  wait_for_products(pending);
 }
 
 inline float bits_to_float(uint32_t bits) {
@@ -84,11 +106,17 @@ inline uint32_t float_to_bits(float x) {
   std::memcpy(&bits, &x, 4);
   return bits;
 }
+// off by some units in the last place, which depend on the number: as far as PTX lets approximations be
+inline float blur(float exact, float x, int units) {
+  const uint32_t hash = (float_to_bits(x) * 2654435761u) >> 16;
+  if (!std::isnormal(exact) || !std::isnormal(x)) return exact;
+  return bits_to_float(float_to_bits(exact) + hash % uint32_t(2 * units + 1) - uint32_t(units));
+}
 inline float fast_exp2(float x) {
-  const float y = exp2f(x);
+  const float y = blur(exp2f(x), x, 2);
   return y < 0x1p-126f ? 0.0f : y;
 }
-inline float fast_reciprocal(float x) { return 1.0f / x; }
+inline float fast_reciprocal(float x) { return blur(1.0f / x, x, 1); }
 inline uint16_t round_bf16(float x) {
   const uint32_t bits = float_to_bits(x);
   if (x != x) return 0x7fff;
@@ -115,3 +143,8 @@ inline float round_tf32(float x) {
 }
 
 }  // namespace simt
+
+template <class F>
+cudaError_t cudaFuncSetAttribute(F kernel, int, int bytes) {
+  return simt::ask_for_shared(reinterpret_cast<const void*>(kernel), bytes);
+}

@@ -12,8 +12,9 @@
 namespace sola::cuda {
 
 void* current_stream(const at::Device&) { return nullptr; }
+int capability = 80;
 // so small that WKV is cut into slices, and blocks walk over several tiles
-DeviceSize size_of(const at::Device&) { return {24 << 10, 2, 90}; }
+DeviceSize size_of(const at::Device&) { return {24 << 10, 2, capability}; }
 
 }  // namespace sola::cuda
 
@@ -28,6 +29,8 @@ namespace sola::cuda {
 
 int run_product(int type, int layout, const float* a, const float* b, float* c);
 int run_mistake(int kind, float* out);
+int run_chain(bool bf16, int columns, const void* a, const void* b, const void* c, float* out, int mistake);
+int run_launch(int64_t blocks, int threads, int64_t shared);
 
 }  // namespace sola::cuda
 
@@ -35,6 +38,7 @@ namespace simt {
 
 void set_seed(uint64_t seed);
 int64_t blocks_run();
+void set_most_shared(int bytes);
 
 }  // namespace simt
 
@@ -42,7 +46,9 @@ TORCH_LIBRARY(sola_emulated, m) {
   sola::define_schemas(m);
   // beside the ops: the order in which things happen, and a count that shows that they did
   m.def("set_seed(int seed) -> ()", [](int64_t seed) { simt::set_seed(uint64_t(seed)); });
+  m.def("set_capability(int capability) -> ()", [](int64_t it) { sola::cuda::capability = int(it); });
   m.def("blocks_run() -> int", [] { return simt::blocks_run(); });
+  m.def("set_most_shared(int bytes) -> ()", [](int64_t bytes) { simt::set_most_shared(int(bytes)); });
   // the state of csrc/softmax_routes.cpp, which is this library's own; a route for everything, or none
   m.def("pin_softmax_backend(str name) -> ()",
         [](const std::string& name) { sola::pin_softmax_backend(sola::softmax_backend_of(name)); });
@@ -51,7 +57,7 @@ TORCH_LIBRARY(sola_emulated, m) {
     for (const std::string& name : backends) routes.push_back({sola::softmax_backend_of(name), "a test"});
     sola::set_softmax_routes(routes);
   });
-  // what tests/emulator/selftest.cpp does
+  // what tests/emulator/selftest*.cpp do
   m.def("product(int type, int layout, Tensor a, Tensor b) -> Tensor",
         [](int64_t type, int64_t layout, const at::Tensor& a, const at::Tensor& b) {
           auto c = at::empty({16, 16}, a.options());
@@ -63,5 +69,16 @@ TORCH_LIBRARY(sola_emulated, m) {
     auto out = at::empty({64}, at::kFloat);
     sola::cuda::check_launch("mistake", sola::cuda::run_mistake(int(kind), out.data_ptr<float>()));
     return out;
+  });
+  m.def("chain(Tensor a, Tensor b, Tensor c, int mistake) -> Tensor",
+        [](const at::Tensor& a, const at::Tensor& b, const at::Tensor& c, int64_t mistake) {
+          auto out = at::empty(a.sizes(), at::kFloat);
+          const bool bf16 = a.scalar_type() == at::kBFloat16;
+          sola::cuda::check_launch("chain", sola::cuda::run_chain(bf16, int(a.size(1)), a.data_ptr(), b.data_ptr(),
+                                                                  c.data_ptr(), out.data_ptr<float>(), int(mistake)));
+          return out;
+        });
+  m.def("launch(int blocks, int threads, int shared) -> ()", [](int64_t blocks, int64_t threads, int64_t shared) {
+    sola::cuda::check_launch("launch", sola::cuda::run_launch(blocks, int(threads), shared));
   });
 }

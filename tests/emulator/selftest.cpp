@@ -68,10 +68,36 @@ void mistake(MistakeParams p) {
       p.out[me] = numbers[4 * me];
       return;
     }
+    case 7:  // a lane that no warp has
+      p.out[me] = shuffle_from(1.0f, me == 7 ? 32 : 0);
+      return;
+    case 8:  // 16 bytes at an address between two numbers
+      p.out[me] = bits_to_float(reinterpret_cast<const Vec4*>(p.out + 1)->word[me % 4]);
+      return;
+    case 9: {  // lanes that do something together, which orders no memory
+      numbers[me] = float(me);
+      const float sum = shuffle_xor(1.0f, 1);
+      p.out[me] = numbers[me ^ 1] * sum;
+      return;
+    }
+    case 10:  // a copy to where others still read
+      if (me < kWarp) {
+        p.out[me] = numbers[0];
+      } else if (me == kWarp) {
+        copy_async(numbers, p.out);
+        commit_copies();
+        wait_copies<0>();
+      }
+      return;
+    case 11:  // two blocks write the same number
+      if (me == 0) p.out[0] = 1.0f;
+      return;
     default:  // shared memory that nobody wrote
       p.out[me] = numbers[me];
   }
 }
+
+void nothing(MistakeParams) {}
 
 template <class Mul>
 int start_product(const ProductParams& p, int layout) {
@@ -92,7 +118,13 @@ int run_product(int type, int layout, const float* a, const float* b, float* c) 
 }
 
 int run_mistake(int kind, float* out) {
-  return launch(mistake, 1, kReversed, 4 * kReversed * sizeof(float), nullptr, MistakeParams{kind, out});
+  const int64_t blocks = kind == 11 ? 2 : 1;
+  return launch(mistake, blocks, kReversed, 4 * kReversed * sizeof(float), nullptr, MistakeParams{kind, out});
+}
+
+// a kernel that does nothing, in a launch of these sizes
+int run_launch(int64_t blocks, int threads, int64_t shared) {
+  return launch(nothing, blocks, threads, size_t(shared), nullptr, MistakeParams{});
 }
 
 }  // namespace sola::cuda

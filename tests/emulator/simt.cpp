@@ -1,13 +1,11 @@
 // the scheduler of the emulator: fibers, warps, barriers
 
-#include <cuda_runtime.h>
-
 #include <algorithm>
-#include <memory>
 #include <numeric>
-#include <random>
-#include <string>
-#include <vector>
+
+#include "machine.h"
+#include "races.h"
+#include "switch.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
@@ -17,81 +15,15 @@
 
 simt_uint3 threadIdx, blockIdx, blockDim, gridDim;
 
-#if defined(__x86_64__)
-extern "C" void simt_switch(void** from, void* to);
-// saves what the calling convention wants saved, changes stacks, restores
-asm(R"(
-.text
-.globl simt_switch
-simt_switch:
-  pushq %rbp
-  pushq %rbx
-  pushq %r12
-  pushq %r13
-  pushq %r14
-  pushq %r15
-  movq %rsp, (%rdi)
-  movq %rsi, %rsp
-  popq %r15
-  popq %r14
-  popq %r13
-  popq %r12
-  popq %rbx
-  popq %rbp
-  ret
-)");
-#else
-#error "the emulator switches stacks on x86-64 only"
-#endif
-
 namespace simt {
-namespace {
-
-constexpr int kLanes = 32;
-constexpr size_t kStack = 256 << 10;
-
-enum class State { ready, warp, block, done };
-enum class Kind { none, sync, shuffle, matrices, transposed, bf16, half, tf32 };
-
-struct Request {
-  Kind kind = Kind::none;
-  void* out = nullptr;
-  const void* row = nullptr;
-  const uint32_t* a = nullptr;
-  uint32_t b[2] = {};
-  float x = 0;
-  int lanes = 0;  // whose number a shuffle wants
-};
-
-struct Copy {
-  void* to;
-  const void* from;
-};
-
-struct Fiber {
-  std::unique_ptr<std::byte[]> stack;
-  void* sp = nullptr;
-  State state = State::done;
-  Request request;
-  std::vector<std::vector<Copy>> groups;
-  std::vector<Copy> open;
-};
-
-struct Machine {
-  std::vector<Fiber> fibers;
-  std::unique_ptr<unsigned char[]> shared;
-  std::mt19937_64 random{0};
-  void* scheduler = nullptr;
-  int current = 0, threads = 0;
-  int64_t blocks = 0;
-  const std::function<void()>* kernel = nullptr;
-  std::string failure;
-};
 
 Machine& machine() {
   static Machine it;
   return it;
 }
+
+int block_of(int thread) { return thread / machine().threads; }
+unsigned char* shared_of(int block) { return machine().shared.get() + size_t(block) * machine().shared_stride; }
 
 void stop(State state) {
   Machine& m = machine();
@@ -99,6 +31,33 @@ void stop(State state) {
   fiber.state = state;
   simt_switch(&fiber.sp, m.scheduler);
 }
+
+Request& ask(Kind kind) {
+  Request& request = machine().fibers[machine().current].request;
+  request.kind = kind;
+  return request;
+}
+
+Request* request_of(int warp, int lane) { return &machine().fibers[warp * kLanes + lane].request; }
+
+float operand(Kind kind, uint32_t word, int half) {
+  const uint16_t bits = uint16_t(word >> (16 * half));
+  if (kind == Kind::bf16) return bits_to_float(uint32_t(bits) << 16);
+  if (kind == Kind::half) return half_to_float(bits);
+  // tensor cores look at the upper 19 bits only
+  return bits_to_float(word & 0xffffe000);
+}
+
+// Tensor cores add up exactly and cut off what float has no room for ("at least single precision", says the PTX ISA, in
+// no order or rounding).
+float cut(double sum) {
+  const float nearest = float(sum);
+  return std::isfinite(nearest) && std::abs(double(nearest)) > std::abs(sum) ? std::nextafter(nearest, 0.0f) : nearest;
+}
+
+namespace {
+
+constexpr size_t kStack = 256 << 10;
 
 void entry() {
   (*machine().kernel)();
@@ -118,11 +77,10 @@ void start(Fiber& fiber) {
   fiber.state = State::ready;
   fiber.groups.clear();
   fiber.open.clear();
+  fiber.unpublished = false;
 }
 
 // ---- what the lanes of a warp do together
-
-Request* request_of(int warp, int lane) { return &machine().fibers[warp * kLanes + lane].request; }
 
 uint16_t read16(const void* row, int index) {
   uint16_t bits;
@@ -132,6 +90,10 @@ uint16_t read16(const void* row, int index) {
 
 void move_matrices(int warp, bool transposed) {
   uint32_t loaded[kLanes][4];
+  // a row goes to four lanes, in the name of one that has written none of it
+  for (int lane = 0; lane < kLanes; ++lane)
+    for (int reader : {lane, lane ^ 1})
+      races::access(races::Kind::read, warp * kLanes + reader, request_of(warp, lane)->row, 16);
   for (int lane = 0; lane < kLanes; ++lane) {
     for (int i = 0; i < 4; ++i) {
       const int g = lane / 4, t = lane % 4;
@@ -142,14 +104,6 @@ void move_matrices(int warp, bool transposed) {
     }
   }
   for (int lane = 0; lane < kLanes; ++lane) std::memcpy(request_of(warp, lane)->out, loaded[lane], 16);
-}
-
-float operand(Kind kind, uint32_t word, int half) {
-  const uint16_t bits = uint16_t(word >> (16 * half));
-  if (kind == Kind::bf16) return bits_to_float(uint32_t(bits) << 16);
-  if (kind == Kind::half) return half_to_float(bits);
-  // tensor cores look at the upper 19 bits only
-  return bits_to_float(word & 0xffffe000);
 }
 
 // fragment layouts of mma.m16n8k16 (16-bit) and m16n8k8 (tf32), PTX ISA, "Matrix Fragments for mma"
@@ -172,15 +126,19 @@ void multiply(int warp, Kind kind) {
     auto* c = static_cast<float*>(request_of(warp, lane)->out);
     for (int i = 0; i < 4; ++i) {
       const int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
-      float sum = c[i];
-      for (int k = 0; k < depth; ++k) sum += a[row][k] * b[k][column];
-      c[i] = sum;
+      double sum = c[i];
+      for (int k = 0; k < depth; ++k) sum += double(a[row][k]) * double(b[k][column]);
+      c[i] = cut(sum);
     }
   }
 }
 
 void shuffle(int warp) {
   float values[kLanes];
+  for (int lane = 0; lane < kLanes; ++lane) {
+    // __shfl_sync would take it modulo the width: no kernel of ours means that
+    if (unsigned(request_of(warp, lane)->lanes) >= kLanes) return fail("a shuffle asks for a lane outside the warp");
+  }
   for (int lane = 0; lane < kLanes; ++lane) values[lane] = request_of(warp, request_of(warp, lane)->lanes)->x;
   for (int lane = 0; lane < kLanes; ++lane) request_of(warp, lane)->x = values[lane];
 }
@@ -188,14 +146,13 @@ void shuffle(int warp) {
 void perform(int warp) {
   const Kind kind = request_of(warp, 0)->kind;
   for (int lane = 1; lane < kLanes; ++lane) {
-    if (request_of(warp, lane)->kind != kind) {
-      machine().failure = "the lanes of a warp are at different primitives";
-      return;
-    }
+    if (request_of(warp, lane)->kind != kind) return fail("the lanes of a warp are at different primitives");
   }
+  if (kind == Kind::sync) races::pass_warp_barrier(warp);
   if (kind == Kind::shuffle) shuffle(warp);
   if (kind == Kind::matrices || kind == Kind::transposed) move_matrices(warp, kind == Kind::transposed);
   if (kind == Kind::bf16 || kind == Kind::half || kind == Kind::tf32) multiply(warp, kind);
+  if (kind >= Kind::products) perform_products(warp, kind);
 }
 
 // ---- scheduling
@@ -203,8 +160,11 @@ void perform(int warp) {
 void resume(int thread) {
   Machine& m = machine();
   m.current = thread;
-  threadIdx.x = unsigned(thread);
+  threadIdx.x = unsigned(thread % m.threads);
+  blockIdx.x = m.first_block + unsigned(block_of(thread));
+  m.running = true;
   simt_switch(&m.scheduler, m.fibers[thread].sp);
+  m.running = false;
 }
 
 // runs every lane that can run, then what they stopped for together
@@ -219,35 +179,53 @@ void run_warp(int warp) {
   int waiting = 0;
   for (int lane = 0; lane < kLanes; ++lane) waiting += m.fibers[warp * kLanes + lane].state == State::warp;
   if (waiting == 0) return;
-  if (waiting < kLanes) {
-    m.failure = "a warp primitive was not reached by all lanes";
-    return;
-  }
+  if (waiting < kLanes) return fail("a warp primitive was not reached by all lanes");
   perform(warp);
   for (int lane = 0; lane < kLanes; ++lane) m.fibers[warp * kLanes + lane].state = State::ready;
 }
 
-bool run_block() {
+bool all_at(State state, int first, int count) {
+  const Fiber* fibers = machine().fibers.data() + first;
+  return std::all_of(fibers, fibers + count, [&](const Fiber& fiber) { return fiber.state == state; });
+}
+
+// the blocks whose threads have all come to a barrier of theirs, or to one of the cluster
+std::vector<int> blocks_at_barriers() {
+  const Machine& m = machine();
+  std::vector<int> blocks(m.cluster), found;
+  std::iota(blocks.begin(), blocks.end(), 0);
+  if (all_at(State::cluster, 0, m.threads * m.cluster)) return blocks;
+  std::copy_if(blocks.begin(), blocks.end(), std::back_inserter(found),
+               [&](int block) { return all_at(State::block, block * m.threads, m.threads); });
+  return found;
+}
+
+void wake(int block, std::vector<int>& runnable) {
   Machine& m = machine();
-  const int warps = m.threads / kLanes;
-  for (int i = 0; i < m.threads; ++i) start(m.fibers[i]);
-  std::vector<int> runnable(warps);
+  m.unpublished[block] = false;
+  for (int thread = block * m.threads; thread < (block + 1) * m.threads; ++thread) {
+    Fiber& fiber = m.fibers[thread];
+    if (fiber.unpublished) m.unpublished[block] = true;
+    fiber.state = State::ready;
+    if (thread % kLanes == 0) runnable.push_back(thread / kLanes);
+  }
+}
+
+void run_cluster() {
+  Machine& m = machine();
+  const int threads = m.threads * m.cluster;
+  for (int i = 0; i < threads; ++i) start(m.fibers[i]);
+  m.products.assign(threads / kLanes, {});
+  m.unpublished.assign(m.cluster, false);
+  std::vector<int> runnable(threads / kLanes);
   std::iota(runnable.begin(), runnable.end(), 0);
   while (m.failure.empty()) {
     if (runnable.empty()) {
-      int at_barrier = 0, done = 0;
-      for (int i = 0; i < m.threads; ++i) {
-        at_barrier += m.fibers[i].state == State::block;
-        done += m.fibers[i].state == State::done;
-      }
-      if (done == m.threads) return true;
-      if (at_barrier < m.threads) {
-        m.failure = "a barrier was not reached by all threads of the block";
-        break;
-      }
-      for (int i = 0; i < m.threads; ++i) m.fibers[i].state = State::ready;
-      runnable.resize(warps);
-      std::iota(runnable.begin(), runnable.end(), 0);
+      if (all_at(State::done, 0, threads)) return;
+      const std::vector<int> blocks = blocks_at_barriers();
+      if (blocks.empty()) return fail("a barrier was not reached by all threads of the block");
+      races::pass_block_barrier();
+      for (int block : blocks) wake(block, runnable);
     }
     const size_t pick = m.random() % runnable.size();
     const int warp = runnable[pick];
@@ -257,17 +235,10 @@ bool run_block() {
       runnable.erase(runnable.begin() + std::ptrdiff_t(pick));
     }
   }
-  return false;
-}
-
-Request& ask(Kind kind) {
-  Request& request = machine().fibers[machine().current].request;
-  request.kind = kind;
-  return request;
 }
 
 void ask_for_matrices(Kind kind, uint32_t (&r)[4], const void* row) {
-  if (reinterpret_cast<uintptr_t>(row) % 16) machine().failure = "ldmatrix: a row is not aligned to 16 bytes";
+  if (reinterpret_cast<uintptr_t>(row) % 16) fail("ldmatrix: a row is not aligned to 16 bytes");
   Request& request = ask(kind);
   request.out = r;
   request.row = row;
@@ -283,37 +254,84 @@ void ask_for_mma(Kind kind, float (&c)[4], const uint32_t (&a)[4], uint32_t b0, 
   stop(State::warp);
 }
 
+void arrive(const Copy& copy) {
+  copy.from ? std::memcpy(copy.to, copy.from, copy.bytes) : std::memset(copy.to, 0, copy.bytes);
+}
+
+void ask_for_copy(void* shared, const void* global, bool exists, size_t bytes) {
+  Machine& m = machine();
+  const auto misaligned = (reinterpret_cast<uintptr_t>(shared) | reinterpret_cast<uintptr_t>(global)) % bytes;
+  if (misaligned) fail("cp.async: an address is not aligned to " + std::to_string(bytes) + " bytes");
+  if (exists) races::access(races::Kind::read, m.current, global, bytes);
+  races::access(races::Kind::copy_starts, m.current, shared, bytes);
+  const Copy copy{shared, exists ? global : nullptr, bytes, m.random() % 2 == 0};
+  if (copy.early) arrive(copy);
+  m.fibers[m.current].open.push_back(copy);
+}
+
 }  // namespace
 
-int launch(const std::function<void()>& kernel, unsigned blocks, int threads, size_t shared) {
+int running_thread() { return machine().running ? machine().current : -1; }
+bool is_private(const void* at) {
+  const std::byte* stack = machine().fibers[machine().current].stack.get();
+  return at >= stack && at < stack + kStack;
+}
+void fail(const std::string& reason) {
+  if (machine().failure.empty()) machine().failure = reason;
+}
+void give_up(const std::string& reason) {
+  fail(reason);
+  stop(State::done);
+}
+
+void launch(const void* kernel, const std::function<void()>& body, int64_t blocks, int threads, size_t shared,
+            int cluster) {
+  if (keep_error(check_launch(kernel, blocks, threads, shared, cluster)) != cudaSuccess) return;
   Machine& m = machine();
   m.failure.clear();
-  m.kernel = &kernel;
+  m.kernel = &body;
   m.threads = threads;
-  if (m.fibers.size() < size_t(threads)) m.fibers.resize(threads);
+  m.cluster = cluster;
+  m.shared_bytes = shared;
+  m.shared_stride = (shared + 15) / 16 * 16;
+  if (m.fibers.size() < size_t(threads * cluster)) m.fibers.resize(threads * cluster);
   blockDim = {unsigned(threads), 1, 1};
-  gridDim = {blocks, 1, 1};
-  std::vector<unsigned> order(blocks);
+  gridDim = {unsigned(blocks), 1, 1};
+  std::vector<unsigned> order(blocks / cluster);
   std::iota(order.begin(), order.end(), 0u);
   std::shuffle(order.begin(), order.end(), m.random);
-  for (unsigned block : order) {
-    blockIdx.x = block;
+  races::start_launch();
+  for (unsigned one : order) {
+    m.first_block = one * unsigned(cluster);
     // of just the size asked for, so that AddressSanitizer sees what lies beyond; every number in it is a NaN
-    m.shared = std::make_unique_for_overwrite<unsigned char[]>(shared);
-    std::memset(m.shared.get(), 0xff, shared);
-    ++m.blocks;
-    if (!run_block()) return cudaErrorLaunchFailure;
+    const size_t bytes = m.shared_stride * size_t(cluster - 1) + shared;
+    m.shared = std::make_unique_for_overwrite<unsigned char[]>(bytes);
+    std::memset(m.shared.get(), 0xff, bytes);
+    races::start_block(m.shared.get(), bytes, one);
+    m.blocks += cluster;
+    run_cluster();
+    if (!races::found().empty()) fail(races::found());
+    if (!m.failure.empty()) {
+      keep_error(cudaErrorLaunchFailure);
+      return;
+    }
   }
-  return cudaSuccess;
 }
 
 void set_seed(uint64_t seed) { machine().random.seed(seed); }
 int64_t blocks_run() { return machine().blocks; }
 
 // operator new aligns to 16 bytes
-unsigned char* shared_memory() { return machine().shared.get(); }
+unsigned char* shared_memory() { return shared_of(block_of(machine().current)); }
 
 void sync_block() { stop(State::block); }
+void sync_cluster() { stop(State::cluster); }
+int cluster_rank() { return block_of(machine().current); }
+void* of_rank(void* mine, int rank) {
+  Machine& m = machine();
+  if (rank < 0 || rank >= m.cluster) fail("a cluster has no block of this rank");
+  return static_cast<unsigned char*>(mine) + (rank - cluster_rank()) * std::ptrdiff_t(m.shared_stride);
+}
 void sync_warp() {
   ask(Kind::sync);
   stop(State::warp);
@@ -338,21 +356,22 @@ void mma_tf32(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   ask_for_mma(Kind::tf32, c, a, b0, b1);
 }
 
-void copy_async(void* shared, const void* global) {
-  const auto misaligned = (reinterpret_cast<uintptr_t>(shared) | reinterpret_cast<uintptr_t>(global)) % 16;
-  if (misaligned) machine().failure = "cp.async: an address is not aligned to 16 bytes";
-  machine().fibers[machine().current].open.push_back({shared, global});
-}
+void copy_async(void* shared, const void* global, bool exists) { ask_for_copy(shared, global, exists, 16); }
+void copy_two_async(void* shared, const void* global, bool exists) { ask_for_copy(shared, global, exists, 8); }
 void commit_copies() {
   Fiber& fiber = machine().fibers[machine().current];
   fiber.groups.push_back(std::move(fiber.open));
   fiber.open.clear();
 }
 void wait_for_copies(int pending) {
-  auto& groups = machine().fibers[machine().current].groups;
-  while (int(groups.size()) > pending) {
-    for (const Copy& copy : groups.front()) std::memcpy(copy.to, copy.from, 16);
-    groups.erase(groups.begin());
+  Fiber& fiber = machine().fibers[machine().current];
+  while (int(fiber.groups.size()) > pending) {
+    for (const Copy& copy : fiber.groups.front()) {
+      if (!copy.early) arrive(copy);
+      races::access(races::Kind::copy_ends, machine().current, copy.to, copy.bytes);
+      fiber.unpublished = true;
+    }
+    fiber.groups.erase(fiber.groups.begin());
   }
 }
 

@@ -1,0 +1,106 @@
+// tiles of 16-bit numbers as tensor cores of a warpgroup read them, and products of such tiles
+//
+// A tile lies in shared memory in blocks of 64 (or 32) columns, each block row by row without padding; groups of 16
+// bytes are exchanged in a pattern that repeats every eight rows, so that any eight rows touch all banks. The same tile
+// serves as an operand with its depth along rows and as one with its depth across them.
+#pragma once
+
+#include "cuda/tile.cuh"
+#include "cuda/warpgroup.cuh"
+
+namespace sola::cuda {
+
+// where the pattern of a tile begins
+constexpr uint32_t kTileAlignment = 1024;
+
+template <int rows, int columns>
+struct SwizzledTile {
+  static constexpr int kRows = rows, kColumns = columns;
+  static constexpr int kBlock = kColumns < 64 ? kColumns : 64, kRowBytes = 2 * kBlock, kBlockBytes = kRows * kRowBytes;
+  static constexpr uint32_t kBytes = 2 * kRows * kColumns;
+  // the group of 16 bytes within a row is combined with the number of its 128 bytes
+  static constexpr uint32_t kPattern = kRowBytes == 128 ? 0x70 : 0x30;
+  static_assert((kBlock == 32 || kBlock == 64) && kColumns % kBlock == 0 && kBlockBytes % kTileAlignment == 0);
+
+  // bytes from the start of the tile to eight neighbours of a row
+  static SOLA_DEVICE uint32_t place(int row, int column) {
+    const uint32_t plain = uint32_t(column / kBlock * kBlockBytes + row * kRowBytes + column % kBlock * 2);
+    return plain ^ (plain >> 3 & kPattern);
+  }
+
+  // what tells tensor cores where an operand lies; `leading`: from one block of columns to the next
+  static SOLA_DEVICE uint64_t describe(uint32_t address, uint32_t leading) {
+    constexpr uint64_t kMode = kRowBytes == 128 ? 1 : 2;
+    return uint64_t(address >> 4 & 0x3fff) | uint64_t(leading >> 4) << 16 | uint64_t(8 * kRowBytes >> 4) << 32 |
+           kMode << 62;
+  }
+  // rows from `row` on, columns depth … depth + 15 summed over
+  static SOLA_DEVICE uint64_t along(uint32_t tile, int row, int depth) {
+    return describe(tile + uint32_t(depth / kBlock * kBlockBytes + row * kRowBytes + depth % kBlock * 2), 16);
+  }
+  // all columns, rows depth … depth + 15 summed over
+  static SOLA_DEVICE uint64_t across(uint32_t tile, int depth) {
+    return describe(tile + uint32_t(depth * kRowBytes), kBlockBytes);
+  }
+};
+
+// rows into a tile, asynchronously, zeros where there is nothing; rows must be such that 16 bytes can be copied
+template <class Tile, int kThreads, class In>
+SOLA_DEVICE void copy_swizzled(Rows<const In> from, unsigned char* tile) {
+  // threads go down by whole repetitions of the pattern, so that a thread's places differ by a constant
+  constexpr int kAcross = Tile::kColumns / 8, kDown = kThreads / kAcross;
+  static_assert(kThreads % kAcross == 0 && kDown % 8 == 0);
+  const int first = int(threadIdx.x) / kAcross, column = int(threadIdx.x) % kAcross * 8;
+  unsigned char* to = tile + Tile::place(first, column);
+  const In* source = from.data + first * from.stride + column;
+#pragma unroll
+  for (int down = 0; down < Tile::kRows; down += kDown) {
+    const int row = first + down;
+    if (Tile::kRows % kDown != 0 && row >= Tile::kRows) break;
+    copy_async(to + down * Tile::kRowBytes, source, row < from.rows && column < from.columns);
+    source += kDown * from.stride;
+  }
+}
+
+// the first place in the block's shared memory where a pattern may begin
+SOLA_DEVICE unsigned char* aligned_memory() {
+  unsigned char* memory = shared_memory();
+  return memory + (kTileAlignment - shared_address(memory) % kTileAlignment) % kTileAlignment;
+}
+
+// Starts sums = left·rightᵀ for the 64 rows of `left` from `row` on.
+template <class In, class Left, class Right, int NT>
+SOLA_DEVICE void start_along(float (&sums)[NT][4], uint32_t left, int row, uint32_t right) {
+  static_assert(Left::kColumns == Right::kColumns && Right::kRows == 8 * NT);
+#pragma unroll
+  for (int depth = 0; depth < Left::kColumns; depth += 16) {
+    product_of_tiles<In>(sums, Left::along(left, row, depth), Right::along(right, 0, depth), depth > 0);
+  }
+  commit_products();
+}
+
+// sums of a lane, rounded, as left operands of 16 columns each
+template <int KT>
+using Packed = uint32_t[KT / 2][4];
+
+template <class In, int KT>
+SOLA_DEVICE void pack_sums(const float (&sums)[KT][4], Packed<KT>& packed) {
+#pragma unroll
+  for (int k = 0; k < KT / 2; ++k)
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float (&from)[4] = sums[2 * k + i / 2];
+      packed[k][i] = pack<In>(from[i % 2 * 2], from[i % 2 * 2 + 1]);
+    }
+}
+
+// Starts sums += left·right.
+template <class In, class Right, int KT, int NT>
+SOLA_DEVICE void start_across(float (&sums)[NT][4], const uint32_t (&left)[KT][4], uint32_t right) {
+  static_assert(Right::kColumns == 8 * NT && Right::kRows == 16 * KT);
+#pragma unroll
+  for (int k = 0; k < KT; ++k) product_of_registers<In>(sums, left[k], Right::across(right, 16 * k));
+  commit_products();
+}
+
+}  // namespace sola::cuda
