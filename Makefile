@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 
 CXX_FILES = $(shell find csrc tests/emulator -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: setup build profile test lint sanitize format docs reports experiment-report kernels-reports gpu cuda-report clean
+.PHONY: setup build profile test lint sanitize races format docs reports experiment-report kernels-reports gpu cuda-report clean
 
 setup: $(READY) build
 
@@ -54,7 +54,13 @@ sanitize: setup
 		ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0 $(BIN)/pytest -p no:cacheprovider \
 		tests/test_emulator.py tests/test_cuda_emulated.py
 
-# on a machine with a GPU: build, cuda tests, compute-sanitizer and benchmark in one call under ten minutes
+# the CUDA kernels in the emulator with every access to shared and global memory watched: ten minutes
+WATCHED := CXXFLAGS=-DSOLA_RACES
+races: setup
+	$(WATCHED) $(BIN)/python tests/emulator/build.py
+	$(WATCHED) $(BIN)/pytest -p no:cacheprovider tests/test_emulator.py tests/test_cuda_emulated.py
+
+# on a machine with a GPU: build, cuda tests, benchmark and compute-sanitizer in one call under ten minutes
 gpu:
 	@.ci/gpu
 

@@ -31,7 +31,9 @@ INSTRUCTION_SETS = X86_64 if platform.machine().lower() in ("x86_64", "amd64") e
 CUDA_TARGETS = ("80", "90")
 # units whose instructions not every architecture has: *_hopper.cu are for this one alone, *_cluster.cu for 9.0 and later
 HOPPER_TARGET = "90a"
-NVCC_FLAGS = "-std=c++17 -O3 -Xcompiler=-fPIC,-fvisibility=hidden -cudart=static -Xptxas=-v -Werror=all-warnings"
+# --threads: architectures of one unit at once, which shortens the longest where there are many cores
+NVCC_FLAGS = ("-std=c++17 -O3 -Xcompiler=-fPIC,-fvisibility=hidden -cudart=static -Xptxas=-v -Werror=all-warnings "
+              "--threads=4")  # fmt: skip
 
 
 def fail(reason: str, remedy: str) -> None:

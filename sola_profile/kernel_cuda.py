@@ -1,14 +1,13 @@
 """Measures the CUDA kernels beside their peers, with torch and the standard library alone.
 
-Ceilings come first. Routes of a case take turns; before every call the L2 cache is flushed by writing a buffer several times
-its size, which also lets the host run ahead, so that launches don't count. CUDA events give the times.
+Routes of a case take turns; before every call the L2 cache is flushed by writing a buffer several times its size, which
+also lets the host run ahead, so that launches don't count. CUDA events give the times.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from importlib import import_module
@@ -45,11 +44,14 @@ from sola_vision import ops
 from sola_vision.ops._extension import extension
 
 ROUNDS, WARM_UP = 21, 3
+# a route that has taken longer takes no more turns, and has one sample at least
+ROUTE_S = 1.5
 COPY_BYTES = 2**30
 MATMUL_SIDE = 8192
-# for all cases together; a lease is short, and these compile or tune for every shape anew
+# These compile or tune for every shape anew. They come when all else is done, and start anything only so long, all
+# cases together.
 COMPILE_S = 90.0
-SLOW_TO_START = (COMPILED, BIDIRECTIONAL)
+SLOW_TO_START = (RETENTION, COMPILED, BIDIRECTIONAL)
 # beyond this SDPA beside a linear operator only takes time
 MOST_QUADRATIC_TOKENS = 16384
 # of a size at which backends of softmax attention compete
@@ -123,10 +125,10 @@ def by_backend(backend: str, q: Tensor, k: Tensor, v: Tensor, *, causal: bool = 
         return ops.softmax_attention(q, k, v, causal=causal)
 
 
-def peers(case: KernelCase, backend: str = "") -> Mapping[str, Function]:
+def peers(case: KernelCase, backend: str = "", *, compiled: bool = True) -> Mapping[str, Function]:
     """Routes of a case by name, ours first; SDPA's backends are pinned one by one. ``backend``: of ours in softmax."""
     found: dict[str, Function] = {}
-    for route in routes(case.op, compiled=True):
+    for route in routes(case.op, compiled=compiled):
         # SDPA's own choice of backend is none that can be compared
         if route.name != "SDPA" and not route.refusal(case):
             found[route.name] = compile_route(route) if route.name == COMPILED else route.function
@@ -151,10 +153,11 @@ def peers(case: KernelCase, backend: str = "") -> Mapping[str, Function]:
 def race(steps: Mapping[str, Step], clock: Clock, rounds: int = ROUNDS) -> dict[str, Timing]:
     """All steps in turn; one that fails says why and drops out."""
     samples: dict[str, list[float]] = {name: [] for name in steps}
+    spent_s = dict.fromkeys(steps, 0.0)
     missing: dict[str, str] = {}
     for turn in range(WARM_UP + rounds):
         for name, step in steps.items():
-            if name in missing:
+            if name in missing or (spent_s[name] > ROUTE_S and (turn < WARM_UP or samples[name])):
                 continue
             if turn == 0 and name in SLOW_TO_START and clock.compile_left_s <= 0:
                 missing[name] = "no time was left to compile it"
@@ -162,11 +165,13 @@ def race(steps: Mapping[str, Step], clock: Clock, rounds: int = ROUNDS) -> dict[
             begin = time.perf_counter()
             try:
                 time_s = clock.time(step)
-            except (RuntimeError, ImportError, ValueError, AssertionError) as error:
+            except Exception as error:  # whatever a peer's compiler may raise
                 missing[name] = first_line(error)
                 continue
             if turn == 0 and name in SLOW_TO_START:
                 clock.compile_left_s -= time.perf_counter() - begin
+            else:
+                spent_s[name] += time.perf_counter() - begin
             if turn >= WARM_UP:
                 samples[name].append(time_s)
     return {
@@ -180,7 +185,7 @@ def _difference(mine: Function, theirs: Function, inputs: Inputs) -> float | Non
     try:
         with torch.inference_mode():
             a, b = mine(*inputs).double(), theirs(*inputs).double()
-    except (RuntimeError, ImportError, ValueError, AssertionError):
+    except Exception:
         return None
     return float((a - b).norm() / b.norm()) if a.shape == b.shape else None
 
@@ -192,8 +197,10 @@ def _reached(target: Target, timings: Mapping[str, Timing], copy_bytes_per_s: fl
     if target.against == COPY:
         return work(target.case).moved_bytes / ours / copy_bytes_per_s
     sdpa = [timing.median_s for name, timing in timings.items() if name.startswith("SDPA")]
-    known = [time_s for time_s in sdpa if time_s is not None]
-    theirs = min(known, default=None) if target.against == BEST_SDPA else timings[target.against].median_s
+    if target.against == BEST_SDPA:
+        theirs = min((time_s for time_s in sdpa if time_s is not None), default=None)
+    else:
+        theirs = timings[target.against].median_s if target.against in timings else None
     return None if theirs is None else theirs / ours
 
 
@@ -201,23 +208,45 @@ def _bound(function: Function, constants: Inputs) -> Function:
     return lambda *inputs: function(*inputs, *constants)
 
 
-def measure_target(target: Target, clock: Clock, copy_bytes_per_s: float) -> Row:
-    """Every route of the target's case."""
+def _steps(target: Target, *, slow: bool) -> tuple[Inputs, Mapping[str, Function], Mapping[str, Step]]:
+    """Inputs, routes and their steps: of ours and of those that are slow to start, or of all others."""
     case = target.case
-    inputs, functions = make_inputs(case, "cuda"), peers(case, target.backend)
+    inputs = make_inputs(case, "cuda")
+    found = peers(case, target.backend, compiled=slow)
+    functions = {name: it for name, it in found.items() if name == OURS or (name in SLOW_TO_START) == slow}
     if "decay" in case.op:
         # RetNet's decays are constants: no route is asked for a gradient of them
         inputs, decays = inputs[:3], inputs[3:]
         functions = {name: _bound(function, decays) for name, function in functions.items()}
-    steps = {name: make_step(case, function, inputs) for name, function in functions.items()}
+    return inputs, functions, {name: make_step(case, function, inputs) for name, function in functions.items()}
+
+
+def measure_target(target: Target, clock: Clock, copy_bytes_per_s: float) -> Row:
+    """Every route of the target's case, but for those that are slow to start."""
+    case = target.case
+    inputs, functions, steps = _steps(target, slow=False)
     timings = race(steps, clock)
     ours = functions[OURS]
     # eager routes compute the same; of float16-sized quadratic ones there may be none
     same = next((name for name in functions if name in ("eager", "chunked", "cumsum")), None)
     if same is not None and (case.op != WKV or case.dtype == "float32"):
-        found = _difference(ours, functions[same], inputs)
-        timings[OURS] = Timing(OURS, timings[OURS].samples_s, found, timings[OURS].missing)
-    torch.cuda.empty_cache()
+        timings[OURS] = replace(timings[OURS], difference=_difference(ours, functions[same], inputs))
+    return Row(target, tuple(timings.values()), _reached(target, timings, copy_bytes_per_s))
+
+
+def measure_slow(row: Row, clock: Clock, copy_bytes_per_s: float) -> Row:
+    """A row with the routes that are slow to start, beside ours once more where the target is against one of them."""
+    target = row.target
+    if isinstance(target, ModelTarget):
+        return row
+    steps = _steps(target, slow=True)[2]
+    found = race(steps, clock)
+    timings = {timing.name: timing for timing in row.timings} | {
+        name: timing for name, timing in found.items() if name != OURS
+    }
+    if target.against not in SLOW_TO_START:
+        return replace(row, timings=tuple(timings.values()))
+    timings[OURS] = replace(found[OURS], difference=row.timings[0].difference if row.timings else None)
     return Row(target, tuple(timings.values()), _reached(target, timings, copy_bytes_per_s))
 
 
@@ -230,8 +259,9 @@ def measure_model(target: ModelTarget, clock: Clock) -> Row:
         with torch.inference_mode(), operators():
             model(images)
 
-    timings = race({OURS: partial(step, nullcontext), "PyTorch": partial(step, pytorch_operators)}, clock)
-    torch.cuda.empty_cache()
+    timings = race(
+        {OURS: partial(step, partial(ops.softmax_backend, AUTO)), "PyTorch": partial(step, pytorch_operators)}, clock
+    )
     ours, theirs = (timing.median_s for timing in timings.values())
     return Row(target, tuple(timings.values()), None if ours is None or theirs is None else theirs / ours)
 
@@ -245,37 +275,20 @@ def measure_route(case: RouteCase, clock: Clock) -> RouteRow:
     for name, timing in timings.items():
         if name != OWN and timing.samples_s:
             timings[name] = replace(timing, difference=_difference(functions[name], functions[OWN], inputs))
-    torch.cuda.empty_cache()
     return RouteRow(case, tuple(timings.values()))
 
 
-def measure(
-    targets: tuple[Target, ...], models: tuple[ModelTarget, ...], cases: tuple[RouteCase, ...]
-) -> Iterator[CudaReport]:
-    """A report after every row, so that what is finished is never lost.
-
-    Softmax attention as a whole runs by the list of routes that its backends' times, measured before it, imply; that
-    list stays in force.
-    """
-    clock = Clock()
-    copy, matmul = measure_copy(clock), measure_matmul(clock)
-    name, (major, minor) = torch.cuda.get_device_name(), torch.cuda.get_device_capability()
-    report = CudaReport(name, torch.__version__, torch.version.cuda, f"{major}.{minor}", copy, matmul, ())
-    for target in targets:
-        if target.backend != AUTO:
-            report = replace(report, rows=(*report.rows, measure_target(target, clock, copy)))
-            yield report
-    for case in cases:
-        report = replace(report, routes=(*report.routes, measure_route(case, clock)))
-        yield report
+def follow(report: CudaReport) -> None:
+    """Let softmax attention go by the list that the times of its backends imply, from now on."""
     extension.set_softmax_routes([extension.SoftmaxRoute(**asdict(route)) for route in implied_routes(report)])
-    steps: list[Callable[[], Row]] = [
-        partial(measure_target, target, clock, copy) for target in targets if target.backend == AUTO
-    ]
-    steps += [partial(measure_model, model, clock) for model in models]
-    for step in steps:
-        report = replace(report, rows=(*report.rows, step()))
-        yield report
+
+
+def measure_ceilings(clock: Clock) -> CudaReport:
+    """The device, and no rows yet."""
+    major, minor = torch.cuda.get_device_capability()
+    found = unmeasured(torch.cuda.get_device_name(), (), ())
+    found = replace(found, torch=torch.__version__, cuda=torch.version.cuda, capability=f"{major}.{minor}")
+    return replace(found, copy_bytes_per_s=measure_copy(clock), matmul_flops_per_s=measure_matmul(clock))
 
 
 def unmeasured(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 from sola_profile.kernel_targets import ModelTarget, RouteCase, Target
@@ -59,3 +59,9 @@ class CudaReport:
     matmul_flops_per_s: float | None
     rows: tuple[Row, ...]
     routes: tuple[RouteRow, ...] = ()
+
+    def with_row(self, place: int, row: Row | RouteRow) -> CudaReport:
+        """The same with one row in the place of another, among its like."""
+        if isinstance(row, RouteRow):
+            return replace(self, routes=(*self.routes[:place], row, *self.routes[place + 1 :]))
+        return replace(self, rows=(*self.rows[:place], row, *self.rows[place + 1 :]))

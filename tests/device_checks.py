@@ -103,16 +103,18 @@ def empty_chunks_and_scans(device: Device) -> None:
                 assert not grad.any()
 
 
-def nan_and_inf(
-    device: Device, case: Case, index: int, value: float, dtype: torch.dtype = torch.float32, rtol: float = 1e-4
-) -> None:
-    """They reach the outputs that they reach in the definition."""
+def nan_and_inf(device: Device, case: Case, index: int, value: float, dtype: torch.dtype = torch.float32) -> None:
+    """They reach the outputs that they reach in the definition, also through tensor cores and their padding."""
     inputs = device.inputs(case, dtype)
     inputs[index][0, -1, 0, 0] = value
     got, expected = case.call(device.ops, inputs), case.refer([tensor.double() for tensor in inputs])
     touched = ~expected.isfinite()
     assert torch.equal(~got.isfinite(), touched)
-    torch.testing.assert_close(got[~touched].double(), expected[~touched], rtol=rtol, atol=rtol / 10)
+    left, right = got[~touched].double(), expected[~touched]
+    if dtype == torch.float32:
+        torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-5)
+    else:
+        assert (left - right).norm() <= 0.02 * right.norm()
 
 
 def nan_in_wkv_stays_in_its_channel(device: Device, which: str, value: float) -> None:

@@ -27,6 +27,7 @@ PROFILE_LAYERS = (
     ("isolated", "auto_sizes"),
     ("kernel_measuring",),
     ("kernel_crossover", "kernel_models", "kernel_cuda"),
+    ("kernel_cuda_process",),
     ("sweep", "kernel_sweep", "formula_sweep", "time_sweep", "selftest", "audit", "fitting", "fitting_worker"),
     ("report",),
     ("versions_worker",),

@@ -61,11 +61,12 @@ def test_decays_that_nobody_learns(library, causal: bool) -> None:
     checks.decays_that_nobody_learns(DEVICE, library, causal=causal)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("value", checks.VALUES)
 @pytest.mark.parametrize("index", [0, 1, 2])
 @pytest.mark.parametrize("case", checks.FEW_TOKENS, ids=str)
-def test_nan_and_inf(case: Case, index: int, value: float) -> None:
-    checks.nan_and_inf(DEVICE, case, index, value)
+def test_nan_and_inf(case: Case, index: int, value: float, dtype: torch.dtype) -> None:
+    checks.nan_and_inf(DEVICE, case, index, value, dtype)
 
 
 @pytest.mark.parametrize("value", checks.VALUES[:2])

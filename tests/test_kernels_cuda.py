@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from sola_profile import kernel_cuda
+from sola_profile import kernel_cuda, kernel_cuda_process
 from sola_profile.cli import main
 from sola_profile.commands import kernels_cuda
 from sola_profile.cost.kernels import work
@@ -277,12 +277,21 @@ def fake_device(monkeypatch):
         return ops.softmax_attention(q, k, v, causal=causal)
 
     make_inputs = kernel_cuda.make_inputs
-    monkeypatch.setattr(kernel_cuda, "Clock", Clock)
+
+    def in_process(report, tasks):
+        sent = []
+        kernel_cuda_process.work_through(SimpleNamespace(send=sent.append), report, tasks)
+        yield from sent
+
+    monkeypatch.setattr(kernel_cuda_process, "_process", in_process)
+    monkeypatch.setattr(kernel_cuda_process, "Clock", Clock)
     monkeypatch.setattr(kernel_cuda, "by_backend", by_backend)
     monkeypatch.setattr(kernel_cuda, "compile_route", lambda route: route.function)
     monkeypatch.setattr(kernel_cuda, "make_inputs", lambda case, _: make_inputs(case))
     for name in ("measure_copy", "measure_matmul"):
         monkeypatch.setattr(kernel_cuda, name, lambda _: 1e12)
+    for name in ("synchronize", "empty_cache"):
+        monkeypatch.setattr(torch.cuda, name, lambda: None)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.get_device_name", lambda: "NVIDIA H200")
     monkeypatch.setattr("torch.cuda.get_device_capability", lambda: (9, 0))

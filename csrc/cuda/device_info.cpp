@@ -16,7 +16,7 @@ DeviceSize size_of(const at::Device& device) {
   const auto index = static_cast<size_t>(device.index());
   if (index >= devices.size()) return {};
   const SolaCudaDevice& d = devices[index];
-  return {d.l2_bytes, d.multiprocessors, 10 * d.major + d.minor};
+  return {d.multiprocessors, 10 * d.major + d.minor};
 }
 
 }  // namespace sola::cuda

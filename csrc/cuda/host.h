@@ -21,7 +21,7 @@ void* current_stream(const at::Device& device);
 
 // how much fills a device; the numbers of multiprocessors of an H100 or H200 where nobody says. capability: 90 for 9.0
 struct DeviceSize {
-  int64_t cache_bytes = 0, multiprocessors = 132;
+  int64_t multiprocessors = 132;
   int capability = 0;
 };
 DeviceSize size_of(const at::Device& device);

@@ -111,23 +111,19 @@ constexpr int kWkvForwardTokens = 16, kWkvBackwardTokens = 8, kWkvWarps = 8;
 constexpr int kWkvChannels = 32;
 constexpr int64_t wkv_channel_blocks(int64_t channels) { return (channels + kWkvChannels - 1) / kWkvChannels; }
 constexpr int kWkvForwardNumbers = 4, kWkvBackwardNumbers = 8;
-// stretches that are summed up together on the way
-constexpr int kWkvGroup = 64;
 
 // WKV in stretches of tokens; a state is the sums of one side, (numbers, C): two values, gauge and reference of a scan
 // or of two
 struct WkvWork {
-  WkvParams op;  // grad_decay, grad_bonus: (B, stretches, C) partial sums
-  int64_t row;   // channels between two tokens of log_normaliser and exact_out, of which op may have a slice
-  int64_t groups;
+  WkvParams op;   // grad_decay, grad_bonus: (B, stretches, C) partial sums
+  int64_t row;    // channels between two tokens of log_normaliser and exact_out, of which op may have a slice
   float* states;  // (B, stretches, 2 sides, numbers, C): what stretches sum up by themselves, then what enters them
-  float* totals;  // (B, groups, 2 sides, numbers, C): the same of groups of stretches
 };
 
-// adds (rows, C) up over its rows, in a fixed order
-struct ColumnSumParams {
-  const float* from;
-  float* to;
+// adds two of (rows, C) up over their rows, in a fixed order
+struct ColumnSumsParams {
+  const float* from[2];
+  float* to[2];
   int64_t rows, C;
 };
 

@@ -25,7 +25,7 @@ int launch_softmax_backward(const SoftmaxBackwardParams& p, Dtype dtype, void* s
 
 int launch_wkv_forward(const WkvWork& p, Dtype dtype, void* stream);
 int launch_wkv_backward(const WkvWork& p, Dtype dtype, void* stream);
-int launch_column_sum(const ColumnSumParams& p, void* stream);
+int launch_column_sums(const ColumnSumsParams& p, void* stream);
 
 int launch_chunk_connect(const ChunkConnectParams& p, void* stream);
 int launch_chunk_values(const ChunkWalkParams& p, Dtype dtype, void* stream);

@@ -20,8 +20,8 @@ struct ScoreUnit {
   }
 };
 
-// the running maxima of scores and sums of weights of the rows that a lane shares with its quad; a lane's sums are of
-// its own columns
+// the running maxima (in units of log 2) and sums of weights of the rows that a lane shares with its quad; a lane's
+// sums are of its own columns
 template <int MT>
 struct Running {
   float maximum[MT][2], sum[MT][2] = {};
@@ -31,14 +31,14 @@ struct Running {
   }
 };
 
-// scores of one block of keys to weights 2^(unit · (score − maximum)); returns what earlier sums must be multiplied by
+// scores of one block of keys to weights 2^(unit · score − maximum); returns what earlier sums must be multiplied by
 template <int MT, int KT>
 SOLA_DEVICE void soften(Sums<MT, KT>& scores, Running<MT>& running, float (&rescale)[MT][2], float unit) {
 #pragma unroll
   for (int m = 0; m < MT; ++m)
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      float best = running.maximum[m][half];
+      float best = -INFINITY;
 #pragma unroll
       for (int n = 0; n < KT; ++n)
 #pragma unroll
@@ -47,8 +47,9 @@ SOLA_DEVICE void soften(Sums<MT, KT>& scores, Running<MT>& running, float (&resc
         }
       best = fmaxf(best, shuffle_xor(best, 1));
       best = fmaxf(best, shuffle_xor(best, 2));
+      const float maximum = fmaxf(running.maximum[m][half], best * unit);
       // a row of −Inf so far must give 2^−Inf = 0 and not 2^(−Inf + Inf)
-      const float shift = best == -INFINITY ? 0.0f : best * unit;
+      const float shift = maximum == -INFINITY ? 0.0f : maximum;
       float total = 0.0f;
 #pragma unroll
       for (int n = 0; n < KT; ++n)
@@ -57,15 +58,15 @@ SOLA_DEVICE void soften(Sums<MT, KT>& scores, Running<MT>& running, float (&resc
           scores[m][n][i] = fast_exp2(fmaf(scores[m][n][i], unit, -shift));
           total += scores[m][n][i];
         }
-      rescale[m][half] = fast_exp2(fmaf(running.maximum[m][half], unit, -shift));
+      rescale[m][half] = fast_exp2(running.maximum[m][half] - shift);
       running.sum[m][half] = fmaf(running.sum[m][half], rescale[m][half], total);
-      running.maximum[m][half] = best;
+      running.maximum[m][half] = maximum;
     }
 }
 
 // Rows of outputs, 16·MT to a warp, and their logsumexp; `staging` has room for the block's rows, kRowStride apart.
 template <class In, int T, int kRows, int kBlock, int MT>
-SOLA_DEVICE void write_rows(const SoftmaxParams& p, const SoftmaxPlace& at, const Running<MT>& running, float unit,
+SOLA_DEVICE void write_rows(const SoftmaxParams& p, const SoftmaxPlace& at, const Running<MT>& running,
                             Sums<MT, T / 8>& sums, In* staging) {
   // no key at all gives 0; a sum of 0 over existing keys is −Inf scores throughout, where softmax is 0/0
   float inverse[MT][2];
@@ -78,7 +79,7 @@ SOLA_DEVICE void write_rows(const SoftmaxParams& p, const SoftmaxPlace& at, cons
       const int row = 16 * (MT * warp_of() + m) + lane_of() / 4 + 8 * half;
       if (lane_of() % 4 == 0 && row < at.rows) {
         static_cast<float*>(p.logsumexp)[int64_t(at.head) * p.size.N + at.first + row] =
-            running.maximum[m][half] * unit * kLn2 + logf(sum);
+            running.maximum[m][half] * kLn2 + logf(sum);
       }
     }
   for_sums<MT, T / 8>([&](int m, int n, int i, int, int) { sums[m][n][i] *= inverse[m][i / 2]; });

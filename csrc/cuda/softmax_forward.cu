@@ -68,7 +68,7 @@ __global__ void __launch_bounds__(kThreads, 1) forward(SoftmaxParams p) {
     copy(p.v, V, first + KB, v);
   }
   wait_copies<0>();
-  write_rows<In, T, Tiles::kRows, kThreads>(p, at, running, unit.unit, sums, q);
+  write_rows<In, T, Tiles::kRows, kThreads>(p, at, running, sums, q);
 }
 
 template <class In, int T, int MT>

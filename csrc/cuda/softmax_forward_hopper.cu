@@ -95,7 +95,7 @@ __global__ void __launch_bounds__(HopperTiles<T>::kBlock, 1) hopper_forward(Soft
   start_across<In, Keys>(sums[0], weights, v + (blocks - 1) % 2 * kTileBytes);
   wait_products<0>();
   hold(sums[0]);
-  write_rows<In, T, Tiles::kRows, Tiles::kBlock>(p, at, running, unit.unit, sums, reinterpret_cast<In*>(memory));
+  write_rows<In, T, Tiles::kRows, Tiles::kBlock>(p, at, running, sums, reinterpret_cast<In*>(memory));
 }
 
 template <class In, int T>

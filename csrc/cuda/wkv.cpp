@@ -1,9 +1,7 @@
-// bidirectional WKV on CUDA: outputs, workspaces, slices, order of kernels
+// bidirectional WKV on CUDA: outputs, workspaces, order of kernels
 
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
-
-#include <algorithm>
 
 #include "cuda/host.h"
 
@@ -24,68 +22,13 @@ float* plane(const at::Tensor& saved, int64_t index) {
   return index < saved.size(0) ? floats(saved) + index * saved.stride(0) : nullptr;
 }
 
-// Both kernels of a call read the same tensors. Slices of batches and channels, one after the other, are so small that
-// the second finds them in the L2 cache, and large enough to fill the device.
-struct Slices {
-  int64_t batches, channels;
-
-  // `bytes`: of a token and channel, read twice
-  Slices(const WkvParams& p, int64_t bytes, const at::Device& device) : batches(p.B), channels(p.C) {
-    const DeviceSize size = size_of(device);
-    const int64_t room = size.cache_bytes / 2, enough = 2 * size.multiprocessors, per_channel = p.N * bytes;
-    if (p.stretches == 1 || p.B * p.C * per_channel <= room) return;
-    batches = std::clamp<int64_t>(room / (p.C * per_channel), 1, p.B);
-    if (p.C * per_channel > room)
-      channels = std::min(p.C, std::max<int64_t>(1, room / per_channel / kWkvChannels) * kWkvChannels);
-    while (channels < p.C && blocks(p) < enough) channels = std::min(p.C, channels + kWkvChannels);
-    while (batches < p.B && blocks(p) < enough) ++batches;
-  }
-
- private:
-  int64_t blocks(const WkvParams& p) const { return batches * p.stretches * wkv_channel_blocks(channels); }
-};
-
-// a call cut to batches [batch, …) and channels [channel, …)
-class Slice {
- public:
-  Slice(const WkvWork& whole, const Slices& slices, int64_t batch, int64_t channel, int64_t element_size)
-      : work(whole), batch_(batch), channel_(channel), element_size_(element_size) {
-    WkvParams& p = work.op;
-    p.B = std::min(slices.batches, p.B - batch);
-    p.C = std::min(slices.channels, p.C - channel);
-    for (View* view : {&p.k, &p.v, &p.out, &p.grad_out, &p.grad_k, &p.grad_v}) move(*view);
-    p.decay = static_cast<const float*>(p.decay) + channel;
-    p.bonus = static_cast<const float*>(p.bonus) + channel;
-    p.log_normaliser = in_plane(p.log_normaliser);
-    p.exact_out = in_plane(p.exact_out);
-  }
-
-  WkvWork work;
-
- private:
-  int64_t batch_, channel_, element_size_;
-
-  void move(View& view) const {
-    if (view.data) view.data = static_cast<std::byte*>(view.data) + (batch_ * view.batch + channel_) * element_size_;
-  }
-  void* in_plane(void* plane) const {
-    return plane ? static_cast<float*>(plane) + batch_ * work.op.N * work.row + channel_ : nullptr;
-  }
-};
-
-// states of stretches and of their groups, of one slice at a time
-struct Workspace {
-  at::Tensor states, totals;
-
-  Workspace(WkvWork& work, const Slices& slices, int64_t numbers, const at::TensorOptions& options) {
-    const int64_t stretches = work.op.stretches;
-    work.groups = (stretches + kWkvGroup - 1) / kWkvGroup;
-    if (stretches > 1) states = at::empty({slices.batches, stretches, 2, numbers, slices.channels}, options);
-    if (work.groups > 1) totals = at::empty({slices.batches, work.groups, 2, numbers, slices.channels}, options);
-    work.states = floats(states);
-    work.totals = floats(totals);
-  }
-};
+// room for the states of stretches, where there are several
+at::Tensor states_of(WkvWork& work, int64_t numbers, const at::TensorOptions& options) {
+  at::Tensor states;
+  if (work.op.stretches > 1) states = at::empty({work.op.B, work.op.stretches, 2, numbers, work.op.C}, options);
+  work.states = floats(states);
+  return states;
+}
 
 int64_t stretches_of(int64_t tokens, int64_t per_lane) {
   const int64_t stretch = per_lane * kWkvWarps;
@@ -103,7 +46,6 @@ std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& k, const at::Tensor
 
   const at::Tensor rates = decay.contiguous(), bonuses = bonus.contiguous();
   WkvWork work{};
-  work.row = C;
   work.op = {B,
              N,
              C,
@@ -120,14 +62,8 @@ std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& k, const at::Tensor
              nullptr,
              nullptr,
              stretches_of(N, kWkvForwardTokens)};
-  const Slices slices(work.op, 2 * k.element_size(), k.device());
-  const Workspace workspace(work, slices, kWkvForwardNumbers, decay.options());
-  void* stream = current_stream(k.device());
-  for (int64_t channel = 0; channel < C; channel += slices.channels)
-    for (int64_t batch = 0; batch < B; batch += slices.batches) {
-      const Slice slice(work, slices, batch, channel, k.element_size());
-      check_launch(kOp, launch_wkv_forward(slice.work, dtype_of(k), stream));
-    }
+  const at::Tensor states = states_of(work, kWkvForwardNumbers, decay.options());
+  check_launch(kOp, launch_wkv_forward(work, dtype_of(k), current_stream(k.device())));
   return {out, saved};
 }
 
@@ -147,7 +83,6 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> backward(const at::Te
   const at::Tensor rates = decay.contiguous(), bonuses = bonus.contiguous(), saved = kept.contiguous();
   const at::Tensor grad = dense_last(grad_out), outputs = dense_last(out);
   WkvWork work{};
-  work.row = C;
   work.op = {B,
              N,
              C,
@@ -164,25 +99,17 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> backward(const at::Te
              nullptr,
              nullptr,
              stretches_of(N, kWkvBackwardTokens)};
-  // k, v and dO, the logarithm, and the output in float32
-  const Slices slices(work.op, 3 * k.element_size() + 8, k.device());
-  const Workspace workspace(work, slices, kWkvBackwardNumbers, decay.options());
+  const at::Tensor states = states_of(work, kWkvBackwardNumbers, decay.options());
   const int64_t rows = B * work.op.stretches;
-  const auto shares = at::empty({2, rows * slices.channels}, decay.options());
+  const auto shares = at::empty({2, rows, C}, decay.options());
   auto grad_decay = at::empty({C}, decay.options()), grad_bonus = at::empty({C}, bonus.options());
+  work.op.grad_decay = floats(shares);
+  work.op.grad_bonus = floats(shares) + shares.stride(0);
   void* stream = current_stream(k.device());
-  for (int64_t channel = 0; channel < C; channel += slices.channels) {
-    const int64_t channels = std::min(slices.channels, C - channel);
-    for (int64_t batch = 0; batch < B; batch += slices.batches) {
-      Slice slice(work, slices, batch, channel, k.element_size());
-      slice.work.op.grad_decay = floats(shares) + batch * work.op.stretches * channels;
-      slice.work.op.grad_bonus = floats(shares) + shares.stride(0) + batch * work.op.stretches * channels;
-      check_launch(kOp, launch_wkv_backward(slice.work, dtype_of(k), stream));
-    }
-    check_launch(kOp, launch_column_sum({floats(shares), floats(grad_decay) + channel, rows, channels}, stream));
-    check_launch(kOp, launch_column_sum(
-                          {floats(shares) + shares.stride(0), floats(grad_bonus) + channel, rows, channels}, stream));
-  }
+  check_launch(kOp, launch_wkv_backward(work, dtype_of(k), stream));
+  const ColumnSumsParams sums{
+      {floats(shares), floats(shares) + shares.stride(0)}, {floats(grad_decay), floats(grad_bonus)}, rows, C};
+  check_launch(kOp, launch_column_sums(sums, stream));
   return {grad_k, grad_v, grad_decay, grad_bonus};
 }
 

@@ -185,6 +185,9 @@ SOLA_DEVICE Scan sum_tokens(const float (&weights)[T], float maximum, const Firs
 constexpr int kWkvThreads = kWkvWarps * kWarp;
 static_assert(kWkvChannels == kWarp);
 
+// The second kernel of a call begins where the first ended, with what the L2 cache still holds.
+SOLA_DEVICE unsigned block_from_end() { return gridDim.x - 1 - blockIdx.x; }
+
 // T: tokens of a lane
 template <int T>
 struct WkvPlace {
@@ -193,9 +196,9 @@ struct WkvPlace {
   int tokens;   // of this lane
   bool exists;  // false beyond the last channel
 
-  SOLA_DEVICE explicit WkvPlace(const WkvParams& p) {
-    const int64_t blocks = (p.C + kWarp - 1) / kWarp, row = blockIdx.x / blocks;
-    channel = blockIdx.x % blocks * kWarp + lane_of();
+  SOLA_DEVICE WkvPlace(const WkvParams& p, unsigned block) {
+    const int64_t blocks = (p.C + kWarp - 1) / kWarp, row = block / blocks;
+    channel = block % blocks * kWarp + lane_of();
     exists = channel < p.C;
     batch = row / p.stretches;
     stretch = row % p.stretches;
@@ -204,7 +207,7 @@ struct WkvPlace {
   }
 
   // the first token of a plane (B, N, row)
-  SOLA_DEVICE int64_t in_plane(const WkvWork& work) const { return (batch * work.op.N + begin) * work.row + channel; }
+  SOLA_DEVICE int64_t in_plane(const WkvWork& work) const { return (batch * work.op.N + begin) * work.op.C + channel; }
 
   // a lane's numbers, 0 where there is none
   template <class In>
@@ -222,7 +225,7 @@ struct WkvPlace {
   }
 };
 
-// where a state of a stretch (or a group) and side begins, at one channel
+// where a state of a stretch and side begins, at one channel
 SOLA_DEVICE float* state_at(float* states, int64_t index, int side, int numbers, const WkvParams& p, int64_t channel) {
   return states + (index * 2 + side) * numbers * p.C + channel;
 }

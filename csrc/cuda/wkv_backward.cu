@@ -34,9 +34,9 @@ struct Tokens {
     at.load<In>(p.k, keys);
     at.load<In>(p.v, values);
     at.load<In>(p.grad_out, grads);
-    at.load(static_cast<const float*>(p.log_normaliser) + at.in_plane(work), work.row, logs);
+    at.load(static_cast<const float*>(p.log_normaliser) + at.in_plane(work), p.C, logs);
     if (p.exact_out) {
-      at.load(static_cast<const float*>(p.exact_out) + at.in_plane(work), work.row, log_grads);
+      at.load(static_cast<const float*>(p.exact_out) + at.in_plane(work), p.C, log_grads);
     } else {
       at.load<In>(p.out, log_grads);
     }
@@ -84,7 +84,7 @@ SOLA_DEVICE void write_shares(const WkvParams& p, const Tokens::Place& at, float
 template <class In>
 __global__ void __launch_bounds__(kWkvThreads, 2) gradients(WkvWork work) {
   const WkvParams& p = work.op;
-  const Tokens::Place at(p);
+  const Tokens::Place at(p, block_from_end());
   const Channel channel = at.channel_of(p);
   Tokens tokens;
   tokens.load<In>(work, at, channel);
@@ -128,27 +128,31 @@ __global__ void __launch_bounds__(kWkvThreads, 2) gradients(WkvWork work) {
   write_shares(p, at, add_warps(grad_decay), add_warps(grad_bonus));
 }
 
-constexpr int kSlices = 8;
+constexpr int kSlices = 32;
 
-// 32 channels to a block, and so many threads to a channel
-__global__ void __launch_bounds__(kWarp* kSlices, 1) column_sum(ColumnSumParams p) {
-  const int64_t channel = int64_t(blockIdx.x) * kWarp + lane_of();
+// 32 channels of one of the two to a block, and so many threads to a channel, each with several loads on their way
+__global__ void __launch_bounds__(kWarp* kSlices, 1) column_sums(ColumnSumsParams p) {
+  const bool second = blockIdx.x % 2 != 0;
+  const int64_t channel = int64_t(blockIdx.x / 2) * kWarp + lane_of();
+  const float* from = second ? p.from[1] : p.from[0];
   double sum = 0.0;
   if (channel < p.C) {
-    for (int64_t row = warp_of(); row < p.rows; row += kSlices) sum += double(p.from[row * p.C + channel]);
+#pragma unroll 8
+    for (int64_t row = warp_of(); row < p.rows; row += kSlices) sum += double(from[row * p.C + channel]);
   }
   double* slices = reinterpret_cast<double*>(shared_memory());
   slices[threadIdx.x] = sum;
   sync_block();
   if (warp_of() > 0 || channel >= p.C) return;
   for (int slice = 1; slice < kSlices; ++slice) sum += slices[slice * kWarp + lane_of()];
-  p.to[channel] = float(sum);
+  (second ? p.to[1] : p.to[0])[channel] = float(sum);
 }
 
 }  // namespace
 
-int launch_column_sum(const ColumnSumParams& p, void* stream) {
-  return launch(column_sum, (p.C + kWarp - 1) / kWarp, kWarp * kSlices, sizeof(double) * kWarp * kSlices, stream, p);
+int launch_column_sums(const ColumnSumsParams& p, void* stream) {
+  return launch(column_sums, 2 * ((p.C + kWarp - 1) / kWarp), kWarp * kSlices, sizeof(double) * kWarp * kSlices, stream,
+                p);
 }
 
 int launch_wkv_backward(const WkvWork& work, Dtype dtype, void* stream) {

@@ -1,5 +1,8 @@
-// from what stretches sum up by themselves to what enters each of them, in three steps so that long sequences have
-// parallel work: totals of groups of stretches, a walk over the groups, a walk inside every group
+// from what stretches sum up by themselves to what enters each of them
+//
+// A block has all stretches of 32 channels and one side, a warp a run of neighbouring ones: it adds these up, takes
+// what the runs before it come to, and walks over its own again. Several states are on their way at once, so that few
+// steps wait for memory, or for each other.
 #pragma once
 
 #include "cuda/launch.h"
@@ -7,62 +10,85 @@
 
 namespace sola::cuda {
 
-enum class Step { totals, groups, stretches };
+constexpr int kConnectWarps = 16;
 
-constexpr int kConnectThreads = 64;  // channels of a block
+// stretches [begin, end) in the order in which a side's states go through them
+struct Run {
+  int64_t begin, end, stretches, tokens;  // tokens of all stretches
+  int per_stretch, side;
 
-template <class State, int kTokens, Step step>
-__global__ void __launch_bounds__(kConnectThreads, 1) connect(WkvWork work) {
-  const WkvParams& p = work.op;
-  const int64_t blocks = (p.C + kConnectThreads - 1) / kConnectThreads,
-                channel = blockIdx.x % blocks * kConnectThreads + threadIdx.x;
-  if (channel >= p.C) return;
-  // (batch, group, side), or (batch, side) for the walk over groups
-  int64_t index = blockIdx.x / blocks;
-  const int side = int(index % 2);
-  index /= 2;
-  const int64_t groups = step == Step::groups ? 1 : work.groups, batch = index / groups, group = index % groups;
-  const bool over_groups = step == Step::groups;
-  const int64_t all = over_groups ? work.groups : p.stretches, row = batch * all;
-  const int64_t begin = over_groups ? 0 : group * kWkvGroup, end = over_groups ? all : min(begin + kWkvGroup, all);
-  const int64_t tokens = over_groups ? int64_t(kTokens) * kWkvGroup : kTokens;
-  const float decay = static_cast<const float*>(p.decay)[channel];
-  float* states = over_groups ? work.totals : work.states;
-
-  State sum;
-  float* total =
-      work.groups > 1 ? state_at(work.totals, batch * work.groups + group, side, State::kNumbers, p, channel) : nullptr;
-  if (step == Step::stretches && total) sum.load(total, p.C);
-  for (int64_t i = 0; i < end - begin; ++i) {
-    const int64_t s = side == 0 ? begin + i : end - 1 - i;
-    float* at = state_at(states, row + s, side, State::kNumbers, p, channel);
-    State own;
-    own.load(at, p.C);
-    if (step != Step::totals) sum.store(at, p.C);
-    sum.follow(own, float(min(tokens, p.N - s * tokens)), decay);
+  SOLA_DEVICE int64_t stretch(int64_t i) const { return side == 0 ? i : stretches - 1 - i; }
+  SOLA_DEVICE float tokens_of(int64_t first, int64_t last) const {
+    const int64_t low = side == 0 ? first : stretches - last, high = side == 0 ? last : stretches - first;
+    return float(min(high * per_stretch, tokens) - low * per_stretch);
   }
-  if (step == Step::totals) sum.store(total, p.C);
+};
+
+// f(i, state) for every stretch of a run in its order, with several of its states on their way
+template <class State, class F>
+SOLA_DEVICE void for_stretches(const Run& run, const float* states, int64_t row, int64_t channels, const F& f) {
+  constexpr int kAhead = 32 / State::kNumbers;
+  for (int64_t first = run.begin; first < run.end; first += kAhead) {
+    State own[kAhead];
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      if (first + i < run.end) own[i].load(states + run.stretch(first + i) * row, channels);
+    }
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      if (first + i < run.end) f(first + i, own[i]);
+    }
+  }
+}
+
+template <class State, int kTokens>
+__global__ void __launch_bounds__(kConnectWarps* kWarp, 1) connect(WkvWork work) {
+  const WkvParams& p = work.op;
+  const int64_t blocks = (p.C + kWkvChannels - 1) / kWkvChannels,
+                channel = blockIdx.x % blocks * kWkvChannels + lane_of();
+  const int64_t index = blockIdx.x / blocks, batch = index / 2;
+  const bool exists = channel < p.C;
+  const float decay = exists ? static_cast<const float*>(p.decay)[channel] : 0.0f;
+  const int side = int(index % 2), warps = int(blockDim.x) / kWarp;
+  const int64_t per_warp = (p.stretches + warps - 1) / warps;
+  const auto run_of = [&](int warp) {
+    const int64_t begin = min(p.stretches, warp * per_warp), end = min(p.stretches, begin + per_warp);
+    return Run{begin, exists ? end : begin, p.stretches, p.N, kTokens, side};
+  };
+  const Run run = run_of(warp_of());
+  const int64_t row = 2 * State::kNumbers * p.C;
+  float* states = state_at(work.states, batch * p.stretches, side, State::kNumbers, p, channel);
+
+  State total;
+  for_stretches<State>(run, states, row, p.C,
+                       [&](int64_t i, const State& own) { total.follow(own, run.tokens_of(i, i + 1), decay); });
+  float* totals = reinterpret_cast<float*>(shared_memory()) + lane_of();
+  total.store(totals + warp_of() * State::kNumbers * kWarp, kWarp);
+  sync_block();
+  State entering;
+#pragma unroll 1
+  for (int warp = 0; warp < warp_of(); ++warp) {
+    const Run before = run_of(warp);
+    total.load(totals + warp * State::kNumbers * kWarp, kWarp);
+    entering.follow(total, before.tokens_of(before.begin, before.end), decay);
+  }
+  for_stretches<State>(run, states, row, p.C, [&](int64_t i, const State& own) {
+    entering.store(states + run.stretch(i) * row, p.C);
+    entering.follow(own, run.tokens_of(i, i + 1), decay);
+  });
 }
 
 template <class State, int kTokens>
 int launch_connect(const WkvWork& work, void* stream) {
-  const WkvParams& p = work.op;
-  const int64_t blocks = p.B * 2 * ((p.C + kConnectThreads - 1) / kConnectThreads);
-  int error = cudaSuccess;
-  if (work.groups > 1) {
-    error = launch(connect<State, kTokens, Step::totals>, blocks * work.groups, kConnectThreads, 0, stream, work);
-    if (error == cudaSuccess)
-      error = launch(connect<State, kTokens, Step::groups>, blocks, kConnectThreads, 0, stream, work);
-  }
-  if (error == cudaSuccess)
-    error = launch(connect<State, kTokens, Step::stretches>, blocks * work.groups, kConnectThreads, 0, stream, work);
-  return error;
+  const int64_t warps = min(int64_t(kConnectWarps), work.op.stretches);
+  return launch(connect<State, kTokens>, work.op.B * 2 * wkv_channel_blocks(work.op.C), int(warps) * kWarp,
+                sizeof(float) * State::kNumbers * kWarp * warps, stream, work);
 }
 
 // Σ of each stretch by itself, with Tokens::load<In> for what a lane has
 template <class Tokens, class In>
 __global__ void __launch_bounds__(kWkvThreads, 2) gather(WkvWork work) {
-  const typename Tokens::Place at(work.op);
+  const typename Tokens::Place at(work.op, blockIdx.x);
   const Channel channel = at.channel_of(work.op);
   Tokens tokens;
   tokens.template load<In>(work, at, channel);

@@ -35,7 +35,7 @@ struct Tokens {
 template <class In>
 __global__ void __launch_bounds__(kWkvThreads, 2) average(WkvWork work) {
   const WkvParams& p = work.op;
-  const Tokens::Place at(p);
+  const Tokens::Place at(p, block_from_end());
   const Channel channel = at.channel_of(p);
   Tokens tokens;
   tokens.load<In>(work, at, channel);
@@ -60,8 +60,8 @@ __global__ void __launch_bounds__(kWkvThreads, 2) average(WkvWork work) {
         const float result = numerator * fast_reciprocal(denominator);
         if (i >= at.tokens) return;
         out[i * p.out.token] = from_float<In>(result);
-        if (log_normaliser) log_normaliser[i * work.row] = reference + logf(denominator);
-        if (exact) exact[i * work.row] = result;
+        if (log_normaliser) log_normaliser[i * p.C] = reference + logf(denominator);
+        if (exact) exact[i * p.C] = result;
       });
 }
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import time
 from pathlib import Path
 
 COMMAND = "sola-profile kernels --device cuda"
@@ -19,8 +20,9 @@ def run(folder: Path, plan: str | None = None) -> None:
     """
     import torch
 
-    from sola_profile.kernel_cuda import measure, unmeasured
-    from sola_profile.kernel_routes import routes_json
+    from sola_profile.kernel_cuda import unmeasured
+    from sola_profile.kernel_cuda_process import measure
+    from sola_profile.kernel_routes import fastest, routes_json
     from sola_profile.kernel_targets import MODEL_TARGETS, route_cases, targets
     from sola_profile.report.kernel_cuda import cuda_json, cuda_markdown
 
@@ -30,13 +32,23 @@ def run(folder: Path, plan: str | None = None) -> None:
     command = COMMAND + (f" --plan '{plan}'" if plan else "")
     everything = (targets(), MODEL_TARGETS, route_cases())
     reports = [unmeasured(plan, *everything)] if plan else measure(*everything)
+    begin = time.monotonic()
     for report in reports:
         path = folder / f"kernels-{slug(report.device)}.md"
-        path.write_text(cuda_markdown(report, command), encoding="utf-8")
-        path.with_suffix(".json").write_text(cuda_json(report), encoding="utf-8")
-        if any(row.timings for row in report.routes):
-            (folder / f"{path.stem}-routes.json").write_text(routes_json(report), encoding="utf-8")
-        print(f"{len(report.rows)} rows, {len(report.routes)} of backends: {path}", flush=True)
+        _write(path, cuda_markdown(report, command))
+        _write(path.with_suffix(".json"), cuda_json(report))
+        if any(map(fastest, report.routes)):
+            _write(path.with_name(f"{path.stem}-routes.json"), routes_json(report))
+        found = [row.timings for row in report.rows] + [row.timings for row in report.routes]
+        measured = sum(map(bool, found))
+        print(f"{time.monotonic() - begin:5.0f} s: {measured} of {len(found)} rows in {path}", flush=True)
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all: whoever runs this may be stopped at any time."""
+    partial = path.with_name(f".{path.name}")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
 
 
 def slug(device: str) -> str:

@@ -95,9 +95,9 @@ void report(const char* what, int thread, const Access& other, const void* at, b
   Detector& d = detector();
   if (!d.found.empty()) return;
   const auto place = reinterpret_cast<uintptr_t>(at) - (shared ? reinterpret_cast<uintptr_t>(d.shared) : 0);
-  d.found = std::string("race: thread ") + std::to_string(thread) + " " + what + " (thread " +
-            std::to_string(other.thread) + ") at byte " + std::to_string(place) + " of " +
-            (shared ? "shared" : "global") + " memory, with no barrier between";
+  const std::string who = other.thread == kSeveral ? "several threads" : "thread " + std::to_string(other.thread);
+  d.found = std::string("race: thread ") + std::to_string(thread) + " " + what + " (" + who + ") at byte " +
+            std::to_string(place) + " of " + (shared ? "shared" : "global") + " memory, with no barrier between";
 }
 
 }  // namespace

@@ -1,0 +1,172 @@
+"""Measuring on CUDA in a process of its own, with made-up processes: one that faults, one that dies, one that hangs."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from sola_profile import kernel_cuda_process
+from sola_profile.kernel_cuda import ROUTE_BACKENDS, unmeasured
+from sola_profile.kernel_cuda_process import DEVICE_LOST, Task, measure, tasks_of, work_through
+from sola_profile.kernel_cuda_result import RouteRow, Row, Timing
+from sola_profile.kernel_routes import implied_routes
+from sola_profile.kernel_targets import AUTO, MODEL_TARGETS, OWN, RETENTION, route_cases, targets
+
+ROOT = Path(__file__).parent.parent
+TARGETS = targets()[:6]
+CASES = route_cases()[:3]
+CEILINGS = {"device": "NVIDIA H200", "capability": "9.0", "copy_bytes_per_s": 4e12}
+
+
+def pretend(sender, report, tasks) -> None:
+    """Row 1 is measured and loses the device, row 2 and backends 1 kill their process, row 3 never ends."""
+    sender.send(replace(report, **CEILINGS))
+    for task in tasks:
+        if task in (Task(2), Task(1, backends=True)):
+            os._exit(11)
+        if task == Task(3):
+            time.sleep(60)
+        name = OWN if task.backends else "ours"
+        sender.send(replace(task.row(report), timings=(Timing(name, (1e-3,)),)))
+        if task == Task(1):
+            sys.exit(DEVICE_LOST)
+
+
+def never_ready(sender, report, tasks) -> None:
+    sys.exit(1)
+
+
+@pytest.fixture
+def process(monkeypatch):
+    def become(work, most_s: float = 2.0) -> None:
+        monkeypatch.setattr(kernel_cuda_process, "work_through", work)
+        monkeypatch.setattr(kernel_cuda_process, "MOST_S", most_s)
+
+    return become
+
+
+@pytest.mark.slow
+def test_a_row_that_ends_its_process_takes_no_other_along(process) -> None:
+    process(pretend)
+    reports = list(measure(TARGETS, (), CASES))
+    assert len(reports[0].rows) == len(TARGETS)
+    last = reports[-1]
+    assert last.device == "NVIDIA H200"
+    assert [bool(row.timings and row.timings[0].samples_s) for row in last.rows] == [True] * 6
+    missing = [timing.missing for report in reports for row in report.rows for timing in row.timings if timing.missing]
+    assert set(missing) == {"the process ended with code 11", "not done after 2 s"}
+    assert [row.timings[0].samples_s for row in last.routes] == [(1e-3,), (), (1e-3,)]
+    lost = [(timing.name, timing.missing) for timing in last.routes[1].timings]
+    assert lost == [(name, "the process ended with code 11") for name in ROUTE_BACKENDS]
+
+
+def test_no_device_is_an_error_with_a_reason(process) -> None:
+    process(never_ready)
+    with pytest.raises(RuntimeError, match="the device could not be measured: the process ended with code 1"):
+        list(measure(TARGETS, ()))
+
+
+def test_the_list_is_measured_before_what_runs_by_it_and_slow_routes_last() -> None:
+    report = unmeasured("x", targets(), MODEL_TARGETS, route_cases())
+    tasks = tasks_of(report)
+    begin = next(i for i, task in enumerate(tasks) if task.backends)
+    end = begin + len(route_cases())
+    assert tasks[begin:end] == [Task(place, backends=True) for place in range(len(route_cases()))]
+    before, after = ([report.rows[task.place].target for task in part] for part in (tasks[:begin], tasks[end:]))
+    assert before == [target for target in targets() if target.backend != AUTO]
+    by_list = [target for target in targets() if target.backend == AUTO]
+    assert after == [*by_list, *MODEL_TARGETS, *sorted(before, key=lambda target: target.against != RETENTION)]
+    assert [task.slow for task in tasks[end:]] == [False] * (len(after) - len(before)) + [True] * len(before)
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """``work_through`` here, on a made-up device: what it sends, and its end of the pipe."""
+    sent: list[object] = []
+
+    def measure_ceilings(_):
+        return replace(unmeasured("", (), ()), **CEILINGS)
+
+    monkeypatch.setattr(kernel_cuda_process, "Clock", object)
+    monkeypatch.setattr(kernel_cuda_process, "measure_ceilings", measure_ceilings)
+    monkeypatch.setattr(kernel_cuda_process, "follow", lambda _: None)
+    for name in ("synchronize", "empty_cache"):
+        monkeypatch.setattr(torch.cuda, name, lambda: None)
+    return sent, SimpleNamespace(send=sent.append)
+
+
+def test_the_process_goes_on_after_an_error_and_ends_with_the_device(monkeypatch, in_process) -> None:
+    sent, sender = in_process
+
+    def lose() -> None:
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    def measure_target(target, clock, copy_bytes_per_s) -> Row:
+        if len(sent) == 1:
+            raise MemoryError("too large\nmore")
+        if len(sent) == 3:
+            monkeypatch.setattr(torch.cuda, "synchronize", lose)
+        return Row(target, (Timing("ours", (1e-3,)),))
+
+    monkeypatch.setattr(kernel_cuda_process, "measure_target", measure_target)
+    report = unmeasured("x", TARGETS, ())
+    with pytest.raises(SystemExit) as left:
+        work_through(sender, report, tasks_of(report))
+    assert left.value.code == DEVICE_LOST
+    assert sent[0] == replace(report, **CEILINGS)
+    assert [row.timings[0].missing for row in sent[1:]] == ["too large", "", ""]
+
+
+def test_another_process_runs_by_the_list_that_one_before_it_measured(monkeypatch, in_process) -> None:
+    sent, sender = in_process
+    followed = []
+    monkeypatch.setattr(kernel_cuda_process, "follow", followed.append)
+    monkeypatch.setattr(kernel_cuda_process, "measure_target", lambda target, *_: Row(target))
+    whole = next(target for target in targets() if target.backend == AUTO)
+    report = replace(unmeasured("x", (whole,), (), CASES[:1]), **CEILINGS)
+    report = report.with_row(0, RouteRow(CASES[0], (Timing(OWN, (2e-3,)), Timing("flash", (1e-3,), 1e-3))))
+    work_through(sender, report, [Task(0)])
+    assert [route.backend for route in implied_routes(followed[0])] == ["flash"]
+    assert sent == [report, Row(whole)]
+
+
+_STOPPED = """
+import sys
+from pathlib import Path
+import test_kernel_cuda_process as made_up
+from sola_profile import kernel_cuda_process
+from sola_profile.commands import kernels_cuda
+if __name__ == "__main__":
+    import torch
+    torch.cuda.is_available = lambda: True
+    kernel_cuda_process.work_through = made_up.pretend
+    kernels_cuda.run(Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.slow
+def test_what_is_stopped_leaves_a_whole_report(tmp_path) -> None:
+    """``timeout`` ends it by SIGTERM while a row hangs: the rows before it are there."""
+    script = tmp_path / "stopped.py"
+    script.write_text(_STOPPED)
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    run = subprocess.Popen([sys.executable, script, tmp_path], env=environment, stdout=subprocess.PIPE, text=True)
+    page = tmp_path / "kernels-h200.json"
+    for line in run.stdout:
+        if "3 of" in line:
+            break
+    run.send_signal(signal.SIGTERM)
+    run.communicate(timeout=30)
+    rows = json.loads(page.read_text())["rows"]
+    assert len(rows) == len(targets()) + len(MODEL_TARGETS)
+    assert [bool(row["timings"]) for row in rows[:4]] == [True, True, True, False]
+    assert page.with_suffix(".md").read_text().count("1.000 ms") == 2
+    assert not list(tmp_path.glob(".kernels*"))
