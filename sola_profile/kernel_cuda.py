@@ -48,10 +48,9 @@ ROUNDS, WARM_UP = 21, 3
 ROUTE_S = 1.5
 COPY_BYTES = 2**30
 MATMUL_SIDE = 8192
-# These compile or tune for every shape anew. They come when all else is done, and start anything only so long, all
-# cases together.
-COMPILE_S = 90.0
+# These compile or tune for every shape anew. They come when all else is done, and start nothing when it is late.
 SLOW_TO_START = (RETENTION, COMPILED, BIDIRECTIONAL)
+NO_TIME = "no time was left to compile it"
 # beyond this SDPA beside a linear operator only takes time
 MOST_QUADRATIC_TOKENS = 16384
 # of a size at which backends of softmax attention compete
@@ -60,13 +59,21 @@ ROUTE_BACKENDS = (OWN, "flash", "cudnn", "efficient")
 
 
 class Clock:
-    """Times steps by CUDA events behind a flush of the L2 cache. ``compile_left_s``: what torch.compile may still take."""
+    """Times steps by CUDA events behind a flush of the L2 cache.
 
-    compile_left_s = COMPILE_S
+    ``slow_until``: when it gets too late for routes that are slow to start, by ``time.monotonic``, which all processes
+    of a machine share.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, slow_until: float = float("inf")) -> None:
+        self.slow_until = slow_until
         l2 = torch.cuda.get_device_properties(0).L2_cache_size
-        self._flush = torch.empty(max(4 * l2, 2**28), dtype=torch.uint8, device="cuda")
+        # a third of a millisecond at 3 TB/s: by then the host has asked for all launches of a step
+        self._flush = torch.empty(max(4 * l2, 2**30), dtype=torch.uint8, device="cuda")
+
+    def too_late(self) -> bool:
+        """Whether no slow route may start any more."""
+        return time.monotonic() > self.slow_until
 
     def time(self, step: Callable[[], object]) -> float:
         """Seconds of one call."""
@@ -159,8 +166,8 @@ def race(steps: Mapping[str, Step], clock: Clock, rounds: int = ROUNDS) -> dict[
         for name, step in steps.items():
             if name in missing or (spent_s[name] > ROUTE_S and (turn < WARM_UP or samples[name])):
                 continue
-            if turn == 0 and name in SLOW_TO_START and clock.compile_left_s <= 0:
-                missing[name] = "no time was left to compile it"
+            if turn == 0 and name in SLOW_TO_START and clock.too_late():
+                missing[name] = NO_TIME
                 continue
             begin = time.perf_counter()
             try:
@@ -168,9 +175,7 @@ def race(steps: Mapping[str, Step], clock: Clock, rounds: int = ROUNDS) -> dict[
             except Exception as error:  # whatever a peer's compiler may raise
                 missing[name] = first_line(error)
                 continue
-            if turn == 0 and name in SLOW_TO_START:
-                clock.compile_left_s -= time.perf_counter() - begin
-            else:
+            if turn > 0 or name not in SLOW_TO_START:
                 spent_s[name] += time.perf_counter() - begin
             if turn >= WARM_UP:
                 samples[name].append(time_s)
@@ -239,8 +244,10 @@ def measure_slow(row: Row, clock: Clock, copy_bytes_per_s: float) -> Row:
     target = row.target
     if isinstance(target, ModelTarget):
         return row
-    steps = _steps(target, slow=True)[2]
-    found = race(steps, clock)
+    if clock.too_late():
+        late = (Timing(name, missing=NO_TIME) for name in peers(target.case) if name in SLOW_TO_START)
+        return replace(row, timings=(*row.timings, *late))
+    found = race(_steps(target, slow=True)[2], clock)
     timings = {timing.name: timing for timing in row.timings} | {
         name: timing for name, timing in found.items() if name != OURS
     }

@@ -7,7 +7,8 @@ process goes on with the next row. A report comes after every row, so that what 
 from __future__ import annotations
 
 import multiprocessing
-import sys
+import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
@@ -29,9 +30,12 @@ from sola_profile.kernel_cuda_result import CudaReport, RouteRow, Row, Timing
 from sola_profile.kernel_targets import AUTO, ModelTarget, RouteCase, Target
 from sola_profile.peers.table import OURS
 
-# the longest that a process may be silent: for a row, and for its start with the ceilings
-MOST_S, START_S = 60.0, 90.0
-DEVICE_LOST = 3
+# the longest that a process may be silent: for a row, for its slow routes, and for its start with the ceilings
+MOST_S, MOST_SLOW_S, START_S = 30.0, 60.0, 90.0
+# after the beginning of everything no slow route starts any more: who lends a device gives the whole three minutes
+SLOW_S = 150.0
+# of rows with the same kernels, before the others are left out; one that hangs counts for two
+MOST_LOST = 2
 
 
 @dataclass(frozen=True)
@@ -67,29 +71,75 @@ def tasks_of(report: CudaReport) -> list[Task]:
     ]
 
 
+@dataclass(frozen=True)
+class End:
+    """Why a process ended before its time, through the row that it owed or, ``sent``, the last that it had sent."""
+
+    why: str
+    sent: bool = False
+    hung: bool = False
+
+
+Message = CudaReport | Row | RouteRow | End
+
+
 def measure(
     targets: tuple[Target, ...], models: tuple[ModelTarget, ...], cases: tuple[RouteCase, ...] = ()
 ) -> Iterator[CudaReport]:
     """A report with all rows after every one of them; raises ``RuntimeError`` where not even the device can be measured."""
-    report, ready = unmeasured("", targets, models, cases), False
+    report, ready, slow_until = unmeasured("", targets, models, cases), False, time.monotonic() + SLOW_S
     left = tasks_of(report)
+    lost: Counter[Kind] = Counter()
     while left:
-        why = ""
-        for message in _process(report, left):
+        task = left[0]
+        for message in _process(report, left, slow_until):
             if isinstance(message, CudaReport):
                 report, ready = message, True
-            elif isinstance(message, str):
-                why = message
-                continue
+            elif not isinstance(message, End):
+                task = left.pop(0)
+                report = report.with_row(task.place, message)
+            elif not ready:
+                raise RuntimeError(f"the device could not be measured: {message.why}")
             else:
-                report = report.with_row(left.pop(0).place, message)
+                if not message.sent:
+                    task = left.pop(0)
+                    report = _without(report, task, message.why)
+                lost[kinds_of(task, report)[-1]] += MOST_LOST if message.hung else 1
+                report, left = _leave_out(report, left, lost)
             yield report
-        if not ready:
-            raise RuntimeError(f"the device could not be measured: {why}")
-        if why and left:
-            task = left.pop(0)
-            report = report.with_row(task.place, _failed(task.row(report), task, why))
-            yield report
+            if not left:
+                break
+
+
+# operator, dtype, and what else tells a row's kernels from those of others
+Kind = tuple[str, ...]
+
+
+def kinds_of(task: Task, report: CudaReport) -> list[Kind]:
+    """The kernels that a row needs, at last those of its own; backends of softmax attention have ours among them."""
+    row = task.row(report)
+    if isinstance(row, RouteRow):
+        case = row.case.kernel
+        return [(case.op, case.dtype), (case.op, case.dtype, "backends")]
+    if isinstance(row.target, ModelTarget):
+        return [("model", row.target.model)]
+    return [(row.target.case.op, row.target.case.dtype)]
+
+
+def _leave_out(report: CudaReport, left: Sequence[Task], lost: Counter[Kind]) -> tuple[CudaReport, list[Task]]:
+    """The rows whose kernels have cost too many processes: every one takes seconds, or what is silent may take."""
+    kept = []
+    for task in left:
+        kind = next((kind for kind in kinds_of(task, report) if lost[kind] >= MOST_LOST), None)
+        if kind is None:
+            kept.append(task)
+        else:
+            report = _without(report, task, f"left out, since {' '.join(kind)} has cost processes before")
+    return report, kept
+
+
+def _without(report: CudaReport, task: Task, why: str) -> CudaReport:
+    return report.with_row(task.place, _failed(task.row(report), task, why))
 
 
 def _failed(row: Row | RouteRow, task: Task, why: str) -> Row | RouteRow:
@@ -98,37 +148,38 @@ def _failed(row: Row | RouteRow, task: Task, why: str) -> Row | RouteRow:
     return replace(row, timings=(*row.timings, *(Timing(name, missing=why) for name in names)))
 
 
-def _process(report: CudaReport, tasks: Sequence[Task]) -> Iterator[CudaReport | Row | RouteRow | str]:
-    """What one process sends, and last why it ended before its time, where the next row is to blame."""
+def _process(report: CudaReport, tasks: Sequence[Task], slow_until: float) -> Iterator[Message]:
+    """What one process sends, and last why it ended before its time."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=work_through, args=(sender, report, tasks), daemon=True)
+    process = context.Process(target=work_through, args=(sender, report, tasks, slow_until), daemon=True)
     process.start()
     # only the process holds its end now, so that its death ends the pipe
     sender.close()
-    limit_s, why = START_S, ""
+    limit_s, limits = START_S, iter([MOST_SLOW_S if task.slow else MOST_S for task in tasks])
     try:
         while receiver.poll(limit_s):
-            yield receiver.recv()
-            limit_s = MOST_S
-        why = f"not done after {limit_s:.0f} s"
+            message: Message = receiver.recv()
+            yield message
+            # how it ends after that says nothing
+            if isinstance(message, End):
+                return
+            limit_s = next(limits, MOST_S)
+        yield End(f"not done after {limit_s:.0f} s", hung=True)
     except EOFError:
         process.join()
-        if process.exitcode not in (0, DEVICE_LOST):
-            why = f"the process ended with code {process.exitcode}"
+        yield End(f"the process ended with code {process.exitcode}")
     finally:
         process.kill()
         process.join()
         receiver.close()
-    if why:
-        yield why
 
 
-def work_through(sender: Connection, report: CudaReport, tasks: Sequence[Task]) -> None:
+def work_through(sender: Connection, report: CudaReport, tasks: Sequence[Task], slow_until: float) -> None:
     """What the process does: rows one by one, until the device is lost."""
     import torch
 
-    clock = Clock()
+    clock = Clock(slow_until)
     if report.copy_bytes_per_s is None:
         report = replace(measure_ceilings(clock), rows=report.rows, routes=report.routes)
     # that it is ready
@@ -141,8 +192,8 @@ def work_through(sender: Connection, report: CudaReport, tasks: Sequence[Task]) 
             torch.cuda.synchronize()
             torch.cuda.empty_cache()
         except RuntimeError as error:
-            print(f"the device is lost: {first_line(error)}", flush=True)
-            sys.exit(DEVICE_LOST)
+            sender.send(End(f"the device is lost: {first_line(error)}", sent=True))
+            return
 
 
 def _measure(report: CudaReport, task: Task, clock: Clock) -> Row | RouteRow:

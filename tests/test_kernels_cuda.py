@@ -102,7 +102,8 @@ def test_page_and_json_of_a_measured_row() -> None:
 
 def test_routes_take_turns_and_one_that_fails_drops_out() -> None:
     class Clock:
-        compile_left_s = 0.0
+        def too_late(self) -> bool:
+            return True
 
         def time(self, step) -> float:
             step()
@@ -210,9 +211,11 @@ def test_the_fastest_is_ours_unless_another_gains_more_than_the_target_allows() 
     assert name(_row(64, own=1.0, flash=0.99)) == "own"
     assert name(_row(64, flash=1.0)) is None
     assert name(RouteRow(RouteCase(64, "float32", 64, False))) is None
-    wrong = Timing("cudnn", (1e-4,), 0.5)
     row = _row(64, own=1.0, flash=0.9)
-    assert name(RouteRow(row.case, (*row.timings, wrong, Timing("efficient", missing="no")))) == "flash"
+    wrong, lost = Timing("cudnn", (1e-4,), 0.5), Timing("efficient", missing="no")
+    assert name(RouteRow(row.case, (*row.timings, wrong, lost))) == "flash"
+    unknown, not_a_number = Timing("cudnn", (1e-4,)), Timing("efficient", (1e-4,), float("nan"))
+    assert name(RouteRow(row.case, (*row.timings, unknown, not_a_number))) == "flash"
 
 
 def test_the_list_follows_from_the_times() -> None:
@@ -265,7 +268,11 @@ def fake_device(monkeypatch):
     times, running = {OWN: 2e-3, "flash": 1e-3, "cudnn": 3e-3, "efficient": 4e-3, AUTO: 1e-3}, []
 
     class Clock:
-        compile_left_s = 0.0
+        def __init__(self, slow_until: float) -> None:
+            pass
+
+        def too_late(self) -> bool:
+            return True
 
         def time(self, step) -> float:
             running.clear()
@@ -278,9 +285,9 @@ def fake_device(monkeypatch):
 
     make_inputs = kernel_cuda.make_inputs
 
-    def in_process(report, tasks):
+    def in_process(report, tasks, slow_until):
         sent = []
-        kernel_cuda_process.work_through(SimpleNamespace(send=sent.append), report, tasks)
+        kernel_cuda_process.work_through(SimpleNamespace(send=sent.append), report, tasks, slow_until)
         yield from sent
 
     monkeypatch.setattr(kernel_cuda_process, "_process", in_process)
@@ -317,6 +324,8 @@ def test_the_op_as_a_whole_runs_by_the_list_that_was_measured(monkeypatch, tmp_p
     written = read_routes(str(tmp_path / "kernels-h200-routes.json"), "file")
     assert [repr(route) for route in written] == [repr(route) for route in extension.softmax_routes()[:-1]]
     assert [route.backend for route in written] == ["flash", "flash"]
+    late = [timing["name"] for timing in own["timings"] if timing["missing"] == kernel_cuda.NO_TIME]
+    assert late == ["compile"]
 
 
 def test_every_operator_has_a_cuda_kernel_where_nvcc_was_found() -> None:
