@@ -6,6 +6,7 @@
 #include "build_info.h"
 #include "cpu/rates.h"
 #include "schemas.h"
+#include "softmax_bindings.h"
 
 namespace py = pybind11;
 
@@ -20,4 +21,5 @@ PYBIND11_MODULE(_C, m) {
   m.def("exp_rate", &sola::exp_rate, py::arg("seconds"), py::call_guard<py::gil_scoped_release>(),
         "float32 exponentials per second of one thread, the best within the time");
   m.def("cuda_devices", &sola::cuda_devices, "properties of the CUDA devices that this build can see");
+  sola::bind_softmax_routes(m);
 }

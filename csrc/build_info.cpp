@@ -1,6 +1,7 @@
 #include "build_info.h"
 
 #include "cpu/parallel.h"
+#include "softmax_routes.h"
 
 #ifdef SOLA_CUDA_TARGETS
 #define SOLA_CUDA
@@ -32,24 +33,38 @@ std::map<std::string, std::string> build_info() {
 
 namespace {
 
-// What may compute softmax attention on CUDA, in the order in which it is asked, and why not. A backend of PyTorch goes
-// before our kernel for the (device, head dim, dtype, tokens) where it has been measured faster; nothing has been
-// measured.
-struct CudaBackend {
-  const char* name;
-  const char* reason;
-};
-constexpr CudaBackend kSoftmaxOnCuda[] = {
-    {"own kernel", ""},
-    {"SDPA flash", "not measured on any device"},
-    {"SDPA cuDNN", "not measured on any device"},
-    {"SDPA efficient", "not measured on any device"},
-};
+using Backends = std::vector<std::tuple<std::string, std::string, bool, std::string>>;
+
+const char* title_of(SoftmaxBackend backend) {
+  constexpr const char* kTitles[] = {"", "own kernel", "SDPA flash", "SDPA cuDNN", "SDPA efficient"};
+  return kTitles[static_cast<int>(backend)];
+}
+
+// The routes of softmax attention in the order in which they are asked, then the backends that no route names.
+void list_softmax(const std::string& unavailable, Backends& found) {
+  const char* kind = "softmax attention on CUDA";
+  const SoftmaxBackend pin = pinned_softmax_backend();
+  const auto list = [&](SoftmaxBackend backend, const std::string& name, const char* passed_over) {
+    std::string why = unavailable;
+    if (why.empty() && pin != backend) why = pin == SoftmaxBackend::automatic ? passed_over : "another is asked for";
+    found.emplace_back(kind, name, why.empty(), why);
+  };
+  bool named[std::size(kSoftmaxBackends)] = {true};
+  for (const SoftmaxRoute& route : softmax_routes()) {
+    const std::string calls = describe(route);
+    named[static_cast<int>(route.backend)] = true;
+    list(route.backend, title_of(route.backend) + (calls == "everything" ? "" : " for " + calls), "");
+  }
+  for (size_t i = 0; i < std::size(named); ++i) {
+    const auto backend = static_cast<SoftmaxBackend>(i);
+    if (!named[i]) list(backend, title_of(backend), "no measurement puts it before another");
+  }
+}
 
 }  // namespace
 
-std::vector<std::tuple<std::string, std::string, bool, std::string>> backends() {
-  std::vector<std::tuple<std::string, std::string, bool, std::string>> found;
+Backends backends() {
+  Backends found;
   const auto list = [&](const char* kind, const char* variable, const std::vector<Choice>& choices) {
     bool faster = true;
     for (const Choice& choice : choices) {
@@ -61,14 +76,11 @@ std::vector<std::tuple<std::string, std::string, bool, std::string>> backends() 
   };
   list("instruction set", "SOLA_ISA", instruction_sets());
   list("GEMM in bfloat16", "SOLA_BF16", bf16_backends());
-  const char* unavailable = "this build has no CUDA kernels";
 #ifdef SOLA_CUDA
-  unavailable = sola_cuda_devices(nullptr, 0) > 0 ? "" : "no CUDA device here";
+  list_softmax(sola_cuda_devices(nullptr, 0) > 0 ? "" : "no CUDA device here", found);
+#else
+  list_softmax("this build has no CUDA kernels", found);
 #endif
-  for (const CudaBackend& choice : kSoftmaxOnCuda) {
-    const std::string why = *unavailable ? unavailable : choice.reason;
-    found.emplace_back("softmax attention on CUDA", choice.name, why.empty(), why);
-  }
   return found;
 }
 

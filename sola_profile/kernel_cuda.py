@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from importlib import import_module
-from statistics import median
 from typing import Any
 
 import torch
@@ -23,81 +21,59 @@ import sola_vision
 from sola_profile.cost.kernels import work
 from sola_profile.errors import first_line
 from sola_profile.kernel_case import WKV, KernelCase
-from sola_profile.kernel_targets import BEST_SDPA, BIDIRECTIONAL, COPY, FLASH, RETENTION, ModelTarget, Target
+from sola_profile.kernel_cuda_result import NOT_MEASURED, CudaReport, RouteRow, Row, Timing
+from sola_profile.kernel_routes import implied_routes
+from sola_profile.kernel_targets import (
+    AUTO,
+    BEST_SDPA,
+    BIDIRECTIONAL,
+    COPY,
+    FLASH,
+    OWN,
+    RETENTION,
+    ModelTarget,
+    RouteCase,
+    Target,
+)
 from sola_profile.kernel_workload import Inputs, make_inputs, make_step
 from sola_profile.peers.attention import fused_softmax
 from sola_profile.peers.swap import pytorch_operators
 from sola_profile.peers.table import COMPILED, OURS, Function, compile_route, routes
 from sola_profile.workload import Step
+from sola_vision import ops
+from sola_vision.ops._extension import extension
 
 ROUNDS, WARM_UP = 21, 3
 # a route that has taken longer takes no more turns, and has one sample at least
 ROUTE_S = 1.5
 COPY_BYTES = 2**30
 MATMUL_SIDE = 8192
-# These compile or tune for every shape anew. They come when all else is done, and start anything only so long, all
-# cases together.
-COMPILE_S = 90.0
+# These compile or tune for every shape anew. They come when all else is done, and start nothing when it is late.
 SLOW_TO_START = (RETENTION, COMPILED, BIDIRECTIONAL)
+NO_TIME = "no time was left to compile it"
 # beyond this SDPA beside a linear operator only takes time
 MOST_QUADRATIC_TOKENS = 16384
-NOT_MEASURED = "not measured"
-
-
-@dataclass(frozen=True)
-class Timing:
-    """One route of a case. ``missing``: why there are no samples. ``difference``: from the first route, ‖a − b‖ / ‖b‖."""
-
-    name: str
-    samples_s: tuple[float, ...] = ()
-    difference: float | None = None
-    missing: str = ""
-
-    @property
-    def median_s(self) -> float | None:
-        """None without samples."""
-        return median(self.samples_s) if self.samples_s else None
-
-
-@dataclass(frozen=True)
-class Row:
-    """A target, and what was reached: None where it wasn't measured."""
-
-    target: Target | ModelTarget
-    timings: tuple[Timing, ...] = ()
-    reached: float | None = None
-
-    @property
-    def met(self) -> bool | None:
-        """None without a figure or without a wish."""
-        return None if self.reached is None or self.target.wanted is None else self.reached >= self.target.wanted
-
-
-@dataclass(frozen=True)
-class CudaReport:
-    """``copy_bytes_per_s``: read and written, together. ``matmul_flops_per_s``: bfloat16, 2 per multiply-accumulate."""
-
-    device: str
-    torch: str
-    cuda: str | None
-    capability: str
-    copy_bytes_per_s: float | None
-    matmul_flops_per_s: float | None
-    rows: tuple[Row, ...]
-
-    def with_row(self, place: int, row: Row) -> CudaReport:
-        """The same with one row in the place of another."""
-        return replace(self, rows=(*self.rows[:place], row, *self.rows[place + 1 :]))
+# of a size at which backends of softmax attention compete
+ROUTE_ROUNDS = 9
+ROUTE_BACKENDS = (OWN, "flash", "cudnn", "efficient")
 
 
 class Clock:
-    """Times steps by CUDA events behind a flush of the L2 cache. ``compile_left_s``: what torch.compile may still take."""
+    """Times steps by CUDA events behind a flush of the L2 cache.
 
-    compile_left_s = COMPILE_S
+    ``slow_until``: when it gets too late for routes that are slow to start, by ``time.monotonic``, which all processes
+    of a machine share.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, slow_until: float = float("inf")) -> None:
+        self.slow_until = slow_until
         l2 = torch.cuda.get_device_properties(0).L2_cache_size
-        self._flush = torch.empty(max(4 * l2, 2**28), dtype=torch.uint8, device="cuda")
+        # a third of a millisecond at 3 TB/s: by then the host has asked for all launches of a step
+        self._flush = torch.empty(max(4 * l2, 2**30), dtype=torch.uint8, device="cuda")
+
+    def too_late(self) -> bool:
+        """Whether no slow route may start any more."""
+        return time.monotonic() > self.slow_until
 
     def time(self, step: Callable[[], object]) -> float:
         """Seconds of one call."""
@@ -150,13 +126,21 @@ def _bidirectional(q: Tensor, k: Tensor, v: Tensor, *_: Tensor) -> Tensor:
     return out
 
 
-def peers(case: KernelCase, *, compiled: bool = True) -> Mapping[str, Function]:
-    """Routes of a case by name, ours first; SDPA's backends are pinned one by one."""
+def by_backend(backend: str, q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False) -> Tensor:
+    """Our operator with its forward by the backend of this name; ``auto`` is the list of routes."""
+    with ops.softmax_backend(backend):
+        return ops.softmax_attention(q, k, v, causal=causal)
+
+
+def peers(case: KernelCase, backend: str = "", *, compiled: bool = True) -> Mapping[str, Function]:
+    """Routes of a case by name, ours first; SDPA's backends are pinned one by one. ``backend``: of ours in softmax."""
     found: dict[str, Function] = {}
     for route in routes(case.op, compiled=compiled):
         # SDPA's own choice of backend is none that can be compared
         if route.name != "SDPA" and not route.refusal(case):
             found[route.name] = compile_route(route) if route.name == COMPILED else route.function
+    if backend:
+        found[OURS] = partial(by_backend, backend)
     if case.op in ("softmax_attention", "linear_attention") and case.shape.tokens <= MOST_QUADRATIC_TOKENS:
         from torch.nn.attention import SDPBackend
 
@@ -173,17 +157,17 @@ def peers(case: KernelCase, *, compiled: bool = True) -> Mapping[str, Function]:
     return found
 
 
-def race(steps: Mapping[str, Step], clock: Clock) -> dict[str, Timing]:
+def race(steps: Mapping[str, Step], clock: Clock, rounds: int = ROUNDS) -> dict[str, Timing]:
     """All steps in turn; one that fails says why and drops out."""
     samples: dict[str, list[float]] = {name: [] for name in steps}
     spent_s = dict.fromkeys(steps, 0.0)
     missing: dict[str, str] = {}
-    for turn in range(WARM_UP + ROUNDS):
+    for turn in range(WARM_UP + rounds):
         for name, step in steps.items():
             if name in missing or (spent_s[name] > ROUTE_S and (turn < WARM_UP or samples[name])):
                 continue
-            if turn == 0 and name in SLOW_TO_START and clock.compile_left_s <= 0:
-                missing[name] = "no time was left to compile it"
+            if turn == 0 and name in SLOW_TO_START and clock.too_late():
+                missing[name] = NO_TIME
                 continue
             begin = time.perf_counter()
             try:
@@ -191,9 +175,7 @@ def race(steps: Mapping[str, Step], clock: Clock) -> dict[str, Timing]:
             except Exception as error:  # whatever a peer's compiler may raise
                 missing[name] = first_line(error)
                 continue
-            if turn == 0 and name in SLOW_TO_START:
-                clock.compile_left_s -= time.perf_counter() - begin
-            else:
+            if turn > 0 or name not in SLOW_TO_START:
                 spent_s[name] += time.perf_counter() - begin
             if turn >= WARM_UP:
                 samples[name].append(time_s)
@@ -235,7 +217,7 @@ def _steps(target: Target, *, slow: bool) -> tuple[Inputs, Mapping[str, Function
     """Inputs, routes and their steps: of ours and of those that are slow to start, or of all others."""
     case = target.case
     inputs = make_inputs(case, "cuda")
-    found = peers(case, compiled=slow)
+    found = peers(case, target.backend, compiled=slow)
     functions = {name: it for name, it in found.items() if name == OURS or (name in SLOW_TO_START) == slow}
     if "decay" in case.op:
         # RetNet's decays are constants: no route is asked for a gradient of them
@@ -262,8 +244,10 @@ def measure_slow(row: Row, clock: Clock, copy_bytes_per_s: float) -> Row:
     target = row.target
     if isinstance(target, ModelTarget):
         return row
-    steps = _steps(target, slow=True)[2]
-    found = race(steps, clock)
+    if clock.too_late():
+        late = (Timing(name, missing=NO_TIME) for name in peers(target.case) if name in SLOW_TO_START)
+        return replace(row, timings=(*row.timings, *late))
+    found = race(_steps(target, slow=True)[2], clock)
     timings = {timing.name: timing for timing in row.timings} | {
         name: timing for name, timing in found.items() if name != OURS
     }
@@ -282,9 +266,28 @@ def measure_model(target: ModelTarget, clock: Clock) -> Row:
         with torch.inference_mode(), operators():
             model(images)
 
-    timings = race({OURS: partial(step, nullcontext), "PyTorch": partial(step, pytorch_operators)}, clock)
+    timings = race(
+        {OURS: partial(step, partial(ops.softmax_backend, AUTO)), "PyTorch": partial(step, pytorch_operators)}, clock
+    )
     ours, theirs = (timing.median_s for timing in timings.values())
     return Row(target, tuple(timings.values()), None if ours is None or theirs is None else theirs / ours)
+
+
+def measure_route(case: RouteCase, clock: Clock) -> RouteRow:
+    """Our operator by every backend in turn, each held against our own kernel."""
+    inputs = make_inputs(case.kernel, "cuda")
+    functions = {name: partial(by_backend, name, causal=case.causal) for name in ROUTE_BACKENDS}
+    steps = {name: make_step(case.kernel, function, inputs) for name, function in functions.items()}
+    timings = race(steps, clock, ROUTE_ROUNDS)
+    for name, timing in timings.items():
+        if name != OWN and timing.samples_s:
+            timings[name] = replace(timing, difference=_difference(functions[name], functions[OWN], inputs))
+    return RouteRow(case, tuple(timings.values()))
+
+
+def follow(report: CudaReport) -> None:
+    """Let softmax attention go by the list that the times of its backends imply, from now on."""
+    extension.set_softmax_routes([extension.SoftmaxRoute(**asdict(route)) for route in implied_routes(report)])
 
 
 def measure_ceilings(clock: Clock) -> CudaReport:
@@ -295,7 +298,9 @@ def measure_ceilings(clock: Clock) -> CudaReport:
     return replace(found, copy_bytes_per_s=measure_copy(clock), matmul_flops_per_s=measure_matmul(clock))
 
 
-def unmeasured(device: str, targets: tuple[Target, ...], models: tuple[ModelTarget, ...]) -> CudaReport:
+def unmeasured(
+    device: str, targets: tuple[Target, ...], models: tuple[ModelTarget, ...], cases: tuple[RouteCase, ...] = ()
+) -> CudaReport:
     """The same report before there was a device."""
     rows = (*map(Row, targets), *map(Row, models))
-    return CudaReport(device, NOT_MEASURED, None, NOT_MEASURED, None, None, rows)
+    return CudaReport(device, NOT_MEASURED, None, NOT_MEASURED, None, None, rows, tuple(map(RouteRow, cases)))

@@ -1,135 +1,211 @@
 """Measures every target of the CUDA kernels in a process of its own, and outlives it.
 
 A kernel that faults leaves a process in which no other runs, and one that never ends can't be interrupted. Then another
-process goes on with the next target. A report comes after every target, so that what is finished is never lost.
+process goes on with the next row. A report comes after every row, so that what is finished is never lost.
 """
 
 from __future__ import annotations
 
 import multiprocessing
-import sys
+import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 
 from sola_profile.errors import first_line
 from sola_profile.kernel_cuda import (
+    ROUTE_BACKENDS,
     SLOW_TO_START,
     Clock,
-    CudaReport,
-    Row,
-    Timing,
+    follow,
     measure_ceilings,
     measure_model,
+    measure_route,
     measure_slow,
     measure_target,
     unmeasured,
 )
-from sola_profile.kernel_targets import ModelTarget, Target
+from sola_profile.kernel_cuda_result import CudaReport, RouteRow, Row, Timing
+from sola_profile.kernel_targets import AUTO, ModelTarget, RouteCase, Target
 from sola_profile.peers.table import OURS
 
-# the longest that a process may be silent: for a row, and for its start with the ceilings
-MOST_S, START_S = 60.0, 90.0
-DEVICE_LOST = 3
+# the longest that a process may be silent: for a row, for its slow routes, and for its start with the ceilings
+MOST_S, MOST_SLOW_S, START_S = 30.0, 60.0, 90.0
+# after the beginning of everything no slow route starts any more: who lends a device gives the whole three minutes
+SLOW_S = 150.0
+# of rows with the same kernels, before the others are left out; one that hangs counts for two
+MOST_LOST = 2
 
 
 @dataclass(frozen=True)
 class Task:
-    """A row to measure; ``slow``: its routes that are slow to start, once all rows have the others."""
+    """A row to measure, of ``CudaReport.rows``; ``slow``: its routes that are slow to start.
+
+    ``backends``: a row of ``CudaReport.routes``.
+    """
 
     place: int
-    slow: bool
+    slow: bool = False
+    backends: bool = False
+
+    def row(self, report: CudaReport) -> Row | RouteRow:
+        """What is known of it."""
+        return report.routes[self.place] if self.backends else report.rows[self.place]
 
 
-def tasks_of(rows: Sequence[Row]) -> list[Task]:
-    """In the order of the targets, and then those against a slow route before those that only show one."""
-    cases = {place: row.target for place, row in enumerate(rows) if isinstance(row.target, Target)}
-    slow = sorted(cases, key=lambda place: cases[place].against not in SLOW_TO_START)
-    return [Task(place, slow=False) for place in range(len(rows))] + [Task(place, slow=True) for place in slow]
+def tasks_of(report: CudaReport) -> list[Task]:
+    """Targets of one kernel, backends of softmax attention, what runs by the list that these imply, slow routes.
+
+    Slow routes come last because they take long, those that a target is against first. Where softmax attention runs by
+    the list they would be those of the same case by our own kernel once more.
+    """
+    cases = {place: row.target for place, row in enumerate(report.rows) if isinstance(row.target, Target)}
+    own = [place for place, target in cases.items() if target.backend != AUTO]
+    slow = sorted(own, key=lambda place: cases[place].against not in SLOW_TO_START)
+    return [
+        *map(Task, own),
+        *(Task(place, backends=True) for place in range(len(report.routes))),
+        *(Task(place) for place in range(len(report.rows)) if place not in own),
+        *(Task(place, slow=True) for place in slow),
+    ]
 
 
-def measure(targets: tuple[Target, ...], models: tuple[ModelTarget, ...]) -> Iterator[CudaReport]:
+@dataclass(frozen=True)
+class End:
+    """Why a process ended before its time, through the row that it owed or, ``sent``, the last that it had sent."""
+
+    why: str
+    sent: bool = False
+    hung: bool = False
+
+
+Message = CudaReport | Row | RouteRow | End
+
+
+def measure(
+    targets: tuple[Target, ...], models: tuple[ModelTarget, ...], cases: tuple[RouteCase, ...] = ()
+) -> Iterator[CudaReport]:
     """A report with all rows after every one of them; raises ``RuntimeError`` where not even the device can be measured."""
-    report, ready = unmeasured("", targets, models), False
-    left = tasks_of(report.rows)
+    report, ready, slow_until = unmeasured("", targets, models, cases), False, time.monotonic() + SLOW_S
+    left = tasks_of(report)
+    lost: Counter[Kind] = Counter()
     while left:
-        why = ""
-        for message in _process(report if ready else None, report.rows, left):
+        task = left[0]
+        for message in _process(report, left, slow_until):
             if isinstance(message, CudaReport):
-                report, ready = replace(message, rows=report.rows), True
-            elif isinstance(message, str):
-                why = message
-                continue
+                report, ready = message, True
+            elif not isinstance(message, End):
+                task = left.pop(0)
+                report = report.with_row(task.place, message)
+            elif not ready:
+                raise RuntimeError(f"the device could not be measured: {message.why}")
             else:
-                report = report.with_row(left.pop(0).place, message)
+                if not message.sent:
+                    task = left.pop(0)
+                    report = _without(report, task, message.why)
+                lost[kinds_of(task, report)[-1]] += MOST_LOST if message.hung else 1
+                report, left = _leave_out(report, left, lost)
             yield report
-        if not ready:
-            raise RuntimeError(f"the device could not be measured: {why}")
-        if why and left:
-            report = report.with_row(left[0].place, _failed(report.rows[left[0].place], left.pop(0), why))
-            yield report
+            if not left:
+                break
 
 
-def _failed(row: Row, task: Task, why: str) -> Row:
+# operator, dtype, and what else tells a row's kernels from those of others
+Kind = tuple[str, ...]
+
+
+def kinds_of(task: Task, report: CudaReport) -> list[Kind]:
+    """The kernels that a row needs, at last those of its own; backends of softmax attention have ours among them."""
+    row = task.row(report)
+    if isinstance(row, RouteRow):
+        case = row.case.kernel
+        return [(case.op, case.dtype), (case.op, case.dtype, "backends")]
+    if isinstance(row.target, ModelTarget):
+        return [("model", row.target.model)]
+    return [(row.target.case.op, row.target.case.dtype)]
+
+
+def _leave_out(report: CudaReport, left: Sequence[Task], lost: Counter[Kind]) -> tuple[CudaReport, list[Task]]:
+    """The rows whose kernels have cost too many processes: every one takes seconds, or what is silent may take."""
+    kept = []
+    for task in left:
+        kind = next((kind for kind in kinds_of(task, report) if lost[kind] >= MOST_LOST), None)
+        if kind is None:
+            kept.append(task)
+        else:
+            report = _without(report, task, f"left out, since {' '.join(kind)} has cost processes before")
+    return report, kept
+
+
+def _without(report: CudaReport, task: Task, why: str) -> CudaReport:
+    return report.with_row(task.place, _failed(task.row(report), task, why))
+
+
+def _failed(row: Row | RouteRow, task: Task, why: str) -> Row | RouteRow:
     """What was known stays."""
-    name = "slow routes" if task.slow else OURS
-    return replace(row, timings=(*row.timings, Timing(name, missing=why)))
+    names = ROUTE_BACKENDS if task.backends else ("slow routes" if task.slow else OURS,)
+    return replace(row, timings=(*row.timings, *(Timing(name, missing=why) for name in names)))
 
 
-def _process(
-    ceilings: CudaReport | None, rows: Sequence[Row], tasks: Sequence[Task]
-) -> Iterator[CudaReport | Row | str]:
-    """What one process sends, and last why it ended before its time, where the next row is to blame."""
+def _process(report: CudaReport, tasks: Sequence[Task], slow_until: float) -> Iterator[Message]:
+    """What one process sends, and last why it ended before its time."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=work_through, args=(sender, ceilings, rows, tasks), daemon=True)
+    process = context.Process(target=work_through, args=(sender, report, tasks, slow_until), daemon=True)
     process.start()
     # only the process holds its end now, so that its death ends the pipe
     sender.close()
-    limit_s, why = START_S, ""
+    limit_s, limits = START_S, iter([MOST_SLOW_S if task.slow else MOST_S for task in tasks])
     try:
         while receiver.poll(limit_s):
-            yield receiver.recv()
-            limit_s = MOST_S
-        why = f"not done after {limit_s:.0f} s"
+            message: Message = receiver.recv()
+            yield message
+            # how it ends after that says nothing
+            if isinstance(message, End):
+                return
+            limit_s = next(limits, MOST_S)
+        yield End(f"not done after {limit_s:.0f} s", hung=True)
     except EOFError:
         process.join()
-        if process.exitcode not in (0, DEVICE_LOST):
-            why = f"the process ended with code {process.exitcode}"
+        yield End(f"the process ended with code {process.exitcode}")
     finally:
         process.kill()
         process.join()
         receiver.close()
-    if why:
-        yield why
 
 
-def work_through(sender: Connection, ceilings: CudaReport | None, rows: Sequence[Row], tasks: Sequence[Task]) -> None:
+def work_through(sender: Connection, report: CudaReport, tasks: Sequence[Task], slow_until: float) -> None:
     """What the process does: rows one by one, until the device is lost."""
     import torch
 
-    clock = Clock()
-    ceilings = measure_ceilings(clock) if ceilings is None else ceilings
+    clock = Clock(slow_until)
+    if report.copy_bytes_per_s is None:
+        report = replace(measure_ceilings(clock), rows=report.rows, routes=report.routes)
     # that it is ready
-    sender.send(ceilings)
-    current = list(rows)
+    sender.send(report)
     for task in tasks:
-        current[task.place] = _measure(current[task.place], task, clock, ceilings.copy_bytes_per_s or 1.0)
-        sender.send(current[task.place])
+        row = _measure(report, task, clock)
+        report = report.with_row(task.place, row)
+        sender.send(row)
         try:
             torch.cuda.synchronize()
             torch.cuda.empty_cache()
         except RuntimeError as error:
-            print(f"the device is lost: {first_line(error)}", flush=True)
-            sys.exit(DEVICE_LOST)
+            sender.send(End(f"the device is lost: {first_line(error)}", sent=True))
+            return
 
 
-def _measure(row: Row, task: Task, clock: Clock, copy_bytes_per_s: float) -> Row:
+def _measure(report: CudaReport, task: Task, clock: Clock) -> Row | RouteRow:
+    row = task.row(report)
     try:
+        if isinstance(row, RouteRow):
+            return measure_route(row.case, clock)
         if task.slow:
-            return measure_slow(row, clock, copy_bytes_per_s)
+            return measure_slow(row, clock, report.copy_bytes_per_s or 1.0)
+        follow(report)
         if isinstance(row.target, ModelTarget):
             return measure_model(row.target, clock)
-        return measure_target(row.target, clock, copy_bytes_per_s)
+        return measure_target(row.target, clock, report.copy_bytes_per_s or 1.0)
     except Exception as error:  # one row's inputs may not fit where another's do
         return _failed(row, task, first_line(error))

@@ -8,15 +8,38 @@ from sola_profile.kernel_case import BOTH, FORWARD, WKV, KernelCase, Shape
 
 COPY = "copy"  # share of the measured copy bandwidth, for the least bytes that the case moves
 FLASH, BEST_SDPA, RETENTION, BIDIRECTIONAL = "SDPA flash", "best SDPA", "fla", "flash_bla"
+# softmax attention by our own kernel, and by what the list of routes says
+OWN, AUTO = "own", "auto"
+# the op as a whole against the best backend
+WHOLE_OP = 0.98
 
 
 @dataclass(frozen=True)
 class Target:
-    """``wanted``: share of copy bandwidth against ``copy``, otherwise the peer's time over ours. None: to be shown only."""
+    """``wanted``: share of copy bandwidth against ``copy``, otherwise the peer's time over ours. None: to be shown only.
+
+    ``backend``: of softmax attention, ``own`` or ``auto``; empty for the other operators.
+    """
 
     case: KernelCase
     against: str
     wanted: float | None
+    backend: str = ""
+
+
+@dataclass(frozen=True)
+class RouteCase:
+    """A size at which the backends of softmax attention are held against each other, forward."""
+
+    dim: int
+    dtype: str
+    tokens: int
+    causal: bool
+
+    @property
+    def kernel(self) -> KernelCase:
+        """The same without its mask."""
+        return _case("softmax_attention", f"1x{ROUTE_HEADS}x{self.tokens}x{self.dim}", FORWARD, self.dtype)
 
 
 @dataclass(frozen=True)
@@ -34,9 +57,11 @@ def _case(op: str, shape: str, mode: str, dtype: str = "bfloat16") -> KernelCase
     return KernelCase(op, Shape.parse(shape), dtype, mode, 1)
 
 
-def _both(op: str, shape: str, against: str, wanted: tuple[float, float], dtype: str = "bfloat16") -> list[Target]:
+def _both(
+    op: str, shape: str, against: str, wanted: tuple[float, float | None], dtype: str = "bfloat16", backend: str = ""
+) -> list[Target]:
     modes = zip((FORWARD, BOTH), wanted, strict=True)
-    return [Target(_case(op, shape, mode, dtype), against, least) for mode, least in modes]
+    return [Target(_case(op, shape, mode, dtype), against, least, backend) for mode, least in modes]
 
 
 def targets() -> tuple[Target, ...]:
@@ -53,10 +78,30 @@ def targets() -> tuple[Target, ...]:
     for shape in ("8x3136x192", "1x65536x192"):
         for dtype in ("float32", "bfloat16"):
             found += _both(WKV, shape, COPY, (0.60, 0.40), dtype)
-    for dim in (64, 128):
-        for tokens in (4096, 16384):
-            found += _both("softmax_attention", f"1x16x{tokens}x{dim}", FLASH, (0.9, 0.8))
+    shapes = [f"1x16x{tokens}x{dim}" for dim in (64, 128) for tokens in (4096, 16384)]
+    for shape in shapes:
+        found += _both("softmax_attention", shape, FLASH, (0.9, 0.8), backend=OWN)
+    for shape in shapes:
+        # no wish for both: the backward is ours whoever is faster, because it is deterministic
+        found += _both("softmax_attention", shape, BEST_SDPA, (WHOLE_OP, None), backend=AUTO)
     return tuple(found)
+
+
+ROUTE_HEADS = 16
+ROUTE_DIMS = (32, 64, 128)
+# float32 has no tensor cores, and longer sequences take too much of a lent machine's time
+ROUTE_TOKENS = {"bfloat16": (1024, 4096, 16384), "float16": (1024, 4096, 16384), "float32": (1024, 4096)}
+
+
+def route_cases() -> tuple[RouteCase, ...]:
+    """All sizes, in the order of the report."""
+    return tuple(
+        RouteCase(dim, dtype, tokens, causal)
+        for dtype, sizes in ROUTE_TOKENS.items()
+        for dim in ROUTE_DIMS
+        for tokens in sizes
+        for causal in (False, True)
+    )
 
 
 MODEL_TARGETS = (ModelTarget("sola_t", 8, 1024, 1.5), ModelTarget("sola_s", 8, 1024, 1.5))

@@ -177,6 +177,10 @@ def test_twenty_runs_give_the_same_bits(case: Case, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("case", checks.LONG_CASES, ids=str)
 def test_graph_replay_sees_new_inputs(case: Case) -> None:
     """Nothing in forward or backward waits for the device or allocates outside PyTorch's allocator."""
+    _replay_sees_new_inputs(case)
+
+
+def _replay_sees_new_inputs(case: Case) -> None:
     inputs = [tensor.requires_grad_() for tensor in DEVICE.inputs(case, torch.bfloat16)]
 
     def step():
@@ -242,6 +246,71 @@ def test_compile_without_graph_breaks(case: Case) -> None:
     torch.testing.assert_close(got, expected)
     wanted = torch.autograd.grad(expected.sum(), inputs)
     torch.testing.assert_close(torch.autograd.grad(got.sum(), inputs), wanted)
+
+
+# what PyTorch's kernels take: head dims in multiples of 8, of cuDNN tokens in multiples of 128
+SDPA_CASES = (
+    Case("softmax_attention", (2, 128, 128, 2, 64, 64)),
+    Case("softmax_attention", (1, 256, 384, 3, 32, 32), (("scale", 0.7),)),
+    Case("softmax_attention", (1, 384, 384, 2, 128, 128), (("causal", True),)),
+)
+BY_BACKEND = [
+    (backend, dtype)
+    for backend in ("flash", "cudnn", "efficient")
+    for dtype in DTYPES
+    if backend == "efficient" or dtype != torch.float32
+]
+by_backend = pytest.mark.parametrize(("backend", "dtype"), BY_BACKEND, ids=str)
+
+
+@by_backend
+@pytest.mark.parametrize("case", SDPA_CASES, ids=str)
+def test_softmax_by_backends_of_pytorch(case: Case, backend: str, dtype: torch.dtype) -> None:
+    with ops.softmax_backend(backend):
+        assert agrees(case, dtype, ops, "cuda")
+
+
+@pytest.mark.parametrize("backend", ["flash", "efficient"])
+def test_softmax_by_backends_of_pytorch_with_odd_tokens(backend: str) -> None:
+    with ops.softmax_backend(backend):
+        assert agrees(Case("softmax_attention", (2, 130, 49, 3, 40, 40)), torch.bfloat16, ops, "cuda")
+        assert agrees(Case("softmax_attention", (1, 1, 33, 2, 64, 64)), torch.bfloat16, ops, "cuda")
+
+
+@by_backend
+def test_softmax_by_backends_leaves_what_the_backward_needs(backend: str, dtype: torch.dtype) -> None:
+    q, k, v = torch.randn(2, 128, 3, 2, 64).to("cuda", dtype).unbind(2)
+    expected = torch.ops.sola.softmax_attention(q, k, v, 0.125, False)
+    with ops.softmax_backend(backend):
+        found = torch.ops.sola.softmax_attention(q, k, v, 0.125, False)
+    for mine, theirs in zip(found, expected, strict=True):
+        assert (mine.shape, mine.stride(), mine.dtype) == (theirs.shape, theirs.stride(), theirs.dtype)
+    torch.testing.assert_close(found[1], expected[1], rtol=1e-3, atol=1e-3)
+
+
+@by_backend
+@pytest.mark.parametrize("case", SDPA_CASES, ids=str)
+def test_softmax_by_backends_gives_the_same_bits(case: Case, backend: str, dtype: torch.dtype) -> None:
+    with ops.softmax_backend(backend):
+        checks.same_bits_every_time(DEVICE, case, dtype, lambda _: None)
+
+
+@pytest.mark.parametrize("backend", ["flash", "cudnn", "efficient"])
+@pytest.mark.parametrize("case", SDPA_CASES, ids=str)
+def test_softmax_by_backends_in_a_graph(case: Case, backend: str) -> None:
+    with ops.softmax_backend(backend):
+        _replay_sees_new_inputs(case)
+
+
+def test_softmax_backend_holds_for_functions_compiled_before() -> None:
+    q, k, v = torch.randn(1, 128, 3, 2, 64).to("cuda", torch.bfloat16).unbind(2)
+    torch._dynamo.reset()
+    compiled = torch.compile(ops.softmax_attention, fullgraph=True, backend="aot_eager")
+    for backend in ("own", "flash", "efficient"):
+        with ops.softmax_backend(backend):
+            assert torch.equal(compiled(q, k, v), ops.softmax_attention(q, k, v))
+    with ops.softmax_backend("flash"), pytest.raises(ValueError, match="flash can't take this call: it takes bfloat16"):
+        compiled(q.float(), k.float(), v.float())
 
 
 @contextmanager

@@ -177,10 +177,9 @@ def test_backward_flops_count_two_to_three_forwards(case: Case) -> None:
 
 @pytest.mark.parametrize("name", ops.__all__)
 def test_docstrings_state_the_contract(name: str) -> None:
-    thing = getattr(ops, name)
-    if not callable(thing) or name == "build_info":
+    if not hasattr(torch.ops.sola, name):
         return
-    text = inspect.getdoc(thing) or ""
+    text = inspect.getdoc(getattr(ops, name)) or ""
     for part in ("Args:", "Returns:", "Raises:", "Source", "``(B, N, "):
         assert part in text, f"{name}: its docstring lacks {part}"
     assert re.search(r"arXiv \d{4}\.\d{5}", text), f"{name}: its docstring names no source"

@@ -1,10 +1,11 @@
-// softmax attention on CUDA: outputs, workspaces, order of kernels
+// softmax attention on CUDA: route, outputs, workspaces, order of kernels
 
 #include <torch/library.h>
 
 #include <algorithm>
 
 #include "cuda/host.h"
+#include "cuda/softmax_sdpa.h"
 
 namespace sola::cuda {
 namespace softmax {
@@ -44,6 +45,7 @@ bool suits_hopper(const SoftmaxParams& p, Dtype dtype, int64_t rows, const Devic
   return in_vectors(p.q, s.D) && in_vectors(p.k, s.D) && in_vectors(p.v, s.V) && in_vectors(p.grad_out, s.V);
 }
 
+// by the kernels of this folder
 void own_forward(const SoftmaxParams& p, const at::Device& device, Dtype dtype) {
   void* stream = current_stream(device);
   check_launch(kOp, suits_hopper(p, dtype, p.size.N, size_of(device))
@@ -55,6 +57,10 @@ std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& q, const at::Tensor
                                            bool causal) {
   const auto s = check(q, k, v);
   const c10::DeviceGuard guard(q.device());
+  const SoftmaxCall call = softmax_call(q, k, v, s, scale, causal);
+  const SoftmaxBackend backend = choose_softmax(call);
+  if (backend != SoftmaxBackend::own) return sdpa_forward(backend, call, q, k, v);
+
   auto out = at::empty({s.B, s.N, s.H, s.V}, q.options());
   auto logsumexp = at::empty({s.B, s.H, s.N}, float_like(q));
   if (out.numel() == 0) return {out, logsumexp};
@@ -65,6 +71,8 @@ std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& q, const at::Tensor
   return {out, logsumexp};
 }
 
+// Whoever computed the forward: out and logsumexp are all it needs, and PyTorch's own backward passes add gradients of
+// queries up in the order in which blocks arrive.
 std::tuple<at::Tensor, at::Tensor, at::Tensor> backward(const at::Tensor& grad_out, const at::Tensor& q,
                                                         const at::Tensor& k, const at::Tensor& v, const at::Tensor& out,
                                                         const at::Tensor& logsumexp, double scale, bool causal) {

@@ -9,34 +9,52 @@ import argparse
 import re
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sola_profile.kernel_cuda_result import CudaReport
 
 COMMAND = "sola-profile kernels --device cuda"
 
 
 def run(folder: Path, plan: str | None = None) -> None:
-    """Measure every target and write ``kernels-<gpu>.md`` and ``.json``; ``plan``: name a device, measure nothing."""
+    """Measure every target and write ``kernels-<gpu>.md`` and ``.json``; ``plan``: name a device, measure nothing.
+
+    With measured backends of softmax attention there is also ``kernels-<gpu>-routes.json``.
+    """
     import torch
 
     from sola_profile.kernel_cuda import unmeasured
     from sola_profile.kernel_cuda_process import measure
-    from sola_profile.kernel_targets import MODEL_TARGETS, targets
-    from sola_profile.report.kernel_cuda import cuda_json, cuda_markdown
+    from sola_profile.kernel_targets import MODEL_TARGETS, route_cases, targets
 
     if plan is None and not torch.cuda.is_available():
         raise SystemExit("kernels: this PyTorch sees no CUDA device; --plan NAME writes the targets without one")
     folder.mkdir(parents=True, exist_ok=True)
     command = COMMAND + (f" --plan '{plan}'" if plan else "")
-    reports = [unmeasured(plan, targets(), MODEL_TARGETS)] if plan else measure(targets(), MODEL_TARGETS)
+    everything = (targets(), MODEL_TARGETS, route_cases())
+    reports = [unmeasured(plan, *everything)] if plan else measure(*everything)
     begin = time.monotonic()
     try:
         for report in reports:
-            path = folder / f"kernels-{slug(report.device)}.md"
-            _write(path, cuda_markdown(report, command))
-            _write(path.with_suffix(".json"), cuda_json(report))
-            measured = sum(bool(row.timings) for row in report.rows)
-            print(f"{time.monotonic() - begin:5.0f} s: {measured} of {len(report.rows)} rows in {path}", flush=True)
+            path, measured, rows = _write_report(folder, report, command)
+            print(f"{time.monotonic() - begin:5.0f} s: {measured} of {rows} rows in {path}", flush=True)
     except RuntimeError as error:
         raise SystemExit(f"kernels: {error}") from error
+
+
+def _write_report(folder: Path, report: CudaReport, command: str) -> tuple[Path, int, int]:
+    """Page, JSON and routes; returns the page's path, and how many rows were measured of how many there are."""
+    from sola_profile.kernel_routes import fastest, routes_json
+    from sola_profile.report.kernel_cuda import cuda_json, cuda_markdown
+
+    path = folder / f"kernels-{slug(report.device)}.md"
+    _write(path, cuda_markdown(report, command))
+    _write(path.with_suffix(".json"), cuda_json(report))
+    if any(map(fastest, report.routes)):
+        _write(path.with_name(f"{path.stem}-routes.json"), routes_json(report))
+    found = [row.timings for row in report.rows] + [row.timings for row in report.routes]
+    return path, sum(map(bool, found)), len(found)
 
 
 def _write(path: Path, text: str) -> None:

@@ -24,8 +24,8 @@ CHECKPOINT_EVERY_S = 10.0
 # what is not a terminal has no width of its own; remarks and sentences wrap here
 PIPE_WIDTH = 120
 
-# they force an instruction set and a GEMM backend, and a report must say so
-CHOOSING_VARIABLES = ("SOLA_ISA", "SOLA_BF16")
+# they force an instruction set, a GEMM backend or a softmax kernel, and a report must say so
+CHOOSING_VARIABLES = ("SOLA_ISA", "SOLA_BF16", "SOLA_SOFTMAX_BACKEND", "SOLA_SOFTMAX_ROUTES")
 
 # key of the typed arguments in click's context
 ARGUMENTS = "sola_profile.arguments"

@@ -6,10 +6,11 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict
 
-from sola_profile.kernel_cuda import NOT_MEASURED, CudaReport, Row
-from sola_profile.kernel_targets import COPY, ModelTarget
+from sola_profile.kernel_cuda_result import NOT_MEASURED, CudaReport, RouteRow, Row, Timing
+from sola_profile.kernel_routes import fastest, implied_routes
+from sola_profile.kernel_targets import AUTO, COPY, OWN, ROUTE_HEADS, ModelTarget
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 REMARK = """\
 Wanted and reached are shares of the measured copy bandwidth, for the least bytes that a case moves, or the peer's time over
 ours, above 1 ours is faster. Times are medians by CUDA events behind a flush of the L2 cache, all routes in turn. *fla* is
@@ -17,6 +18,17 @@ ours, above 1 ours is faster. Times are medians by CUDA events behind a flush of
 a gradient. *flash_bla* is `flash_bla.ops.linear_attn.fused.linear_attention` behind the feature map in PyTorch. The JSON beside this
 page has every sample.
 """
+OF_SOFTMAX = {OWN: ", own kernel", AUTO: ", the op as a whole", "": ""}
+ROUTES_REMARK = f"""\
+Forward of `sola_vision.ops.softmax_attention` at B 1, H {ROUTE_HEADS}, N = M, asked to run on each backend in turn, in milliseconds.
+*Fastest* is ours unless another takes less than 98 % of its time and computes the same. The op as a whole, above, runs by the list at
+the end, measured before it in the same run. Its backward is always ours, which is deterministic: nothing is wanted of it there.
+"""
+LIST_REMARK = """\
+What follows for this device, ready for `built_in` in `csrc/softmax_routes.cpp`, and in a file beside this page that
+`SOLA_SOFTMAX_ROUTES` may name:
+"""
+BACKENDS = {OWN: "Own", "flash": "SDPA flash", "cudnn": "SDPA cuDNN", "efficient": "SDPA efficient"}
 
 
 def cuda_json(report: CudaReport) -> str:
@@ -24,6 +36,9 @@ def cuda_json(report: CudaReport) -> str:
     document = {"schema_version": SCHEMA_VERSION, **asdict(report)}
     for entry, row in zip(document["rows"], report.rows, strict=True):
         entry["met"] = row.met
+    for entry, route in zip(document["routes"], report.routes, strict=True):
+        best = fastest(route)
+        entry["fastest"] = best.name if best else None
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
 
@@ -42,6 +57,8 @@ def cuda_markdown(report: CudaReport, command: str) -> str:
         "| :-- | :-- | :-- | --: | --: | --: | :-- |",
     ]
     lines += [f"| {' | '.join(_cells(row))} |" for row in report.rows]
+    if report.routes:
+        lines += _routes(report)
     return "\n".join(lines) + "\n"
 
 
@@ -62,7 +79,7 @@ def _cells(row: Row) -> Iterator[str]:
         yield "PyTorch"
         share = False
     else:
-        yield f"{target.case.op} {target.case.shape} {target.case.dtype}"
+        yield f"{target.case.op} {target.case.shape} {target.case.dtype}{OF_SOFTMAX[target.backend]}"
         yield target.case.mode
         yield target.against
         share = target.against == COPY
@@ -73,6 +90,39 @@ def _cells(row: Row) -> Iterator[str]:
     yield NOT_MEASURED if ours is None or ours.median_s is None else _time(ours.median_s)
     named = (f"{peer.name} {_time(peer.median_s) if peer.median_s else peer.missing}" for peer in others)
     yield "; ".join(named).replace("|", "/") or NOT_MEASURED
+
+
+def _routes(report: CudaReport) -> Iterator[str]:
+    yield from ("", "## Backends of softmax attention", "", ROUTES_REMARK)
+    yield f"| D | Dtype | Causal | N | {' | '.join(BACKENDS.values())} | Fastest |"
+    yield f"| --: | :-- | :-- | --: |{' --: |' * len(BACKENDS)} :-- |"
+    refused: dict[str, None] = {}
+    for row in report.routes:
+        yield f"| {' | '.join(_route_cells(row))} |"
+        refused |= dict.fromkeys(timing.missing for timing in row.timings if timing.missing)
+    if refused:
+        yield from ("", "–: " + "; ".join(refused) + ".")
+    yield from ("", LIST_REMARK, "```cpp")
+    if any(row.timings for row in report.routes):
+        yield from [route.cpp() for route in implied_routes(report)] or ["// ours is the fastest everywhere"]
+    else:
+        yield f"// {NOT_MEASURED}"
+    yield "```"
+
+
+def _route_cells(row: RouteRow) -> Iterator[str]:
+    case = row.case
+    yield from (str(case.dim), case.dtype, "yes" if case.causal else "no", f"{case.tokens:,}")
+    timings = {timing.name: timing for timing in row.timings}
+    yield from (_milliseconds(timings.get(name)) for name in BACKENDS)
+    best = fastest(row)
+    yield BACKENDS[best.name] if best else NOT_MEASURED
+
+
+def _milliseconds(timing: Timing | None) -> str:
+    if timing is None:
+        return NOT_MEASURED
+    return "–" if timing.median_s is None else f"{timing.median_s * 1e3:.3f}"
 
 
 def _figure(value: float, *, share: bool) -> str:

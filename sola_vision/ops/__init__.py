@@ -10,9 +10,19 @@ import torch as _torch  # noqa: F401  its libraries must be loaded before the ex
 from sola_vision.ops._extension import extension
 from sola_vision.ops.linear_attention import FEATURE_MAPS, linear_attention
 from sola_vision.ops.softmax_attention import softmax_attention
+from sola_vision.ops.softmax_backends import SOFTMAX_BACKENDS, current_softmax_backend, softmax_backend
 from sola_vision.ops.wkv import wkv
 
-__all__ = ["FEATURE_MAPS", "build_info", "linear_attention", "softmax_attention", "wkv"]
+__all__ = [
+    "FEATURE_MAPS",
+    "SOFTMAX_BACKENDS",
+    "build_info",
+    "current_softmax_backend",
+    "linear_attention",
+    "softmax_attention",
+    "softmax_backend",
+    "wkv",
+]
 
 
 def build_info() -> dict[str, object]:

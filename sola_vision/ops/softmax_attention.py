@@ -21,6 +21,10 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = 
     ``out_i = Σ_j p_ij v_j``, ``p_ij = exp(scale · q_i·k_j − lse_i)``, ``lse_i = log Σ_j exp(scale · q_i·k_j)``;
     ``j ≤ i`` when ``causal``. A query with no key to look at gives 0.
 
+    On CUDA the forward pass may run on one of PyTorch's fused kernels: an ordered list decides, or ``softmax_backend``.
+    The backward pass is always ours, from ``out`` and ``lse``: those of PyTorch by default add gradients of queries up
+    in the order in which blocks arrive, so that two runs differ.
+
     Args:
         q: ``(B, N, H, D)``, float64 (CPU), float32, bfloat16 or float16; any strides, last dimension contiguous.
         k: ``(B, M, H, D)``.
@@ -32,7 +36,7 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = 
         ``(B, N, H, V)`` in the dtype of ``q``; scores and sums are kept in float32 (float64 for float64).
 
     Raises:
-        ValueError: names the argument, what came and what is allowed.
+        ValueError: names the argument, what came and what is allowed; or why a backend that was asked for can't run.
 
     Source: online softmax, Milakov and Gimelshein, arXiv 1805.02867; tiling and backward as in FlashAttention-2,
     arXiv 2307.08691. Derivation: ``docs/math.md``.

@@ -14,16 +14,16 @@ from torch.utils import cpp_extension
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-#sanitizers are asked for in the same way as of setup.py
+# sanitizers are asked for in the same way as of setup.py
 EXTRA_FLAGS, EXTRA_LIBS = os.environ.get("CXXFLAGS", ""), os.environ.get("LDFLAGS", "")
-#- DSOLA_RACES watches every access of the kernels(races.h)
+# -DSOLA_RACES watches every access of the kernels (races.h)
 RACES = "-DSOLA_RACES" in EXTRA_FLAGS
 FOLDER = (
     ROOT / "build" / ("emulator-races" if RACES else "emulator-sanitized" if "sanitize" in EXTRA_FLAGS else "emulator")
 )
-#- ffp - contract = off : fmaf stays one rounding, a product and a sum stay two
+# -ffp-contract=off: fmaf stays one rounding, a product and a sum stay two
 FLAGS = "-std=c++20 -O2 -fPIC -ffp-contract=off -Wall -Wextra -Werror -Wno-unknown-pragmas"
-#of kernels : their calls into the sanitizers' libraries end in limits.cpp and races.cpp
+# of kernels: their calls into the sanitizers' libraries end in limits.cpp and races.cpp
 WATCHED = "-fsanitize=alignment -Wno-array-bounds" + (" -fsanitize=thread" if RACES else "")
 
 
@@ -42,7 +42,7 @@ def build() -> Path:
         ninja.rule("link", f"{cxx} -shared $in -o $out {' '.join(libs)} {EXTRA_LIBS}", description="$out")
         sources = dict.fromkeys(sorted(HERE.glob("*.cpp")), "")
         sources[HERE / "library.cpp"] = " ".join(torch_flags)
-#device.cu asks the CUDA runtime for devices, which only the real one knows
+        # device.cu asks the CUDA runtime for devices, which only the real one knows
         kernels = [path for path in sorted((ROOT / "csrc/cuda").glob("*.cu")) if path.name != "device.cu"]
         sources |= dict.fromkeys([*kernels, *HERE.glob("selftest*.cpp")], WATCHED)
         objects = []

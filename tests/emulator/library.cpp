@@ -21,7 +21,9 @@ DeviceSize size_of(const at::Device&) { return {2, capability}; }
 #include "cuda/chunked_attention.cpp"
 #include "cuda/linear_attention.cpp"
 #include "cuda/softmax_attention.cpp"
+#include "cuda/softmax_sdpa.cpp"
 #include "cuda/wkv.cpp"
+#include "softmax_routes.cpp"
 
 namespace sola::cuda {
 
@@ -48,6 +50,14 @@ TORCH_LIBRARY(sola_emulated, m) {
   m.def("set_capability(int capability) -> ()", [](int64_t it) { sola::cuda::capability = int(it); });
   m.def("blocks_run() -> int", [] { return simt::blocks_run(); });
   m.def("set_most_shared(int bytes) -> ()", [](int64_t bytes) { simt::set_most_shared(int(bytes)); });
+  // the state of csrc/softmax_routes.cpp, which is this library's own; a route for everything, or none
+  m.def("pin_softmax_backend(str name) -> ()",
+        [](const std::string& name) { sola::pin_softmax_backend(sola::softmax_backend_of(name)); });
+  m.def("set_softmax_routes(str[] backends) -> ()", [](const std::vector<std::string>& backends) {
+    sola::SoftmaxRoutes routes;
+    for (const std::string& name : backends) routes.push_back({sola::softmax_backend_of(name), "a test"});
+    sola::set_softmax_routes(routes);
+  });
   // what tests/emulator/selftest*.cpp do
   m.def("product(int type, int layout, Tensor a, Tensor b) -> Tensor",
         [](int64_t type, int64_t layout, const at::Tensor& a, const at::Tensor& b) {
