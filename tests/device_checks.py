@@ -192,7 +192,9 @@ def wkv_meets_what_has_faded(device: Device) -> None:
     inputs = [k, v, torch.full((1,), 2.49), torch.zeros(1)]
     case = Case("wkv", (), (("decay_per", "token"),))
     got = case.call(device.ops, [tensor.to(device.name) for tensor in inputs]).cpu()[0, -4:]
-    torch.testing.assert_close(got.double(), case.refer([tensor.double() for tensor in inputs])[0, -4:], rtol=1e-3, atol=0)
+    torch.testing.assert_close(
+        got.double(), case.refer([tensor.double() for tensor in inputs])[0, -4:], rtol=1e-3, atol=0
+    )
 
 
 def large_scores(device: Device, dtype: torch.dtype) -> None:
