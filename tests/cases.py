@@ -121,9 +121,9 @@ _CHUNKED_SIZES = (
 def softmax_cases() -> Iterator[Case]:
     for sizes, causal in itertools.product(_ATTENTION_SIZES, (False, True)):
         yield Case("softmax_attention", sizes, (("causal", causal),))
-    yield Case("softmax_attention", (1, 65, 65, 2, 32, 32), (("scale", 3.0),))
-    yield Case("softmax_attention", (1, 65, 65, 2, 32, 32), (("scale", -0.5),))
-    yield Case("softmax_attention", (1, 65, 65, 2, 32, 32), (("scale", 0.0),))
+    # the last one is 0 as a float
+    for scale, causal in itertools.product((3.0, -0.5, -5.0, 0.0, 1e-50), (False, True)):
+        yield Case("softmax_attention", (1, 65, 65, 2, 32, 32), (("scale", scale), ("causal", causal)))
 
 
 def linear_cases() -> Iterator[Case]:
@@ -165,6 +165,8 @@ def wkv_cases() -> Iterator[Case]:
         yield Case("wkv", (1, 70, 19), token, rate=rate, bonus=bonus, spread=spread)
     for bonus in (0.3, 90.0):
         yield Case("wkv", (1, 12, 19), token, rate=-60.0, bonus=bonus)
+    # the farthest tokens outweigh near ones by more than a float's range
+    yield Case("wkv", (1, 300, 5), rate=-150.0)
 
 
 # every width of a warpgroup's tiles, V ≠ D, one token beyond whole tiles, more keys than queries and fewer
@@ -183,7 +185,7 @@ def warpgroup_cases(batch: int, heads: int) -> Iterator[Case]:
     for queries, keys, dim, value_dim in _WARPGROUP_SIZES:
         for causal in (False, True):
             yield Case("softmax_attention", (batch, queries, keys, heads, dim, value_dim), (("causal", causal),))
-    for scale in (3.0, -0.5, 0.0):
+    for scale in (3.0, -0.5, 0.0, 1e-50):
         yield Case("softmax_attention", (batch, 140, 140, heads, 32, 32), (("scale", scale),))
 
 

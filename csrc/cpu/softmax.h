@@ -30,6 +30,17 @@ void mask_future(A* scores, int64_t k0, int64_t count, int64_t first, A value) {
   }
 }
 
+// What is left to multiply scores by: a scale that is not positive is applied at once. So the greatest score has the
+// greatest weight, and a hidden one stays −Inf.
+template <class A>
+A apply_scale(A* scores, int64_t keys, int64_t width, A scale) {
+  if (scale > 0) return scale;
+  for (int64_t j = 0; j < keys; ++j) {
+    for (int64_t c = 0; c < width; c += kLanes<A>) store(scores + j * kTile + c, load(scores + j * kTile + c) * scale);
+  }
+  return 1;
+}
+
 // two rows of weights; for bfloat16 they are a right-hand operand, so neighbours in j are paired up
 template <class T>
 SOLA_INLINE void store_pair(T* weights, int64_t j, int64_t c, Vec<T> first, Vec<T> second) {

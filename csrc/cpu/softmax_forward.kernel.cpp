@@ -117,8 +117,8 @@ class SoftmaxForward {
 
   void attend(const Left<Mul>& keys, int64_t k0, int64_t count, int64_t first, int64_t width, int64_t t) {
     const auto& s = p_.size;
-    const A scale = A(p_.scale * kLog2e);
     gemm(task_, Product<Mul>{count, width, s.D, keys, queries(t), kTile, scores_, kTile}, Into::overwrite);
+    const A scale = apply_scale(scores_, count, width, A(p_.scale * kLog2e));
     if (p_.causal && k0 + count > first + 1) mask_future(scores_, k0, count, first, A(-INFINITY));
     A* max = max_ + t * kTile;
     A* sum = sum_ + t * kTile;
