@@ -84,6 +84,8 @@ __global__ void __launch_bounds__(HopperTiles<T>::kBlock, 1) hopper_forward(Soft
     wait_products<1>();
     hold(scores[0]);
     weigh_scores(block);
+    hold(scores[0]);
+    begin_basic_block(all < 0);
     wait_products<0>();
     hold(sums[0]);
     for_sums<1, T / 8>([&](int m, int n, int i, int, int) { sums[m][n][i] *= rescale[m][i / 2]; });
