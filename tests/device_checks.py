@@ -185,6 +185,18 @@ def wkv_forgets_at_the_right_rate(device: Device) -> None:
     check_close("wkv", [got], [sampled(torch.float32)], [sampled(torch.float64)], torch.float32)
 
 
+def wkv_meets_what_has_faded(device: Device) -> None:
+    """Of a key that outweighs all others by e^88, 30 tokens on only e^13 are left: a lane beside it still counts."""
+    k, v = torch.full((1, 32, 1), -200.0), torch.zeros(1, 32, 1)
+    k[0, 0], k[0, 16:], v[0, 16:] = 100.0, 12.0, 1.0
+    inputs = [k, v, torch.full((1,), 2.49), torch.zeros(1)]
+    case = Case("wkv", (), (("decay_per", "token"),))
+    got = case.call(device.ops, [tensor.to(device.name) for tensor in inputs]).cpu()[0, -4:]
+    torch.testing.assert_close(
+        got.double(), case.refer([tensor.double() for tensor in inputs])[0, -4:], rtol=1e-3, atol=0
+    )
+
+
 def large_scores(device: Device, dtype: torch.dtype) -> None:
     q, k, v = (torch.randn(1, 130, 1, 16).to(device.name, dtype) for _ in range(3))
     out = device.ops.softmax_attention(q, k, v, scale=500.0)

@@ -234,6 +234,10 @@ def test_wkv_forgets_at_the_right_rate() -> None:
     checks.wkv_forgets_at_the_right_rate(DEVICE)
 
 
+def test_wkv_meets_what_has_faded() -> None:
+    checks.wkv_meets_what_has_faded(DEVICE)
+
+
 @pytest.mark.parametrize("case", SMALL_CASES, ids=str)
 def test_compile_without_graph_breaks(case: Case) -> None:
     inputs = [tensor.requires_grad_() for tensor in DEVICE.inputs(case, torch.float32)]

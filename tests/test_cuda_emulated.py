@@ -92,6 +92,10 @@ def test_wkv_forgets_at_the_right_rate() -> None:
     checks.wkv_forgets_at_the_right_rate(DEVICE)
 
 
+def test_wkv_meets_what_has_faded() -> None:
+    checks.wkv_meets_what_has_faded(DEVICE)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_large_scores(dtype: torch.dtype) -> None:
     checks.large_scores(DEVICE, dtype)

@@ -92,6 +92,19 @@ def test_nan_and_inf(causal: bool, index: int, value: float) -> None:
     checks.nan_and_inf(DEVICE, case, index, value, torch.bfloat16)
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_keys_of_minus_infinity_have_gradients(causal: bool) -> None:
+    """A weight of 0 from every query, also from those that fill the last block up."""
+    case = Case("softmax_attention", (1, 140, 140, 1, 32, 32), (("causal", causal),))
+    q, k, v = case.inputs(torch.bfloat16)
+    q[..., 0] = q[..., 0].abs() + 0.1
+    k[0, 5, 0, 0] = -torch.inf
+    _out, _grad_q, grad_k, grad_v = DEVICE.run(case, [q, k, v])
+    assert grad_k.isfinite().all()
+    assert grad_v.isfinite().all()
+    assert not grad_v[0, 5].any()
+
+
 @HALF
 def test_large_scores(dtype: torch.dtype) -> None:
     case = Case("softmax_attention", (1, 140, 140, 1, 16, 16), (("scale", 500.0),))

@@ -5,13 +5,15 @@
 
 namespace sola::cuda {
 
-// Scores are kept as the product gives them; 2^(unit · score) is their weight. A scale that is not positive is
-// multiplied in beforehand, so that the greatest score has the greatest weight.
+// Scores are kept as the product gives them; 2^(unit · score) is their weight. A scale that is not positive, or so
+// small that a float has nothing of it, is multiplied in beforehand: the greatest score has the greatest weight, and
+// one of −Inf is never multiplied by 0.
 struct ScoreUnit {
   float before, unit;
 
   SOLA_DEVICE explicit ScoreUnit(double scale)
-      : before(scale > 0.0 ? 1.0f : float(scale) * kLog2e), unit(scale > 0.0 ? float(scale) * kLog2e : 1.0f) {}
+      : before(float(scale) > 0.0f ? 1.0f : float(scale) * kLog2e),
+        unit(float(scale) > 0.0f ? float(scale) * kLog2e : 1.0f) {}
 
   template <int MT, int KT>
   SOLA_DEVICE void prepare(Sums<MT, KT>& scores) const {

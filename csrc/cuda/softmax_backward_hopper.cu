@@ -60,7 +60,6 @@ __global__ void __launch_bounds__(HopperTiles<T, of>::kBlock, 1) hopper_backward
     unsigned char* to = memory + (columns - shared_address(memory)) + stage * Tiles::kPairBytes;
     copy_side<ColumnTile, Tiles::kBlock, In>(keys ? p.q : p.k, D, at, first, rows, to);
     copy_side<ColumnTile, Tiles::kBlock, In>(keys ? p.grad_out : p.v, V, at, first, rows, to + ColumnTile::kBytes);
-    // one that doesn't exist has a weight of 1 for a gradient of 0
     if (keys && int(threadIdx.x) < CB) {
       copy_two_async(saved + stage * CB + int(threadIdx.x), of_queries + first + int(threadIdx.x),
                      int(threadIdx.x) < rows);
@@ -100,12 +99,12 @@ __global__ void __launch_bounds__(HopperTiles<T, of>::kBlock, 1) hopper_backward
     wait_products<1>();
     hold(weights[0]);
     const float2* of_column = saved + stage * CB + 2 * t;
-    // only blocks at the end of keys, or at the diagonal, have pairs that nobody sees
-    const bool whole = (keys || first + CB <= all_keys) &&
-                       !(p.causal && (keys ? first < at.first + Tiles::kRows : first + CB > at.first));
+    // only blocks at the end of columns, or at the diagonal, have pairs that nobody sees
+    const bool whole =
+        first + CB <= tokens && !(p.causal && (keys ? first < at.first + Tiles::kRows : first + CB > at.first));
     const auto visible = [&](int n, int i) {
       const int row = first_row + i / 2 * 8, other = first + 8 * n + 2 * t + i % 2;
-      return (keys || other < all_keys) && !(p.causal && (keys ? row > other : other > row));
+      return other < tokens && !(p.causal && (keys ? row > other : other > row));
     };
     for_sums<1, CT>([&](int, int n, int i, int, int) {
       const float lse = keys ? of_column[8 * n + i % 2].x : of_row[i / 2].x;

@@ -5,9 +5,12 @@
 // one exponential per token and multiplications by λ = e^−decay; a state (values, m), standing for values · e^m,
 // carries them on. The warps of a block have neighbouring tokens of the same channels, a stretch together.
 //
-// Nothing that counts is lost as long as |decay|·T + |bonus| ≤ 40 for a lane's T tokens: a token whose E underflows
-// (e^−86) is outweighed at every place that it reaches by the token that holds the maximum, by e^46 at least. A channel
-// whose decay or bonus is too large for that takes tokens one by one, with the decay in m.
+// Nothing that counts is lost as long as |decay|·T + |bonus| ≤ 32 for a lane's T tokens. A token whose E underflows
+// (e^−86) is outweighed at every place that it reaches by the token that holds the maximum, by e^54 at least; a lane
+// that underflows beside what enters it is so by e^22: m overstates that by up to what one lane forgets, and the lane
+// itself forgets as much. A channel whose decay or bonus is too large for that takes tokens one by one, with the decay
+// in m. So does one whose weights grow (a negative decay) by more than e^40 over the whole sequence: a key that far
+// ones outweigh here may be the near one of a query there, and its gradient needs a reference of its own.
 #pragma once
 
 #include <type_traits>
@@ -113,13 +116,14 @@ struct Channel {
   float half_drift;
   bool one_by_one;
 
-  SOLA_DEVICE Channel(float rate, float extra, int tokens)
+  // a lane's tokens, and those of the whole sequence
+  SOLA_DEVICE Channel(float rate, float extra, int tokens, int64_t all)
       : decay(rate),
         bonus(extra),
         lambda(expf(-rate)),
         half_drift(0.5f * float(tokens) * (-rate - logf(lambda))),
         // also for NaN
-        one_by_one(!(40.0f - fabsf(extra) >= fabsf(rate) * float(tokens))) {}
+        one_by_one(!(32.0f - fabsf(extra) >= fabsf(rate) * float(tokens) && rate * float(all) >= -40.0f)) {}
 };
 
 enum class Direction { left_to_right, right_to_left };
@@ -249,8 +253,9 @@ struct WkvPlace {
       if (p >= tokens) to[p] = missing;
   }
   SOLA_DEVICE Channel channel_of(const WkvParams& p) const {
-    return exists ? Channel(static_cast<const float*>(p.decay)[channel], static_cast<const float*>(p.bonus)[channel], T)
-                  : Channel(0.0f, 0.0f, T);
+    return exists ? Channel(static_cast<const float*>(p.decay)[channel], static_cast<const float*>(p.bonus)[channel], T,
+                            p.N)
+                  : Channel(0.0f, 0.0f, T, 0);
   }
 };
 
