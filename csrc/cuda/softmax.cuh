@@ -48,14 +48,14 @@ SOLA_DEVICE const float2* saved_of(const SoftmaxBackwardParams& params, int head
 // A warp's 16 rows of gradients; `staging` has room for the block's rows, kRowStride apart.
 template <class In, int T, int kRows, int kBlock>
 SOLA_DEVICE void write_gradients(const Sums<1, T / 8>& sums, unsigned char* staging, const View& view,
-                                 const SoftmaxPlace& at, int columns) {
+                                 const SoftmaxPlace& at, int64_t columns) {
   constexpr int stride = kRowStride<In, T>;
   In* rows = reinterpret_cast<In*>(staging);
   sync_block();
   store_sums(sums, rows + 16 * warp_of() * stride, stride);
   sync_block();
-  store_tile<kRows, T, kBlock>(rows, stride,
-                               Rows<In>{row_of<In>(view, at.batch, at.first, at.inner), view.token, at.rows, columns});
+  store_tile<kRows, T, kBlock>(
+      rows, stride, Rows<In>{row_of<In>(view, at.batch, at.first, at.inner), view.token, at.rows, int(columns)});
 }
 
 }  // namespace sola::cuda

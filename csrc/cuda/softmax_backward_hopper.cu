@@ -32,6 +32,8 @@ SOLA_DEVICE void copy_side(const View& view, int columns, const SoftmaxPlace& at
       Rows<const In>{row_of<const In>(view, at.batch, first, at.inner), view.token, rows, columns}, to);
 }
 
+// In one function: where ptxas sees these products and what lies between them in another shape, it lets them wait for
+// each other (csrc/cuda/report.py looks).
 template <class In, int T, Of of>
 __global__ void __launch_bounds__(HopperTiles<T, of>::kBlock, 1) hopper_backward(SoftmaxBackwardParams params) {
   using Tiles = HopperTiles<T, of>;
@@ -82,9 +84,7 @@ __global__ void __launch_bounds__(HopperTiles<T, of>::kBlock, 1) hopper_backward
   for (int block = 0; block < blocks; ++block) {
     const int stage = block % kStages, first = begin + block * CB;
     const uint32_t column = columns + stage * Tiles::kPairBytes;
-    wait_copies<0>();
-    publish_to_tensor_cores();
-    sync_block();
+    await_tiles();
     copy_columns(block + 1);
     commit_copies();
     hold(weights[0]);

@@ -21,83 +21,105 @@ struct HopperTiles {
   static constexpr uint32_t kBytes = kTileAlignment + Queries::kBytes + 4 * Keys::kBytes;
 };
 
+// a block's queries, the keys that they see, and where both lie in shared memory
+template <class In, int T>
+struct Walk {
+  using Tiles = HopperTiles<T>;
+  using Queries = typename Tiles::Queries;
+  using Keys = typename Tiles::Keys;
+  static constexpr int KB = Tiles::kKeys;
+
+  const SoftmaxParams& p;
+  unsigned char* memory;
+  SoftmaxPlace at;
+  int visible;
+
+  SOLA_DEVICE explicit Walk(const SoftmaxParams& params)
+      : p(params),
+        memory(aligned_memory()),
+        at(place_of(p.size, p.size.N, Tiles::kRows)),
+        visible(p.causal ? min(int(p.size.M), at.first + at.rows) : int(p.size.M)) {}
+
+  SOLA_DEVICE int blocks() const { return (visible + KB - 1) / KB; }
+  SOLA_DEVICE uint32_t queries() const { return shared_address(memory); }
+  // keys of a block, or its values
+  SOLA_DEVICE uint32_t tile(int block, bool values) const {
+    return queries() + Queries::kBytes + uint32_t(2 * values + block % 2) * Keys::kBytes;
+  }
+
+  SOLA_DEVICE void copy_queries() const {
+    copy_swizzled<Queries, Tiles::kBlock>(
+        Rows<const In>{row_of<const In>(p.q, at.batch, at.first, at.inner), p.q.token, at.rows, int(p.size.D)}, memory);
+  }
+  SOLA_DEVICE void copy(int block, bool values) const {
+    const int rows = min(KB, visible - block * KB);
+    if (rows <= 0) return;
+    const View& view = values ? p.v : p.k;
+    copy_swizzled<Keys, Tiles::kBlock>(Rows<const In>{row_of<const In>(view, at.batch, block * KB, at.inner),
+                                                      view.token, rows, int(values ? p.size.V : p.size.D)},
+                                       memory + (tile(block, values) - queries()));
+  }
+  // scores of a block of keys to weights; returns what earlier sums must be multiplied by
+  SOLA_DEVICE void weigh(int block, Sums<1, KB / 8>& scores, Running<1>& running, float (&rescale)[1][2]) const {
+    const ScoreUnit unit(p.scale);
+    unit.prepare(scores);
+    hide(scores, block * KB, int(p.size.M), p.causal ? at.first + 16 * warp_of() + lane_of() / 4 : kEverything);
+    soften(scores, running, rescale, unit.unit);
+  }
+};
+
 template <class In, int T>
 __global__ void __launch_bounds__(HopperTiles<T>::kBlock, 1) hopper_forward(SoftmaxParams p) {
   using Tiles = HopperTiles<T>;
   using Queries = typename Tiles::Queries;
   using Keys = typename Tiles::Keys;
-  constexpr int KB = Tiles::kKeys, KT = KB / 8;
-  constexpr uint32_t kTileBytes = Keys::kBytes;
-  unsigned char* memory = aligned_memory();
-  const uint32_t q = shared_address(memory), k = q + Queries::kBytes, v = k + 2 * kTileBytes;
-  const auto at = place_of(p.size, p.size.N, Tiles::kRows);
-  const int all = int(p.size.M), visible = p.causal ? min(all, at.first + at.rows) : all;
-  const int D = int(p.size.D), V = int(p.size.V), blocks = (visible + KB - 1) / KB;
-  const auto copy_keys = [&](const View& view, int columns, int block, uint32_t to) {
-    const int rows = min(KB, visible - block * KB);
-    if (rows <= 0) return;
-    copy_swizzled<Keys, Tiles::kBlock>(
-        Rows<const In>{row_of<const In>(view, at.batch, block * KB, at.inner), view.token, rows, columns},
-        memory + (to - q) + block % 2 * kTileBytes);
-  };
-  const auto arrived = [&] {
-    wait_copies<0>();
-    publish_to_tensor_cores();
-    sync_block();
-  };
-
-  copy_swizzled<Queries, Tiles::kBlock>(
-      Rows<const In>{row_of<const In>(p.q, at.batch, at.first, at.inner), p.q.token, at.rows, D}, memory);
-  copy_keys(p.k, D, 0, k);
+  constexpr int KT = Tiles::kKeys / 8;
+  const Walk<In, T> walk(p);
+  walk.copy_queries();
+  walk.copy(0, false);
   commit_copies();
-  const ScoreUnit unit(p.scale);
   Running<1> running;
   float sums[1][T / 8][4], scores[1][KT][4], rescale[1][2];
   Packed<KT> weights;
   clear(sums);
-  const int query = p.causal ? at.first + 16 * warp_of() + lane_of() / 4 : kEverything;
-  const auto weigh_scores = [&](int block) {
-    unit.prepare(scores);
-    hide(scores, block * KB, all, query);
-    soften(scores, running, rescale, unit.unit);
-  };
+  const int own = 64 * warpgroup_of();
 
-  arrived();
-  copy_keys(p.k, D, 1, k);
-  copy_keys(p.v, V, 0, v);
+  await_tiles();
+  walk.copy(1, false);
+  walk.copy(0, true);
   commit_copies();
   arrive_warpgroup();
-  start_along<In, Queries, Keys>(scores[0], q, 64 * warpgroup_of(), k);
+  start_along<In, Queries, Keys>(scores[0], walk.queries(), own, walk.tile(0, false));
   wait_products<0>();
   hold(scores[0]);
-  weigh_scores(0);
+  walk.weigh(0, scores, running, rescale);
   pack_sums<In>(scores[0], weights);
-  for (int block = 1; block < blocks; ++block) {
-    arrived();
-    copy_keys(p.k, D, block + 1, k);
-    copy_keys(p.v, V, block, v);
+  for (int block = 1; block < walk.blocks(); ++block) {
+    await_tiles();
+    walk.copy(block + 1, false);
+    walk.copy(block, true);
     commit_copies();
     hold(sums[0]);
     arrive_warpgroup();
-    start_along<In, Queries, Keys>(scores[0], q, 64 * warpgroup_of(), k + block % 2 * kTileBytes);
-    start_across<In, Keys>(sums[0], weights, v + (block - 1) % 2 * kTileBytes);
+    start_along<In, Queries, Keys>(scores[0], walk.queries(), own, walk.tile(block, false));
+    start_across<In, Keys>(sums[0], weights, walk.tile(block - 1, true));
     wait_products<1>();
     hold(scores[0]);
-    weigh_scores(block);
+    walk.weigh(block, scores, running, rescale);
     hold(scores[0]);
-    begin_basic_block(all < 0);
+    begin_basic_block(p.size.M < 0);
     wait_products<0>();
     hold(sums[0]);
     for_sums<1, T / 8>([&](int m, int n, int i, int, int) { sums[m][n][i] *= rescale[m][i / 2]; });
     pack_sums<In>(scores[0], weights);
   }
-  arrived();
+  await_tiles();
   hold(sums[0]);
   arrive_warpgroup();
-  start_across<In, Keys>(sums[0], weights, v + (blocks - 1) % 2 * kTileBytes);
+  start_across<In, Keys>(sums[0], weights, walk.tile(walk.blocks() - 1, true));
   wait_products<0>();
   hold(sums[0]);
-  write_rows<In, T, Tiles::kRows, Tiles::kBlock>(p, at, running, sums, reinterpret_cast<In*>(memory));
+  write_rows<In, T, Tiles::kRows, Tiles::kBlock>(p, walk.at, running, sums, reinterpret_cast<In*>(walk.memory));
 }
 
 template <class In, int T>

@@ -68,6 +68,13 @@ SOLA_DEVICE unsigned char* aligned_memory() {
   return memory + (kTileAlignment - shared_address(memory) % kTileAlignment) % kTileAlignment;
 }
 
+// until the tiles that the block's threads have copied can be multiplied
+SOLA_DEVICE void await_tiles() {
+  wait_copies<0>();
+  publish_to_tensor_cores();
+  sync_block();
+}
+
 // Starts sums = left·rightᵀ for the 64 rows of `left` from `row` on.
 template <class In, class Left, class Right, int NT>
 SOLA_DEVICE void start_along(float (&sums)[NT][4], uint32_t left, int row, uint32_t right) {
