@@ -197,6 +197,13 @@ def wkv_meets_what_has_faded(device: Device) -> None:
     )
 
 
+def wkv_of_masked_keys(device: Device) -> None:
+    """Keys of −1e30 leave bonus and decay no digit: about an even average, in which tokens that don't exist have no say."""
+    k, v = torch.full((1, 70, 3), -1e30), torch.randn(1, 70, 3, generator=torch.Generator().manual_seed(0))
+    inputs = [tensor.to(device.name) for tensor in (k, v, torch.full((3,), 0.5), torch.full((3,), 0.2))]
+    torch.testing.assert_close(device.ops.wkv(*inputs).cpu(), v.mean(1, keepdim=True).expand_as(v), rtol=0, atol=0.05)
+
+
 def large_scores(device: Device, dtype: torch.dtype) -> None:
     q, k, v = (torch.randn(1, 130, 1, 16).to(device.name, dtype) for _ in range(3))
     out = device.ops.softmax_attention(q, k, v, scale=500.0)

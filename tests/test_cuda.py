@@ -230,6 +230,10 @@ def test_no_overflow_over_many_tokens(dtype: torch.dtype, kind: dict) -> None:
     checks.no_overflow_over_many_tokens(DEVICE, dtype, kind)
 
 
+def test_wkv_of_masked_keys() -> None:
+    checks.wkv_of_masked_keys(DEVICE)
+
+
 def test_wkv_forgets_at_the_right_rate() -> None:
     checks.wkv_forgets_at_the_right_rate(DEVICE)
 

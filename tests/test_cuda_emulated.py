@@ -88,6 +88,10 @@ def test_no_overflow_over_many_tokens(kind: dict) -> None:
     checks.no_overflow_over_many_tokens(DEVICE, torch.float16, kind)
 
 
+def test_wkv_of_masked_keys() -> None:
+    checks.wkv_of_masked_keys(DEVICE)
+
+
 def test_wkv_forgets_at_the_right_rate() -> None:
     checks.wkv_forgets_at_the_right_rate(DEVICE)
 

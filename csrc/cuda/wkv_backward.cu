@@ -49,10 +49,10 @@ struct Tokens {
 
   template <class In>
   SOLA_DEVICE Tokens(const Raw<In>& raw, const Place& at, const Channel& channel) {
-    at.convert(raw.k, kEmpty, keys);
+    at.convert(raw.k, -INFINITY, keys);
     at.convert(raw.v, 0.0f, values);
     at.convert(raw.grad_out, 0.0f, grads);
-    at.convert(raw.log_normaliser, -kEmpty, logs);
+    at.convert(raw.log_normaliser, INFINITY, logs);
     at.convert(raw.out, 0.0f, log_grads);
 #pragma unroll
     for (int i = 0; i < T; ++i) {

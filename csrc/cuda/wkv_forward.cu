@@ -28,7 +28,7 @@ struct Tokens {
 
   template <class In>
   SOLA_DEVICE Tokens(const Raw<In>& raw, const Place& at, const Channel& channel) {
-    at.convert(raw.k, kEmpty, weights);
+    at.convert(raw.k, -INFINITY, weights);
     at.convert(raw.v, 0.0f, values);
     maximum = exponentiate(weights, channel);
   }
