@@ -140,10 +140,15 @@ class Fitting:
         return run_under_limit(request)
 
 
+# values after which a rule that has not found the answer takes turns with bisection
+TRUSTED_GUESSES = 6
+
+
 def most_that_fits(total: Callable[[int], int], limit_bytes: int, most: int, power: int = 1) -> tuple[int, int, int]:
     """The largest n with ``total(n) ≤ limit_bytes``, its total, and that of n + 1; n is 0 where not even 1 fits.
 
-    ``total`` must rise with n; where it is ``a + b·n^power``, a few values are enough to find the answer.
+    ``total`` must rise with n; where it is ``a + b·n^power``, a few values are enough to find the answer, and otherwise
+    twice as many as bisection takes.
     """
     known: dict[int, int] = {}
 
@@ -161,7 +166,9 @@ def most_that_fits(total: Callable[[int], int], limit_bytes: int, most: int, pow
         else:
             high = number
         guess = _guess(known, limit_bytes, power, low)
-        if guess in known:
+        if len(known) >= TRUSTED_GUESSES and len(known) % 2 == 0:
+            guess = (low + high) // 2
+        elif guess in known:
             # the rule has said what it can; halve what is left, and look next to the answer first
             guess = low + 1 if low + 1 not in known else (low + high) // 2
     return low, value(max(1, low)), value(low + 1)
