@@ -13,8 +13,6 @@
 // ones outweigh here may be the near one of a query there, and its gradient needs a reference of its own.
 #pragma once
 
-#include <type_traits>
-
 #include "cuda/kernel_params.h"
 #include "cuda/tile.cuh"
 
@@ -153,8 +151,7 @@ SOLA_DEVICE float exponentiate(float (&x)[T], const Channel& channel) {
 }
 
 // Moves sums by one token, of weight E.
-template <class First, class Second>
-SOLA_DEVICE void step(Scan& scan, const Channel& channel, float weight, First x, Second y) {
+SOLA_DEVICE void step(Scan& scan, const Channel& channel, float weight, float x, float y) {
   scan.first = fmaf(channel.lambda, scan.first, weight * x);
   scan.second = fmaf(channel.lambda, scan.second, weight * y);
 }
