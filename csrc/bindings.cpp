@@ -3,8 +3,11 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <iterator>
+
 #include "build_info.h"
 #include "cpu/rates.h"
+#include "cuda_features.h"
 #include "schemas.h"
 #include "softmax_bindings.h"
 
@@ -21,5 +24,10 @@ PYBIND11_MODULE(_C, m) {
   m.def("exp_rate", &sola::exp_rate, py::arg("seconds"), py::call_guard<py::gil_scoped_release>(),
         "float32 exponentials per second of one thread, the best within the time");
   m.def("cuda_devices", &sola::cuda_devices, "properties of the CUDA devices that this build can see");
+  m.attr("CUDA_FEATURES") =
+      py::tuple(py::cast(std::vector<std::string>(std::begin(sola::kCudaFeatures), std::end(sola::kCudaFeatures))));
+  m.def("cuda_features_off", &sola::cuda_features_off, "names of what CUDA kernels may not use");
+  m.def("switch_cuda_features_off", &sola::switch_cuda_features_off, py::arg("names"),
+        "in the place of what was off before");
   sola::bind_softmax_routes(m);
 }

@@ -21,7 +21,7 @@ import sola_vision
 from sola_profile.cost.kernels import work
 from sola_profile.errors import first_line
 from sola_profile.kernel_case import WKV, KernelCase
-from sola_profile.kernel_cuda_result import NOT_MEASURED, CudaReport, RouteRow, Row, Timing
+from sola_profile.kernel_cuda_result import NOT_MEASURED, WITH, WITHOUT, CudaReport, FeatureRow, RouteRow, Row, Timing
 from sola_profile.kernel_routes import implied_routes
 from sola_profile.kernel_targets import (
     AUTO,
@@ -31,6 +31,7 @@ from sola_profile.kernel_targets import (
     FLASH,
     OWN,
     RETENTION,
+    FeatureCase,
     ModelTarget,
     RouteCase,
     Target,
@@ -285,6 +286,26 @@ def measure_route(case: RouteCase, clock: Clock) -> RouteRow:
     return RouteRow(case, tuple(timings.values()))
 
 
+def measure_feature(case: FeatureCase, clock: Clock) -> FeatureRow:
+    """Our own kernels with a feature and without it, in turn, the outputs held against each other."""
+    kernel = case.kernel
+    inputs = make_inputs(kernel, "cuda")
+    ours = peers(kernel, OWN if kernel.op == "softmax_attention" else "", compiled=False)[OURS]
+    step = make_step(kernel, ours, inputs)
+
+    def without() -> None:
+        with ops.cuda_without(case.feature):
+            step()
+
+    def forward_without(*inputs: Tensor) -> Tensor:
+        with ops.cuda_without(case.feature):
+            return ours(*inputs)
+
+    timings = race({WITH: step, WITHOUT: without}, clock)
+    timings[WITHOUT] = replace(timings[WITHOUT], difference=_difference(forward_without, ours, inputs))
+    return FeatureRow(case, tuple(timings.values()))
+
+
 def follow(report: CudaReport) -> None:
     """Let softmax attention go by the list that the times of its backends imply, from now on."""
     extension.set_softmax_routes([extension.SoftmaxRoute(**asdict(route)) for route in implied_routes(report)])
@@ -299,8 +320,15 @@ def measure_ceilings(clock: Clock) -> CudaReport:
 
 
 def unmeasured(
-    device: str, targets: tuple[Target, ...], models: tuple[ModelTarget, ...], cases: tuple[RouteCase, ...] = ()
+    device: str,
+    targets: tuple[Target, ...],
+    models: tuple[ModelTarget, ...],
+    cases: tuple[RouteCase, ...] = (),
+    features: tuple[FeatureCase, ...] = (),
 ) -> CudaReport:
     """The same report before there was a device."""
     rows = (*map(Row, targets), *map(Row, models))
-    return CudaReport(device, NOT_MEASURED, None, NOT_MEASURED, None, None, rows, tuple(map(RouteRow, cases)))
+    routes = tuple(map(RouteRow, cases))
+    return CudaReport(
+        device, NOT_MEASURED, None, NOT_MEASURED, None, None, rows, routes, tuple(map(FeatureRow, features))
+    )

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
+from typing import Literal
 
 from sola_profile.errors import first_line
 from sola_profile.kernel_cuda import (
@@ -20,14 +21,15 @@ from sola_profile.kernel_cuda import (
     Clock,
     follow,
     measure_ceilings,
+    measure_feature,
     measure_model,
     measure_route,
     measure_slow,
     measure_target,
     unmeasured,
 )
-from sola_profile.kernel_cuda_result import CudaReport, RouteRow, Row, Timing
-from sola_profile.kernel_targets import AUTO, ModelTarget, RouteCase, Target
+from sola_profile.kernel_cuda_result import WITH, WITHOUT, AnyRow, CudaReport, FeatureRow, RouteRow, Timing
+from sola_profile.kernel_targets import AUTO, FeatureCase, ModelTarget, RouteCase, Target
 from sola_profile.peers.table import OURS
 
 # the longest that a process may be silent: for a row, for its slow routes, and for its start with the ceilings
@@ -40,22 +42,23 @@ MOST_LOST = 2
 
 @dataclass(frozen=True)
 class Task:
-    """A row to measure, of ``CudaReport.rows``; ``slow``: its routes that are slow to start.
+    """A row to measure, by its place among the targets, features or routes of a report.
 
-    ``backends``: a row of ``CudaReport.routes``.
+    ``slow``: those of a target's routes that are slow to start.
     """
 
     place: int
     slow: bool = False
-    backends: bool = False
+    part: Literal["rows", "features", "routes"] = "rows"
 
-    def row(self, report: CudaReport) -> Row | RouteRow:
+    def row(self, report: CudaReport) -> AnyRow:
         """What is known of it."""
-        return report.routes[self.place] if self.backends else report.rows[self.place]
+        found: AnyRow = getattr(report, self.part)[self.place]
+        return found
 
 
 def tasks_of(report: CudaReport) -> list[Task]:
-    """Targets of one kernel, backends of softmax attention, what runs by the list that these imply, slow routes.
+    """Targets of one kernel, features, backends of softmax attention, what runs by the list that these imply, slow routes.
 
     Slow routes come last because they take long, those that a target is against first. Where softmax attention runs by
     the list they would be those of the same case by our own kernel once more.
@@ -65,7 +68,8 @@ def tasks_of(report: CudaReport) -> list[Task]:
     slow = sorted(own, key=lambda place: cases[place].against not in SLOW_TO_START)
     return [
         *map(Task, own),
-        *(Task(place, backends=True) for place in range(len(report.routes))),
+        *(Task(place, part="features") for place in range(len(report.features))),
+        *(Task(place, part="routes") for place in range(len(report.routes))),
         *(Task(place) for place in range(len(report.rows)) if place not in own),
         *(Task(place, slow=True) for place in slow),
     ]
@@ -80,14 +84,17 @@ class End:
     hung: bool = False
 
 
-Message = CudaReport | Row | RouteRow | End
+Message = CudaReport | AnyRow | End
 
 
 def measure(
-    targets: tuple[Target, ...], models: tuple[ModelTarget, ...], cases: tuple[RouteCase, ...] = ()
+    targets: tuple[Target, ...],
+    models: tuple[ModelTarget, ...],
+    cases: tuple[RouteCase, ...] = (),
+    features: tuple[FeatureCase, ...] = (),
 ) -> Iterator[CudaReport]:
     """A report with all rows after every one of them; raises ``RuntimeError`` where not even the device can be measured."""
-    report, ready, slow_until = unmeasured("", targets, models, cases), False, time.monotonic() + SLOW_S
+    report, ready, slow_until = unmeasured("", targets, models, cases, features), False, time.monotonic() + SLOW_S
     left = tasks_of(report)
     lost: Counter[Kind] = Counter()
     while left:
@@ -116,11 +123,12 @@ Kind = tuple[str, ...]
 
 
 def kinds_of(task: Task, report: CudaReport) -> list[Kind]:
-    """The kernels that a row needs, at last those of its own; backends of softmax attention have ours among them."""
+    """The kernels that a row needs, at last those of its own; backends and features have ours among them."""
     row = task.row(report)
-    if isinstance(row, RouteRow):
+    if isinstance(row, RouteRow | FeatureRow):
         case = row.case.kernel
-        return [(case.op, case.dtype), (case.op, case.dtype, "backends")]
+        own = row.case.feature if isinstance(row, FeatureRow) else "backends"
+        return [(case.op, case.dtype), (case.op, case.dtype, own)]
     if isinstance(row.target, ModelTarget):
         return [("model", row.target.model)]
     return [(row.target.case.op, row.target.case.dtype)]
@@ -142,9 +150,11 @@ def _without(report: CudaReport, task: Task, why: str) -> CudaReport:
     return report.with_row(task.place, _failed(task.row(report), task, why))
 
 
-def _failed(row: Row | RouteRow, task: Task, why: str) -> Row | RouteRow:
+def _failed(row: AnyRow, task: Task, why: str) -> AnyRow:
     """What was known stays."""
-    names = ROUTE_BACKENDS if task.backends else ("slow routes" if task.slow else OURS,)
+    names = {"features": (WITH, WITHOUT), "routes": ROUTE_BACKENDS}.get(task.part) or (
+        "slow routes" if task.slow else OURS,
+    )
     return replace(row, timings=(*row.timings, *(Timing(name, missing=why) for name in names)))
 
 
@@ -181,7 +191,7 @@ def work_through(sender: Connection, report: CudaReport, tasks: Sequence[Task], 
 
     clock = Clock(slow_until)
     if report.copy_bytes_per_s is None:
-        report = replace(measure_ceilings(clock), rows=report.rows, routes=report.routes)
+        report = replace(measure_ceilings(clock), rows=report.rows, routes=report.routes, features=report.features)
     # that it is ready
     sender.send(report)
     for task in tasks:
@@ -196,11 +206,13 @@ def work_through(sender: Connection, report: CudaReport, tasks: Sequence[Task], 
             return
 
 
-def _measure(report: CudaReport, task: Task, clock: Clock) -> Row | RouteRow:
+def _measure(report: CudaReport, task: Task, clock: Clock) -> AnyRow:
     row = task.row(report)
     try:
         if isinstance(row, RouteRow):
             return measure_route(row.case, clock)
+        if isinstance(row, FeatureRow):
+            return measure_feature(row.case, clock)
         if task.slow:
             return measure_slow(row, clock, report.copy_bytes_per_s or 1.0)
         follow(report)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from statistics import median
 
-from sola_profile.kernel_targets import ModelTarget, RouteCase, Target
+from sola_profile.kernel_targets import FeatureCase, ModelTarget, RouteCase, Target
 
 NOT_MEASURED = "not measured"
 
@@ -47,6 +47,27 @@ class RouteRow:
     timings: tuple[Timing, ...] = ()
 
 
+WITH, WITHOUT = "with", "without"
+
+
+@dataclass(frozen=True)
+class FeatureRow:
+    """A call of our kernels with a feature and without; ``timings`` are named so, in this order."""
+
+    case: FeatureCase
+    timings: tuple[Timing, ...] = ()
+
+    @property
+    def gain(self) -> float | None:
+        """Time without it over time with it; None unless both were measured."""
+        found = {timing.name: timing.median_s for timing in self.timings}
+        with_s, without_s = found.get(WITH), found.get(WITHOUT)
+        return None if with_s is None or without_s is None else without_s / with_s
+
+
+AnyRow = Row | RouteRow | FeatureRow
+
+
 @dataclass(frozen=True)
 class CudaReport:
     """``copy_bytes_per_s``: read and written, together. ``matmul_flops_per_s``: bfloat16, 2 per multiply-accumulate."""
@@ -59,9 +80,12 @@ class CudaReport:
     matmul_flops_per_s: float | None
     rows: tuple[Row, ...]
     routes: tuple[RouteRow, ...] = ()
+    features: tuple[FeatureRow, ...] = ()
 
-    def with_row(self, place: int, row: Row | RouteRow) -> CudaReport:
+    def with_row(self, place: int, row: AnyRow) -> CudaReport:
         """The same with one row in the place of another, among its like."""
         if isinstance(row, RouteRow):
             return replace(self, routes=(*self.routes[:place], row, *self.routes[place + 1 :]))
+        if isinstance(row, FeatureRow):
+            return replace(self, features=(*self.features[:place], row, *self.features[place + 1 :]))
         return replace(self, rows=(*self.rows[:place], row, *self.rows[place + 1 :]))

@@ -43,6 +43,14 @@ class RouteCase:
 
 
 @dataclass(frozen=True)
+class FeatureCase:
+    """A call that our kernels make with and without a feature of newer devices, ``sola_vision.ops.CUDA_FEATURES``."""
+
+    feature: str
+    kernel: KernelCase
+
+
+@dataclass(frozen=True)
 class ModelTarget:
     """A whole model, forward in bfloat16: the time on PyTorch's own routes over ours."""
 
@@ -102,6 +110,36 @@ def route_cases() -> tuple[RouteCase, ...]:
         for tokens in sizes
         for causal in (False, True)
     )
+
+
+# where a feature was chosen by counting what it saves; a device says whether it does
+_FEATURES = {
+    "clusters": (
+        ("linear_attention", "1x6x512x64", FORWARD),
+        ("linear_attention", "1x6x4096x64", FORWARD),
+        ("linear_attention", "8x12x196x64", BOTH),
+        ("linear_attention", "2x16x32768x64", FORWARD),
+        ("linear_attention", "2x16x32768x64", BOTH),
+    ),
+    "wgmma": (
+        ("softmax_attention", "1x16x1024x64", FORWARD),
+        ("softmax_attention", "1x16x4096x64", FORWARD),
+        ("softmax_attention", "1x16x4096x64", BOTH),
+        ("softmax_attention", "1x16x4096x128", FORWARD),
+        ("softmax_attention", "1x16x4096x128", BOTH),
+    ),
+    "pdl": (
+        ("linear_attention", "1x6x16384x64", FORWARD),
+        ("linear_attention", "1x6x16384x64", BOTH),
+        (WKV, "8x3136x192", FORWARD),
+        (WKV, "8x3136x192", BOTH),
+    ),
+}
+
+
+def feature_cases() -> tuple[FeatureCase, ...]:
+    """All calls, in the order of the report, in bfloat16."""
+    return tuple(FeatureCase(feature, _case(*call)) for feature, calls in _FEATURES.items() for call in calls)
 
 
 MODEL_TARGETS = (ModelTarget("sola_t", 8, 1024, 1.5), ModelTarget("sola_s", 8, 1024, 1.5))

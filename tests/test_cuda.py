@@ -62,6 +62,13 @@ def test_several_ranges_and_stretches(case: Case, dtype: torch.dtype) -> None:
     agrees(case, dtype, ops, "cuda")
 
 
+@dtypes
+@pytest.mark.parametrize("case", [case for case in SMALL_CASES if case.op != "softmax_attention"], ids=str)
+def test_small_values_without_what_newer_devices_can_do(case: Case, dtype: torch.dtype) -> None:
+    with ops.cuda_without(*ops.CUDA_FEATURES):
+        agrees(case, dtype, ops, "cuda")
+
+
 # as many heads as let blocks of warpgroups fill an H100
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("case", list(warpgroup_cases(8, 9)), ids=str)

@@ -21,6 +21,7 @@ def library() -> Iterator:
     library.set_capability(_HOPPER)
     yield library
     library.set_capability(_ORDINARY)
+    library.switch_cuda_features_off([])
 
 
 def _blocks(library, case: Case, dtype: torch.dtype, *, odd: bool = False) -> int:
@@ -61,6 +62,22 @@ def test_warpgroups_take_what_suits_them(library, sizes, dtype: torch.dtype, odd
     library.set_capability(100)  # has no such instructions either
     if blocks == 2 and sizes[1] == 200:
         assert _blocks(library, Case("softmax_attention", sizes), dtype, odd=odd) == 4
+
+
+@pytest.mark.parametrize(
+    ("feature", "case", "blocks"),
+    [
+        ("wgmma", Case("softmax_attention", (1, 200, 200, 1, 64, 64)), 4),
+        # ranges, sums of them, ranges again
+        ("clusters", Case("linear_attention", (1, 600, 600, 1, 32, 32)), 5 + (32 * 32 + 32) // 32 + 10),
+    ],
+    ids=str,
+)
+def test_a_feature_that_is_off_is_not_used(library, feature: str, case: Case, blocks: int) -> None:
+    with_it = _blocks(library, case, torch.bfloat16)
+    library.switch_cuda_features_off([feature])
+    assert with_it < _blocks(library, case, torch.bfloat16) == blocks
+    assert agrees(case, torch.bfloat16, emulated)
 
 
 @HALF

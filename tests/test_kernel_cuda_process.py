@@ -16,9 +16,9 @@ import torch
 from sola_profile import kernel_cuda_process
 from sola_profile.kernel_cuda import ROUTE_BACKENDS, unmeasured
 from sola_profile.kernel_cuda_process import End, Task, measure, tasks_of, work_through
-from sola_profile.kernel_cuda_result import RouteRow, Row, Timing
+from sola_profile.kernel_cuda_result import WITH, WITHOUT, FeatureRow, RouteRow, Row, Timing
 from sola_profile.kernel_routes import implied_routes
-from sola_profile.kernel_targets import AUTO, MODEL_TARGETS, OWN, RETENTION, route_cases, targets
+from sola_profile.kernel_targets import AUTO, MODEL_TARGETS, OWN, RETENTION, feature_cases, route_cases, targets
 
 ROOT = Path(__file__).parent.parent
 # the one at place 3 is alone among its kernels
@@ -29,14 +29,14 @@ CEILINGS = {"device": "NVIDIA H200", "capability": "9.0", "copy_bytes_per_s": 4e
 
 
 def pretend(sender, report, tasks, slow_until) -> None:
-    """Row 1 is measured and loses the device, row 2 and backends 1 kill their process, row 3 never ends."""
+    """Row 1 is measured and loses the device, row 2, backends 1 and feature 0 kill their process, row 3 never ends."""
     sender.send(replace(report, **CEILINGS))
     for task in tasks:
-        if task in (Task(2), Task(1, backends=True)):
+        if task in (Task(2), Task(1, part="routes"), Task(0, part="features")):
             os._exit(11)
         if task == Task(3):
             time.sleep(60)
-        name = OWN if task.backends else "ours"
+        name = {"routes": OWN, "features": WITH}.get(task.part, "ours")
         sender.send(replace(task.row(report), timings=(Timing(name, (1e-3,)),)))
         if task == Task(1):
             sender.send(End("the device is lost", sent=True))
@@ -52,7 +52,7 @@ def softmax_faults(sender, report, tasks, slow_until) -> None:
     sender.send(replace(report, **CEILINGS))
     for task in tasks:
         row = task.row(report)
-        case = row.case.kernel if task.backends else row.target.case
+        case = row.case.kernel if task.part == "routes" else row.target.case
         if case.op == "softmax_attention" and case.dtype == "bfloat16":
             os._exit(11)
         if case.dtype == "float16":
@@ -73,7 +73,7 @@ def process(monkeypatch):
 @pytest.mark.slow
 def test_a_row_that_ends_its_process_takes_no_other_along(process) -> None:
     process(pretend)
-    reports = list(measure(TARGETS, (), CASES))
+    reports = list(measure(TARGETS, (), CASES, feature_cases()[:2]))
     assert len(reports[0].rows) == len(TARGETS)
     last = reports[-1]
     assert last.device == "NVIDIA H200"
@@ -91,6 +91,9 @@ def test_a_row_that_ends_its_process_takes_no_other_along(process) -> None:
     assert [row.timings[0].samples_s for row in last.routes] == [(1e-3,), (), (1e-3,)]
     lost = [(timing.name, timing.missing) for timing in last.routes[1].timings]
     assert lost == [(name, "the process ended with code 11") for name in ROUTE_BACKENDS]
+    lost = [(timing.name, timing.missing) for timing in last.features[0].timings]
+    assert lost == [(name, "the process ended with code 11") for name in (WITH, WITHOUT)]
+    assert last.features[1].timings[0].samples_s == (1e-3,)
 
 
 @pytest.mark.slow
@@ -120,11 +123,15 @@ def test_no_device_is_an_error_with_a_reason(process) -> None:
 
 
 def test_the_list_is_measured_before_what_runs_by_it_and_slow_routes_last() -> None:
-    report = unmeasured("x", targets(), MODEL_TARGETS, route_cases())
+    report = unmeasured("x", targets(), MODEL_TARGETS, route_cases(), feature_cases())
     tasks = tasks_of(report)
-    begin = next(i for i, task in enumerate(tasks) if task.backends)
+    features = [task for task in tasks if task.part == "features"]
+    assert [task.row(report) for task in features] == [FeatureRow(case) for case in feature_cases()]
+    assert tasks[tasks.index(features[-1]) + 1].part == "routes"
+    tasks = [task for task in tasks if task not in features]
+    begin = next(i for i, task in enumerate(tasks) if task.part == "routes")
     end = begin + len(route_cases())
-    assert tasks[begin:end] == [Task(place, backends=True) for place in range(len(route_cases()))]
+    assert tasks[begin:end] == [Task(place, part="routes") for place in range(len(route_cases()))]
     before, after = ([report.rows[task.place].target for task in part] for part in (tasks[:begin], tasks[end:]))
     assert before == [target for target in targets() if target.backend != AUTO]
     by_list = [target for target in targets() if target.backend == AUTO]

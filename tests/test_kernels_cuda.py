@@ -13,9 +13,9 @@ from sola_profile import kernel_cuda, kernel_cuda_process
 from sola_profile.cli import main
 from sola_profile.commands import kernels_cuda
 from sola_profile.cost.kernels import work
-from sola_profile.kernel_case import Shape
-from sola_profile.kernel_cuda import race, unmeasured
-from sola_profile.kernel_cuda_result import CudaReport, RouteRow, Row, Timing
+from sola_profile.kernel_case import BOTH, KernelCase, Shape
+from sola_profile.kernel_cuda import measure_feature, race, unmeasured
+from sola_profile.kernel_cuda_result import CudaReport, FeatureRow, RouteRow, Row, Timing
 from sola_profile.kernel_routes import fastest, implied_routes, routes_json
 from sola_profile.kernel_targets import (
     AUTO,
@@ -26,7 +26,9 @@ from sola_profile.kernel_targets import (
     MODEL_TARGETS,
     OWN,
     RETENTION,
+    FeatureCase,
     RouteCase,
+    feature_cases,
     route_cases,
     targets,
 )
@@ -60,6 +62,8 @@ def test_a_plan_has_every_target_and_no_figure(run, tmp_path) -> None:
     assert all(row["reached"] is None and row["met"] is None and not row["timings"] for row in document["rows"])
     assert len(document["routes"]) == len(route_cases())
     assert all(row["fastest"] is None and not row["timings"] for row in document["routes"])
+    assert len(document["features"]) == len(feature_cases())
+    assert all(row["gain"] is None and not row["timings"] for row in document["features"])
     assert "```cpp\n// not measured\n```" in page
     assert not list(tmp_path.glob("*-routes.json"))
     assert "not run on a GPU yet" in page
@@ -122,6 +126,52 @@ def test_routes_take_turns_and_one_that_fails_drops_out() -> None:
     assert found["broken"].missing == "no kernel image"
     assert calls[:3] == ["ours", "broken", "ours"]
     assert calls.count("broken") == 1
+
+
+@pytest.mark.parametrize("op", ["linear_attention", "softmax_attention"])
+def test_a_feature_is_off_throughout_the_call_without_it(monkeypatch, op: str) -> None:
+    """Backward pass included; and on again afterwards."""
+    off: list[tuple[str, ...]] = []
+
+    class Clock:
+        def time(self, step) -> float:
+            step()
+            return 1e-3 if not off[-1] else 2e-3
+
+    class Seen(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            off.append(ops.cuda_features_off())
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            off.append(ops.cuda_features_off())
+            return grad
+
+    make_inputs, attend = kernel_cuda.make_inputs, getattr(ops, op)
+    monkeypatch.setattr(kernel_cuda, "make_inputs", lambda case, _: make_inputs(case))
+    monkeypatch.setattr(ops, op, lambda q, k, v, **options: Seen.apply(attend(q, k, v, **options)))
+    row = measure_feature(FeatureCase("pdl", KernelCase(op, Shape.parse("1x2x16x8"), "float32", BOTH, 1)), Clock())
+    assert row.gain == pytest.approx(2.0)
+    turns = kernel_cuda.WARM_UP + kernel_cuda.ROUNDS
+    assert off == [(), (), ("pdl",), ("pdl",)] * turns + [("pdl",), ()]
+    assert row.timings[1].difference == 0.0
+    assert ops.cuda_features_off() == ()
+
+
+def test_page_and_json_of_features() -> None:
+    case = feature_cases()[0]
+    rows = (
+        FeatureRow(case, (Timing("with", (1e-3,)), Timing("without", (2e-3,)))),
+        FeatureRow(case, (Timing("with", (1e-3,)), Timing("without", missing="no kernel"))),
+    )
+    report = replace(unmeasured("NVIDIA H100", (), ()), features=rows)
+    page = cuda_markdown(report, "command")
+    assert "| clusters | linear_attention 1x6x512x64 bfloat16 | forward | 1.000 | 2.000 | 2.00 × |" in page
+    assert "| 1.000 | – | not measured |" in page
+    assert "–: no kernel." in page
+    assert [row["gain"] for row in json.loads(cuda_json(report))["features"]] == [2.0, None]
 
 
 def test_a_peer_that_wants_mapped_heads_gets_them(monkeypatch) -> None:
@@ -314,6 +364,7 @@ def test_the_op_as_a_whole_runs_by_the_list_that_was_measured(monkeypatch, tmp_p
     monkeypatch.setattr("sola_profile.kernel_targets.MODEL_TARGETS", ())
     cases = (RouteCase(8, "bfloat16", 16, False), RouteCase(8, "bfloat16", 32, True))
     monkeypatch.setattr("sola_profile.kernel_targets.route_cases", lambda: cases)
+    monkeypatch.setattr("sola_profile.kernel_targets.feature_cases", lambda: ())
     kernels_cuda.run(tmp_path)
     document = json.loads((tmp_path / "kernels-h200.json").read_text())
     assert [row["fastest"] for row in document["routes"]] == ["flash", "flash"]

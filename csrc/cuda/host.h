@@ -7,6 +7,7 @@
 #include <c10/core/impl/VirtualGuardImpl.h>
 
 #include "cuda/kernels.h"
+#include "cuda_features.h"
 #include "sizes.h"
 
 // the emulator of tests/emulator registers the same functions for CPU tensors, under a name of its own

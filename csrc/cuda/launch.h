@@ -8,6 +8,7 @@
 #include <type_traits>
 
 #include "cuda/numbers.cuh"
+#include "cuda_features.h"
 
 namespace sola::cuda {
 
@@ -50,10 +51,10 @@ int launch(void (*kernel)(Params), int64_t blocks, int threads, size_t shared, [
       return asked == cudaErrorInvalidValue ? kTooMuchShared : asked;
     }
   }
+  const bool early = manner.early && may_use(CudaFeature::pdl);
 #ifdef SOLA_EMULATOR
   simt::launch(
-      reinterpret_cast<const void*>(kernel), [&] { kernel(params); }, blocks, threads, shared, manner.cluster,
-      manner.early);
+      reinterpret_cast<const void*>(kernel), [&] { kernel(params); }, blocks, threads, shared, manner.cluster, early);
 #else
   cudaLaunchAttribute attributes[2]{};
   unsigned count = 0;
@@ -61,7 +62,7 @@ int launch(void (*kernel)(Params), int64_t blocks, int threads, size_t shared, [
     attributes[count].id = cudaLaunchAttributeClusterDimension;
     attributes[count++].val.clusterDim = {static_cast<unsigned>(manner.cluster), 1, 1};
   }
-  if (manner.early && may_start_early()) {
+  if (early && may_start_early()) {
     attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attributes[count++].val.programmaticStreamSerializationAllowed = 1;
   }

@@ -48,7 +48,7 @@ int64_t cluster_blocks(const AttentionSizes& s, Dtype dtype, bool gradients, con
   constexpr int64_t kFewTiles = 8;
   const DeviceSize size = size_of(device);
   const int64_t width = std::max(s.D, s.V), heads = s.B * s.H;
-  if (size.capability < 90 || width > kClusterWidth) return 0;
+  if (size.capability < 90 || width > kClusterWidth || !may_use(CudaFeature::clusters)) return 0;
   const int64_t tiles = std::max<int64_t>(1, (std::max(s.N, s.M) + kTile - 1) / kTile);
   const int64_t slots = size.multiprocessors * resident_clusters(dtype, width, gradients);
   int64_t blocks = 1;

@@ -40,7 +40,8 @@ bool in_vectors(const View& view, int64_t columns) {
 // smaller ones, which need two to four times as long for a row.
 bool suits_hopper(const SoftmaxParams& p, Dtype dtype, int64_t rows, const DeviceSize& device) {
   const AttentionSizes& s = p.size;
-  if (device.capability != 90 || (dtype != Dtype::bf16 && dtype != Dtype::f16) || s.M == 0) return false;
+  if (device.capability != 90 || !may_use(CudaFeature::wgmma)) return false;
+  if ((dtype != Dtype::bf16 && dtype != Dtype::f16) || s.M == 0) return false;
   if (std::max(s.D, s.V) > kWideSoftmax || 2 * s.B * s.H * rows < kHopperRows * device.multiprocessors) return false;
   return in_vectors(p.q, s.D) && in_vectors(p.k, s.D) && in_vectors(p.v, s.V) && in_vectors(p.grad_out, s.V);
 }

@@ -26,13 +26,13 @@ def run(folder: Path, plan: str | None = None) -> None:
 
     from sola_profile.kernel_cuda import unmeasured
     from sola_profile.kernel_cuda_process import measure
-    from sola_profile.kernel_targets import MODEL_TARGETS, route_cases, targets
+    from sola_profile.kernel_targets import MODEL_TARGETS, feature_cases, route_cases, targets
 
     if plan is None and not torch.cuda.is_available():
         raise SystemExit("kernels: this PyTorch sees no CUDA device; --plan NAME writes the targets without one")
     folder.mkdir(parents=True, exist_ok=True)
     command = COMMAND + (f" --plan '{plan}'" if plan else "")
-    everything = (targets(), MODEL_TARGETS, route_cases())
+    everything = (targets(), MODEL_TARGETS, route_cases(), feature_cases())
     reports = [unmeasured(plan, *everything)] if plan else measure(*everything)
     begin = time.monotonic()
     try:
@@ -53,7 +53,7 @@ def _write_report(folder: Path, report: CudaReport, command: str) -> tuple[Path,
     _write(path.with_suffix(".json"), cuda_json(report))
     if any(map(fastest, report.routes)):
         _write(path.with_name(f"{path.stem}-routes.json"), routes_json(report))
-    found = [row.timings for row in report.rows] + [row.timings for row in report.routes]
+    found = [row.timings for row in (*report.rows, *report.features, *report.routes)]
     return path, sum(map(bool, found)), len(found)
 
 

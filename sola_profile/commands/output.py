@@ -25,7 +25,7 @@ CHECKPOINT_EVERY_S = 10.0
 PIPE_WIDTH = 120
 
 # they force an instruction set, a GEMM backend or a softmax kernel, and a report must say so
-CHOOSING_VARIABLES = ("SOLA_ISA", "SOLA_BF16", "SOLA_SOFTMAX_BACKEND", "SOLA_SOFTMAX_ROUTES")
+CHOOSING_VARIABLES = ("SOLA_ISA", "SOLA_BF16", "SOLA_SOFTMAX_BACKEND", "SOLA_SOFTMAX_ROUTES", "SOLA_CUDA_WITHOUT")
 
 # key of the typed arguments in click's context
 ARGUMENTS = "sola_profile.arguments"

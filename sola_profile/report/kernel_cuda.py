@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
-from sola_profile.kernel_cuda_result import NOT_MEASURED, CudaReport, RouteRow, Row, Timing
+from sola_profile.kernel_cuda_result import NOT_MEASURED, WITH, WITHOUT, CudaReport, FeatureRow, RouteRow, Row, Timing
 from sola_profile.kernel_routes import fastest, implied_routes
 from sola_profile.kernel_targets import AUTO, COPY, OWN, ROUTE_HEADS, ModelTarget
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 REMARK = """\
 Wanted and reached are shares of the measured copy bandwidth, for the least bytes that a case moves, or the peer's time over
 ours, above 1 ours is faster. Times are medians by CUDA events behind a flush of the L2 cache, all routes in turn. *fla* is
@@ -19,6 +19,10 @@ a gradient. *flash_bla* is `flash_bla.ops.linear_attn.fused.linear_attention` be
 page has every sample.
 """
 OF_SOFTMAX = {OWN: ", own kernel", AUTO: ", the op as a whole", "": ""}
+FEATURES_REMARK = """\
+The same call of our own kernels with a feature of compute capability 9.0 and without it (`sola_vision.ops.cuda_without`,
+`SOLA_CUDA_WITHOUT`), in turn, in milliseconds. *Gain* is the time without it over the time with it: below 1 it had better not be used.
+"""
 ROUTES_REMARK = f"""\
 Forward of `sola_vision.ops.softmax_attention` at B 1, H {ROUTE_HEADS}, N = M, asked to run on each backend in turn, in milliseconds.
 *Fastest* is ours unless another takes less than 98 % of its time and computes the same. The op as a whole, above, runs by the list at
@@ -36,6 +40,8 @@ def cuda_json(report: CudaReport) -> str:
     document = {"schema_version": SCHEMA_VERSION, **asdict(report)}
     for entry, row in zip(document["rows"], report.rows, strict=True):
         entry["met"] = row.met
+    for entry, feature in zip(document["features"], report.features, strict=True):
+        entry["gain"] = feature.gain
     for entry, route in zip(document["routes"], report.routes, strict=True):
         best = fastest(route)
         entry["fastest"] = best.name if best else None
@@ -57,6 +63,8 @@ def cuda_markdown(report: CudaReport, command: str) -> str:
         "| :-- | :-- | :-- | --: | --: | --: | :-- |",
     ]
     lines += [f"| {' | '.join(_cells(row))} |" for row in report.rows]
+    if report.features:
+        lines += _features(report)
     if report.routes:
         lines += _routes(report)
     return "\n".join(lines) + "\n"
@@ -92,16 +100,37 @@ def _cells(row: Row) -> Iterator[str]:
     yield "; ".join(named).replace("|", "/") or NOT_MEASURED
 
 
+def _features(report: CudaReport) -> Iterator[str]:
+    yield from ("", "## Features of newer devices", "", FEATURES_REMARK)
+    yield "| Feature | Case | Mode | With | Without | Gain |"
+    yield "| :-- | :-- | :-- | --: | --: | --: |"
+    for row in report.features:
+        yield f"| {' | '.join(_feature_cells(row))} |"
+    yield from _reasons(report.features)
+
+
+def _feature_cells(row: FeatureRow) -> Iterator[str]:
+    case = row.case.kernel
+    yield from (row.case.feature, f"{case.op} {case.shape} {case.dtype}", case.mode)
+    timings = {timing.name: timing for timing in row.timings}
+    yield from (_milliseconds(timings.get(name)) for name in (WITH, WITHOUT))
+    yield NOT_MEASURED if row.gain is None else _figure(row.gain, share=False)
+
+
+def _reasons(rows: Sequence[FeatureRow | RouteRow]) -> Iterator[str]:
+    """Why there are cells without a figure."""
+    refused = dict.fromkeys(timing.missing for row in rows for timing in row.timings if timing.missing)
+    if refused:
+        yield from ("", "–: " + "; ".join(refused) + ".")
+
+
 def _routes(report: CudaReport) -> Iterator[str]:
     yield from ("", "## Backends of softmax attention", "", ROUTES_REMARK)
     yield f"| D | Dtype | Causal | N | {' | '.join(BACKENDS.values())} | Fastest |"
     yield f"| --: | :-- | :-- | --: |{' --: |' * len(BACKENDS)} :-- |"
-    refused: dict[str, None] = {}
     for row in report.routes:
         yield f"| {' | '.join(_route_cells(row))} |"
-        refused |= dict.fromkeys(timing.missing for timing in row.timings if timing.missing)
-    if refused:
-        yield from ("", "–: " + "; ".join(refused) + ".")
+    yield from _reasons(report.routes)
     yield from ("", LIST_REMARK, "```cpp")
     if any(row.timings for row in report.routes):
         yield from [route.cpp() for route in implied_routes(report)] or ["// ours is the fastest everywhere"]

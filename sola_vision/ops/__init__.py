@@ -8,15 +8,19 @@ path.
 import torch as _torch  # noqa: F401  its libraries must be loaded before the extension that links to them
 
 from sola_vision.ops._extension import extension
+from sola_vision.ops.cuda_features import CUDA_FEATURES, cuda_features_off, cuda_without
 from sola_vision.ops.linear_attention import FEATURE_MAPS, linear_attention
 from sola_vision.ops.softmax_attention import softmax_attention
 from sola_vision.ops.softmax_backends import SOFTMAX_BACKENDS, current_softmax_backend, softmax_backend
 from sola_vision.ops.wkv import wkv
 
 __all__ = [
+    "CUDA_FEATURES",
     "FEATURE_MAPS",
     "SOFTMAX_BACKENDS",
     "build_info",
+    "cuda_features_off",
+    "cuda_without",
     "current_softmax_backend",
     "linear_attention",
     "softmax_attention",

@@ -7,9 +7,10 @@ backend takes, are in ``csrc/softmax_routes.cpp``.
 from __future__ import annotations
 
 import os
-from types import TracebackType
+from functools import partial
 
 from sola_vision.ops._extension import extension
+from sola_vision.ops._restoring import Restoring
 from sola_vision.ops._routes_file import read_routes
 from sola_vision.suggest import did_you_mean
 
@@ -17,22 +18,7 @@ SOFTMAX_BACKENDS: tuple[str, ...] = tuple(extension.SOFTMAX_BACKENDS)
 _BACKEND, _ROUTES = "SOLA_SOFTMAX_BACKEND", "SOLA_SOFTMAX_ROUTES"
 
 
-class _Restoring:
-    """Does nothing by itself; as a context it brings back what was asked for before."""
-
-    def __init__(self, before: str) -> None:
-        self._before = before
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        extension.pin_softmax_backend(self._before)
-
-
-def softmax_backend(name: str) -> _Restoring:
+def softmax_backend(name: str) -> Restoring:
     """Choose what computes the forward pass of ``softmax_attention`` on CUDA, from now on or within a ``with`` block.
 
     ``auto`` takes the first route of an ordered list that matches the call and whose backend takes it; ``own`` is the
@@ -49,7 +35,7 @@ def softmax_backend(name: str) -> _Restoring:
 
     """
     _check("softmax_backend", name)
-    restoring = _Restoring(current_softmax_backend())
+    restoring = Restoring(partial(extension.pin_softmax_backend, current_softmax_backend()))
     extension.pin_softmax_backend(name)
     return restoring
 

@@ -23,6 +23,7 @@ DeviceSize size_of(const at::Device&) { return {2, capability}; }
 #include "cuda/softmax_attention.cpp"
 #include "cuda/softmax_sdpa.cpp"
 #include "cuda/wkv.cpp"
+#include "cuda_features.cpp"
 #include "softmax_routes.cpp"
 
 namespace sola::cuda {
@@ -50,6 +51,8 @@ TORCH_LIBRARY(sola_emulated, m) {
   m.def("set_capability(int capability) -> ()", [](int64_t it) { sola::cuda::capability = int(it); });
   m.def("blocks_run() -> int", [] { return simt::blocks_run(); });
   m.def("set_most_shared(int bytes) -> ()", [](int64_t bytes) { simt::set_most_shared(int(bytes)); });
+  m.def("switch_cuda_features_off(str[] names) -> ()",
+        [](const std::vector<std::string>& names) { sola::switch_cuda_features_off(names); });
   // the state of csrc/softmax_routes.cpp, which is this library's own; a route for everything, or none
   m.def("pin_softmax_backend(str name) -> ()",
         [](const std::string& name) { sola::pin_softmax_backend(sola::softmax_backend_of(name)); });
