@@ -18,10 +18,10 @@ _NO_ARRIVAL, _NO_PUBLICATION, _NO_WAIT, _OVERWRITTEN = 1, 2, 3, 4
 
 @pytest.mark.parametrize("layout", range(4), ids=["row col", "row row", "col col", "col row"])
 @pytest.mark.parametrize(
-    ("kind", "dtype"), list(enumerate([torch.bfloat16, torch.float16, torch.float32, torch.float32]))
+    ("kind", "dtype"), list(enumerate([torch.bfloat16, torch.float16, torch.float16, torch.float32]))
 )
 def test_products_of_tensor_cores(library, kind: int, dtype: torch.dtype, layout: int) -> None:
-    """The fragments of ``mma`` and ``ldmatrix`` against a plain product; operands exact in their type."""
+    """The fragments of ``mma`` and ``ldmatrix`` against a plain product; operands exact in their type, TF32's float16."""
     generator = torch.Generator().manual_seed(layout)
     a, b = (torch.randn(16, 16, generator=generator).to(dtype).float() for _ in range(2))
     expected = (a.double() @ b.double()).float()

@@ -65,7 +65,7 @@ struct WalkTiles {
                        kResultRow = 20;
   static constexpr size_t kSide = sizeof(Mul) * kTile * kDeep, kY = sizeof(Mul) * kTile * kWide,
                           kXs = sizeof(Mul) * kTile * kPairs,
-                          kScratch = is_half<Mul> ? sizeof(float) * 16 * kResultRow : sizeof(Mul) * 16 * kPieceRow;
+                          kScratch = is_rounded<Mul> ? sizeof(float) * 16 * kResultRow : sizeof(Mul) * 16 * kPieceRow;
   static constexpr size_t kBytes = 2 * kSide + kY + kXs + Shape::kWarps * kScratch + sizeof(ChunkNumbers);
 
   unsigned char* memory;
@@ -226,13 +226,11 @@ SOLA_DEVICE void read_state(Sums<MT, 2>& out, const Sums<1, K / 8>& state, WalkT
   using Shape = typename Tiles::Shape;
   using Mul = typename Tiles::Mul;
   const Operand<Mul> rows{tiles.a() + row * Tiles::kDeep, Tiles::kDeep};
-  if constexpr (is_half<Mul>) {
+  if constexpr (is_rounded<Mul>) {
 #pragma unroll
-    for (int k = 0; k < Shape::kSlab; k += 16) {
-      const float (&low)[4] = state[0][(kFirst + k) / 8];
-      const float (&high)[4] = state[0][(kFirst + k) / 8 + 1];
-      const uint32_t b[4] = {pack<Mul>(low[0], low[1]), pack<Mul>(high[0], high[1]), pack<Mul>(low[2], low[3]),
-                             pack<Mul>(high[2], high[3])};
+    for (int k = 0; k < Shape::kSlab; k += kProductDepth<Mul>) {
+      uint32_t b[4];
+      right_fragments<Mul>(b, state, kFirst + k);
 #pragma unroll
       for (int m = 0; m < MT; ++m) {
         uint32_t a[4];

@@ -49,7 +49,7 @@ constexpr bool sums_beside_gradients(int64_t D, int64_t V) { return D <= 64 && V
 // capability 9.0 shared memory does. Only bfloat16 is multiplied as it lies in memory, so other types need more of
 // both.
 constexpr int resident_gathers(Dtype dtype, int64_t width) {
-  return (width <= 64 ? 4 : 2) - (dtype == Dtype::bf16 ? 0 : 1);
+  return (width <= 64 ? 4 : 2) - (dtype == Dtype::f32 ? 1 : 0);
 }
 constexpr int resident_reads(Dtype dtype, int64_t width, bool gradients) {
   if (width > 64) return dtype == Dtype::bf16 && !gradients ? 3 : 2;

@@ -1,6 +1,8 @@
 // number types: what lies in memory (In), what is multiplied (Mul), and vectors of 16 bytes
 #pragma once
 
+#include <type_traits>
+
 #include "cuda/primitives.cuh"
 #include "params.h"
 
@@ -8,6 +10,9 @@ namespace sola::cuda {
 
 template <class T>
 constexpr bool is_half = sizeof(T) == 2;
+// what tensor cores multiply
+template <class T>
+constexpr bool is_rounded = !std::is_same_v<T, float>;
 
 SOLA_DEVICE float to_float(float x) { return x; }
 SOLA_DEVICE float to_float(Tf32 x) { return x.value; }
@@ -22,7 +27,7 @@ SOLA_DEVICE float from_float<float>(float x) {
 }
 template <>
 SOLA_DEVICE Tf32 from_float<Tf32>(float x) {
-  return {x};
+  return {round_tf32(x)};
 }
 template <>
 SOLA_DEVICE Bf16 from_float<Bf16>(float x) {

@@ -15,7 +15,7 @@ namespace sola::cuda {
 
 constexpr int kWarp = 32;
 
-// 16-bit numbers as they lie in memory, and a float that is multiplied as two TF32 numbers
+// 16-bit numbers as they lie in memory, and a float of 11 bits: as precise as Half, with the range of float
 struct Bf16 {
   uint16_t bits;
 };

@@ -2,8 +2,7 @@
 //
 // A warp owns 16·MT rows and 8·NT columns of the result; lane l holds, of every 16 × 8 block, rows l/4 and l/4 + 8 and
 // columns 2·(l%4) and the next: entries 0 and 1 of the first row, 2 and 3 of the second. Half types are multiplied by
-// tensor cores, 16 deep; Tf32, floats that are split into two TF32 numbers, 8 deep; float by plain multiply-adds in
-// true float32, in the same places.
+// tensor cores, 16 deep, and Tf32, 8 deep; float by plain multiply-adds in true float32, in the same places.
 #pragma once
 
 #include <type_traits>
@@ -74,25 +73,76 @@ SOLA_DEVICE void store_sums(const Sums<MT, NT>& sums, T* to, int stride) {
 SOLA_DEVICE int lane_of() { return int(threadIdx.x) % kWarp; }
 SOLA_DEVICE int warp_of() { return int(threadIdx.x) / kWarp; }
 
-// the 16 × 16 block of the left operand at depth k
+// how deep a product of tensor cores is
+template <class Mul>
+constexpr int kProductDepth = 32 / int(sizeof(Mul));
+
+// Of a row (or column) of a Tf32 operand what a lane has at depth k. Tensor cores take the numbers in any order, if it
+// is the same for both operands; in this one they are neighbours, 2t and 2t + 1. So sums are right operands as they
+// lie, and four rows that are read across lie in different banks.
+struct alignas(8) TwoDeep {
+  uint32_t first, second;
+};
+template <Along along>
+SOLA_DEVICE TwoDeep two_deep(Operand<Tf32> operand, int other, int k) {
+  const int depth = k + lane_of() % 4 * 2;
+  if constexpr (along == Along::depth) {
+    return *reinterpret_cast<const TwoDeep*>(operand.data + other * operand.stride + depth);
+  } else {
+    const Tf32* at = operand.data + depth * operand.stride + other;
+    return {float_to_bits(at[0].value), float_to_bits(at[operand.stride].value)};
+  }
+}
+
+// the block of 16 rows of the left operand at depth k, of kProductDepth
 template <Along along, class Mul>
 SOLA_DEVICE void left_fragment(uint32_t (&a)[4], Operand<Mul> left, int row, int k) {
   const int lane = lane_of();
-  if constexpr (along == Along::depth) {
+  if constexpr (std::is_same_v<Mul, Tf32>) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const TwoDeep two = two_deep<along>(left, row + lane / 4 + 8 * half, k);
+      a[half] = two.first;
+      a[half + 2] = two.second;
+    }
+  } else if constexpr (along == Along::depth) {
     load_matrices(a, left.data + (row + lane % 16) * left.stride + k + lane / 16 * 8);
   } else {
     load_matrices_transposed(a, left.data + (k + lane % 8 + lane / 16 * 8) * left.stride + row + lane / 8 % 2 * 8);
   }
 }
 
-// two 16 × 8 blocks of the right operand at depth k: words 0, 1 and 2, 3
+// two blocks of 8 columns of the right operand at depth k: words 0, 1 and 2, 3
 template <Along along, class Mul>
 SOLA_DEVICE void right_fragments(uint32_t (&b)[4], Operand<Mul> right, int column, int k) {
   const int lane = lane_of();
-  if constexpr (along == Along::depth) {
+  if constexpr (std::is_same_v<Mul, Tf32>) {
+#pragma unroll
+    for (int block = 0; block < 2; ++block) {
+      const TwoDeep two = two_deep<along>(right, column + lane / 4 + 8 * block, k);
+      b[2 * block] = two.first;
+      b[2 * block + 1] = two.second;
+    }
+  } else if constexpr (along == Along::depth) {
     load_matrices(b, right.data + (column + lane / 16 * 8 + lane % 8) * right.stride + k + lane / 8 % 2 * 8);
   } else {
     load_matrices_transposed(b, right.data + (k + lane % 16) * right.stride + column + lane / 16 * 8);
+  }
+}
+
+// the same blocks out of sums that lie transposed: rows of the sums are columns of the operand
+template <class Mul, int NT>
+SOLA_DEVICE void right_fragments(uint32_t (&b)[4], const Sums<1, NT>& sums, int k) {
+  const float (&low)[4] = sums[0][k / 8];
+  if constexpr (std::is_same_v<Mul, Tf32>) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) b[i] = float_to_bits(round_tf32(low[i]));
+  } else {
+    const float (&high)[4] = sums[0][k / 8 + 1];
+    b[0] = pack<Mul>(low[0], low[1]);
+    b[1] = pack<Mul>(high[0], high[1]);
+    b[2] = pack<Mul>(low[2], low[3]);
+    b[3] = pack<Mul>(high[2], high[3]);
   }
 }
 
@@ -118,15 +168,21 @@ template <class Mul, class Weights>
 SOLA_DEVICE void weigh_fragment(uint32_t (&a)[4], int k, const Weights& weights) {
   const int first = k + lane_of() % 4 * 2;
 #pragma unroll
-  for (int i = 0; i < 4; ++i) a[i] = weigh<Mul>(a[i], weights(first + i / 2 * 8), weights(first + i / 2 * 8 + 1));
+  for (int i = 0; i < 4; ++i) {
+    if constexpr (std::is_same_v<Mul, Tf32>) {
+      a[i] = float_to_bits(round_tf32(bits_to_float(a[i]) * weights(first + i / 2)));
+    } else {
+      a[i] = weigh<Mul>(a[i], weights(first + i / 2 * 8), weights(first + i / 2 * 8 + 1));
+    }
+  }
 }
 
 template <int MT, int NT, Along la, Along ra, class Mul, class Weights>
-SOLA_DEVICE void multiply_half(Sums<MT, NT>& sums, Operand<Mul> left, Operand<Mul> right, int depth,
-                               const Weights& weights) {
+SOLA_DEVICE void multiply_rounded(Sums<MT, NT>& sums, Operand<Mul> left, Operand<Mul> right, int depth,
+                                  const Weights& weights) {
   static_assert(NT % 2 == 0);
 #pragma unroll(MT* NT > 8 ? 1 : 2)
-  for (int k = 0; k < depth; k += 16) {
+  for (int k = 0; k < depth; k += kProductDepth<Mul>) {
     uint32_t a[MT][4];
 #pragma unroll
     for (int m = 0; m < MT; ++m) {
@@ -141,46 +197,6 @@ SOLA_DEVICE void multiply_half(Sums<MT, NT>& sums, Operand<Mul> left, Operand<Mu
       for (int m = 0; m < MT; ++m) {
         mma(sums[m][n], a[m], b[0], b[1], Mul{});
         mma(sums[m][n + 1], a[m], b[2], b[3], Mul{});
-      }
-    }
-  }
-}
-
-// a float as the sum of two TF32 numbers, 22 bits together
-struct Split {
-  uint32_t high, low;
-};
-SOLA_DEVICE Split split(float x) {
-  const float high = round_tf32(x);
-  return {float_to_bits(high), float_to_bits(round_tf32(x - high))};
-}
-
-// three products for one: the fourth, of both low parts, is below the rounding of float
-template <int MT, int NT, Along la, Along ra, class Weights>
-SOLA_DEVICE void multiply_tf32(Sums<MT, NT>& sums, Operand<Tf32> left, Operand<Tf32> right, int depth,
-                               const Weights& weights) {
-  const int g = lane_of() / 4, t = lane_of() % 4;
-#pragma unroll 1
-  for (int k = 0; k < depth; k += 8) {
-    uint32_t high[MT][4], low[MT][4];
-#pragma unroll
-    for (int m = 0; m < MT; ++m)
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int at = k + t + i / 2 * 4;
-        const Split a = split(weights(at) * element<la>(left, 16 * m + g + i % 2 * 8, at).value);
-        high[m][i] = a.high;
-        low[m][i] = a.low;
-      }
-#pragma unroll
-    for (int n = 0; n < NT; ++n) {
-      const Split b0 = split(element<ra>(right, 8 * n + g, k + t).value);
-      const Split b1 = split(element<ra>(right, 8 * n + g, k + t + 4).value);
-#pragma unroll
-      for (int m = 0; m < MT; ++m) {
-        mma(sums[m][n], low[m], b0.high, b1.high, Tf32{});
-        mma(sums[m][n], high[m], b0.low, b1.low, Tf32{});
-        mma(sums[m][n], high[m], b0.high, b1.high, Tf32{});
       }
     }
   }
@@ -216,10 +232,8 @@ SOLA_DEVICE void multiply_float(Sums<MT, NT>& sums, Operand<float> left, Operand
 template <Along la, Along ra, int MT, int NT, class Mul, class Weights = Unweighted>
 SOLA_DEVICE void multiply(Sums<MT, NT>& sums, Operand<Mul> left, Operand<Mul> right, int depth,
                           const Weights& weights = {}) {
-  if constexpr (is_half<Mul>) {
-    multiply_half<MT, NT, la, ra>(sums, left, right, depth, weights);
-  } else if constexpr (std::is_same_v<Mul, Tf32>) {
-    multiply_tf32<MT, NT, la, ra>(sums, left, right, depth, weights);
+  if constexpr (is_rounded<Mul>) {
+    multiply_rounded<MT, NT, la, ra>(sums, left, right, depth, weights);
   } else {
     multiply_float<MT, NT, la, ra>(sums, left, right, depth, weights);
   }

@@ -70,7 +70,7 @@ struct Values {
         inverse[half] = p.companion ? reciprocal(quad_sum(inverse[half]) + p.eps) : 1.0f;
       if (first + kTile < at.tokens) rows.load(q, first + kTile);
       multiply_parts<Along::other>(left, memory.state(), [&](const auto& sums, int part) {
-        store_rows<kPart<Mul, T>>(out, first, 32 * part, [&](int half, int group, float (&x)[8]) {
+        store_rows<kPart<T>>(out, first, 32 * part, [&](int half, int group, float (&x)[8]) {
           take(sums, half, group, x);
 #pragma unroll
           for (int j = 0; j < 8; ++j) x[j] *= inverse[half];
@@ -194,17 +194,24 @@ struct QueryGradients {
     for (int64_t first = 0; first < at.tokens; first += kTile) {
       const int64_t next = first + kTile;
       prefetch_own<T>(q, own_rows(next));
+      if constexpr (!is_half<typename WideRange<In>::Mul>) prefetch_own<T>(grad_out, own_rows(next));
       const QueryTiles<In, T> tiles(rest, int(first / kTile));
       if constexpr (kSums<T>) {
         if (tiles.kBuffers == 1) sync_block();
         store_grad(tiles, grad);
       }
-      LeftRows<typename WideRange<In>::Mul, T> left(memory.scratch());
+      using Mul = typename WideRange<In>::Mul;
+      LeftRows<Mul, T> left(memory.scratch());
       left.set(grad);
-      if (next < at.tokens) grad.load(grad_out, own_rows(next));
+      // wide types leave no registers for them beside the product
+      const auto load_next = [&] {
+        if (next < at.tokens) grad.load(grad_out, own_rows(next));
+      };
+      if constexpr (is_half<Mul>) load_next();
       float sums[1][T / 8][4];
       clear(sums);
       multiply_rows<Along::depth>(sums, left, memory.state());
+      if constexpr (!is_half<Mul>) load_next();
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const int64_t token = own_rows(first) + neighbour_row(half);
@@ -258,7 +265,7 @@ struct KeyGradients {
       left.set(values);
       if (next < at.tokens) values.load(v, next);
       multiply_parts<Along::depth>(left, memory.state(), [&](const auto& sums, int part) {
-        store_rows<kPart<Mul, T>>(grad_k, first, 32 * part, [&](int half, int group, float (&g)[8]) {
+        store_rows<kPart<T>>(grad_k, first, 32 * part, [&](int half, int group, float (&g)[8]) {
           float x[8], z[8];
           keys.neighbours(half, part + group, x);
           Features<is_half<In>>{p.map}(0, x);
@@ -272,8 +279,8 @@ struct KeyGradients {
       });
       if (next < at.tokens) keys.load(k, next);
       multiply_parts<Along::other>(mapped, memory.state(), [&](const auto& sums, int part) {
-        store_rows<kPart<Mul, T>>(grad_v, first, 32 * part,
-                                  [&](int half, int group, float (&x)[8]) { take(sums, half, group, x); });
+        store_rows<kPart<T>>(grad_v, first, 32 * part,
+                             [&](int half, int group, float (&x)[8]) { take(sums, half, group, x); });
       });
     }
   }

@@ -104,7 +104,7 @@ template <class Mul, int T>
 struct LeftRows {
   static constexpr int kStride = kRowStride<Mul, T>;
   Mul* scratch;
-  uint32_t word[is_half<Mul> ? T / 16 : 1][4];
+  uint32_t word[is_rounded<Mul> ? T / kProductDepth<Mul> : 1][4];
 
   SOLA_DEVICE explicit LeftRows(Mul* memory) : scratch(memory) {}
 
@@ -117,6 +117,12 @@ struct LeftRows {
         word[2 * group + j / 2][j % 2 * 2 + half] = two;
         x[2 * j] = to_float(Mul{uint16_t(two)});
         x[2 * j + 1] = to_float(Mul{uint16_t(two >> 16)});
+      } else if constexpr (is_rounded<Mul>) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          x[2 * j + i] = to_float(from_float<Mul>(x[2 * j + i]));
+          word[4 * group + j][2 * i + half] = float_to_bits(x[2 * j + i]);
+        }
       } else {
         Mul* to = scratch + neighbour_row(half) * kStride + 32 * group + 8 * j + lane_of() % 4 * 2;
         to[0] = from_float<Mul>(x[2 * j]);
@@ -144,15 +150,15 @@ struct LeftRows {
 // sums += left · state (along = other: the state's rows are the depth) or left · stateᵀ (along = depth)
 template <Along along, class Mul, int T, int NT>
 SOLA_DEVICE void multiply_rows(Sums<1, NT>& sums, const LeftRows<Mul, T>& left, Operand<Mul> state) {
-  if constexpr (is_half<Mul>) {
+  if constexpr (is_rounded<Mul>) {
     // lanes may have parted over rows that don't exist
     sync_warp();
 #pragma unroll
-    for (int k = 0; k < T / 16; ++k) {
+    for (int k = 0; k < T / kProductDepth<Mul>; ++k) {
 #pragma unroll
       for (int n = 0; n < NT; n += 2) {
         uint32_t b[4];
-        right_fragments<along>(b, state, 8 * n, 16 * k);
+        right_fragments<along>(b, state, 8 * n, kProductDepth<Mul> * k);
         mma(sums[0][n], left.word[k], b[0], b[1], Mul{});
         mma(sums[0][n + 1], left.word[k], b[2], b[3], Mul{});
       }
@@ -165,15 +171,15 @@ SOLA_DEVICE void multiply_rows(Sums<1, NT>& sums, const LeftRows<Mul, T>& left, 
 }
 
 // columns of a product that a warp computes at a time, where registers hold the left operand too
-template <class Mul, int T>
-constexpr int kPart = is_half<Mul> && T > 64 ? 64 : T;
+template <int T>
+constexpr int kPart = T > 64 ? 64 : T;
 
 // the same product as f(sums, group) wants it: part by part, from the 32 columns of `group` on
 template <Along along, class Mul, int T, class F>
 SOLA_DEVICE void multiply_parts(const LeftRows<Mul, T>& left, Operand<Mul> state, const F& f) {
 #pragma unroll
-  for (int column = 0; column < T; column += kPart<Mul, T>) {
-    float sums[1][kPart<Mul, T> / 8][4];
+  for (int column = 0; column < T; column += kPart<T>) {
+    float sums[1][kPart<T> / 8][4];
     clear(sums);
     multiply_rows<along>(sums, left,
                          Operand<Mul>{state.data + column * (along == Along::other ? 1 : state.stride), state.stride});
@@ -186,7 +192,7 @@ template <class In, int T>
 struct StateMemory {
   using Mul = typename WideRange<In>::Mul;
   static constexpr int kStride = kRowStride<Mul, T>;
-  static constexpr size_t kScratch = is_half<Mul> ? 0 : sizeof(Mul) * kWarpRows * kStride;
+  static constexpr size_t kScratch = is_rounded<Mul> ? 0 : sizeof(Mul) * kWarpRows * kStride;
   static constexpr size_t kBytes = sizeof(Mul) * T * kStride + sizeof(float) * T + kScratch * (kThreads / kWarp);
 
   unsigned char* memory;

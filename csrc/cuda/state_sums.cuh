@@ -8,15 +8,15 @@ namespace sola::cuda {
 
 // numbers of the type that is multiplied whose sum is a float
 template <class Mul>
-constexpr int kParts = is_half<Mul> ? 3 : 1;
+constexpr int kParts = is_rounded<Mul> ? 3 : 1;
 
-// One step of tokens in shared memory: kStep rows of x and of y. The padding of y's rows holds u, as a sum of numbers
-// of the type that is multiplied: three of bfloat16 have all bits of a float.
-template <class Mul, int T, int kStep>
+// One step of tokens in shared memory: kRows rows of x and of y. The padding of y's rows holds u, as a sum of numbers
+// of the type that is multiplied: three have all bits of a float.
+template <class Mul, int T, int kRows>
 struct StepTiles {
   static constexpr int kStride = kRowStride<Mul, T>;
-  // u is read with what lies behind it in a block of 8 or 16 columns, which nobody looks at
-  static constexpr size_t kBytes = sizeof(Mul) * 2 * kStep * kStride + 16;
+  // u is read with what lies behind it in 16 columns, which nobody looks at
+  static constexpr size_t kBytes = sizeof(Mul) * (2 * kRows * kStride + 16) - 16;
   // two of them need one barrier per step; of wide types one must do
   static constexpr int kBuffers = is_half<Mul> ? 2 : 1;
 
@@ -24,7 +24,7 @@ struct StepTiles {
 
   SOLA_DEVICE StepTiles(unsigned char* memory, int step)
       : x(reinterpret_cast<Mul*>(memory + step % kBuffers * kBytes)) {}
-  SOLA_DEVICE Mul* y() const { return x + kStep * kStride; }
+  SOLA_DEVICE Mul* y() const { return x + kRows * kStride; }
 
   SOLA_DEVICE void store_u(int row, float u) const {
     Mul* to = y() + row * kStride + T;
@@ -53,24 +53,24 @@ struct StateSums {
   SOLA_DEVICE static int down() { return warp_of() / kAcross; }
   SOLA_DEVICE static int across() { return warp_of() % kAcross; }
 
-  template <int kStep>
-  SOLA_DEVICE void add(const StepTiles<Mul, T, kStep>& tiles) {
-    constexpr int stride = StepTiles<Mul, T, kStep>::kStride;
+  template <int kRows>
+  SOLA_DEVICE void add(const StepTiles<Mul, T, kRows>& tiles) {
+    constexpr int stride = StepTiles<Mul, T, kRows>::kStride;
     const Operand<Mul> x{tiles.x + 16 * MT * down(), stride};
-    multiply<Along::other, Along::other>(sums, x, Operand<Mul>{tiles.y() + 8 * NT * across(), stride}, kStep);
+    multiply<Along::other, Along::other>(sums, x, Operand<Mul>{tiles.y() + 8 * NT * across(), stride}, kRows);
     static_assert(MT <= kAcross);
     if (across() >= MT) return;
     const Operand<Mul> rows{x.data + 16 * across(), stride}, u{tiles.y() + T, stride};
-    if constexpr (is_half<Mul>) {
+    if constexpr (is_rounded<Mul>) {
 #pragma unroll
-      for (int k = 0; k < kStep; k += 16) {
+      for (int k = 0; k < kRows; k += kProductDepth<Mul>) {
         uint32_t a[4], b[4];
         left_fragment<Along::other>(a, rows, 0, k);
         right_fragments<Along::other>(b, u, 0, k);
         mma(companion[0][0], a, b[0], b[1], Mul{});
       }
     } else {
-      multiply<Along::other, Along::other>(companion, rows, u, kStep);
+      multiply<Along::other, Along::other>(companion, rows, u, kRows);
     }
   }
 

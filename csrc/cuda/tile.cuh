@@ -87,8 +87,9 @@ SOLA_DEVICE float log_decay(const float* decay, int64_t head) {
   return decay[head] > 0.0f && decay[head] <= 1.0f ? logf(decay[head]) : NAN;
 }
 
-// what is multiplied: float16 inputs go as split TF32 (the range of float) where sums over many tokens or quotients by
-// them become operands, so that nothing overflows at any number of tokens
+// what is multiplied: float16 inputs go as TF32 where sums over many tokens or quotients by them become operands. It
+// has float16's precision and float's range, so that inputs stay as they are and nothing overflows at any number of
+// tokens
 template <class In>
 struct WideRange {
   using Mul = In;
