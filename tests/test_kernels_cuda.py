@@ -128,15 +128,15 @@ def test_routes_take_turns_and_one_that_fails_drops_out() -> None:
     assert calls.count("broken") == 1
 
 
-@pytest.mark.parametrize("op", ["linear_attention", "softmax_attention"])
-def test_a_feature_is_off_throughout_the_call_without_it(monkeypatch, op: str) -> None:
+@pytest.mark.parametrize(("op", "backend"), [("linear_attention", ""), ("softmax_attention", OWN)])
+def test_a_feature_is_off_throughout_the_call_without_it(monkeypatch, op: str, backend: str) -> None:
     """Backward pass included; and on again afterwards."""
     off: list[tuple[str, ...]] = []
 
     class Clock:
         def time(self, step) -> float:
             step()
-            return 1e-3 if not off[-1] else 2e-3
+            return 2e-3 if off[-1] else 1e-3
 
     class Seen(torch.autograd.Function):
         @staticmethod
@@ -149,9 +149,13 @@ def test_a_feature_is_off_throughout_the_call_without_it(monkeypatch, op: str) -
             off.append(ops.cuda_features_off())
             return grad
 
-    make_inputs, attend = kernel_cuda.make_inputs, getattr(ops, op)
+    def peers(case, ours: str, *, compiled: bool):
+        assert (ours, compiled) == (backend, False)
+        return {"ours": lambda q, k, v: Seen.apply(getattr(ops, op)(q, k, v))}
+
+    make_inputs = kernel_cuda.make_inputs
     monkeypatch.setattr(kernel_cuda, "make_inputs", lambda case, _: make_inputs(case))
-    monkeypatch.setattr(ops, op, lambda q, k, v, **options: Seen.apply(attend(q, k, v, **options)))
+    monkeypatch.setattr(kernel_cuda, "peers", peers)
     row = measure_feature(FeatureCase("pdl", KernelCase(op, Shape.parse("1x2x16x8"), "float32", BOTH, 1)), Clock())
     assert row.gain == pytest.approx(2.0)
     turns = kernel_cuda.WARM_UP + kernel_cuda.ROUNDS
