@@ -82,6 +82,10 @@ class CudaReport:
     routes: tuple[RouteRow, ...] = ()
     features: tuple[FeatureRow, ...] = ()
 
+    def all_rows(self) -> tuple[AnyRow, ...]:
+        """Targets, features and backends."""
+        return (*self.rows, *self.features, *self.routes)
+
     def with_row(self, place: int, row: AnyRow) -> CudaReport:
         """The same with one row in the place of another, among its like."""
         if isinstance(row, RouteRow):

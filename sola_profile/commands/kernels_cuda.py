@@ -53,7 +53,7 @@ def _write_report(folder: Path, report: CudaReport, command: str) -> tuple[Path,
     _write(path.with_suffix(".json"), cuda_json(report))
     if any(map(fastest, report.routes)):
         _write(path.with_name(f"{path.stem}-routes.json"), routes_json(report))
-    found = [row.timings for row in (*report.rows, *report.features, *report.routes)]
+    found = [row.timings for row in report.all_rows()]
     return path, sum(map(bool, found)), len(found)
 
 
