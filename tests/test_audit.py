@@ -1,10 +1,10 @@
 """Published costs beside ours: what explains a difference, and that the list can be trusted."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from schemas import conforming
 
 from sola_profile import audit
 from sola_profile.audit import AGREES, BLIND, BOTH, NORMS, OTHER_MODEL, UNEXPLAINED, Figure, audited, read_figures
@@ -60,7 +60,7 @@ def test_the_command_counts_and_writes_a_page(sola_profile, tmp_path):
     assert code == 0
     assert f"counting {name} at 224" in err
     assert "2 published figures: 0 agree, 2 differ by what their counter sees, none is unexplained." in out
-    rows = json.loads(Path(tmp_path / "all.json").read_text())["rows"]
+    rows = conforming("audit", Path(tmp_path / "all.json").read_text())["rows"]
     assert [row["explanation"] for row in rows] == [NORMS, BOTH]
     page = (tmp_path / "audit.md").read_text()
     assert "| 1.26 | 1.254 | +0.5 % | counts norms too | 5.717, agrees |" in page

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from profiles import sample_profile
+from schemas import conforming
 
 from sola_profile import measuring, versions
 from sola_profile.compare.gate import Verdict, judge, judge_time
@@ -174,7 +175,7 @@ def test_one_multiply_accumulate_more_is_a_regression(sola_profile):
     code, out, _ = sola_profile("compare", old, new, "--json", "c.json", "--markdown", "c.md")
     assert code == ExitCode.REGRESSION
     assert "sola_t: 1 figure is worse" in out
-    found = json.loads(Path("c.json").read_text())
+    found = conforming("comparison", Path("c.json").read_text())
     worse = [figure for figure in found["figures"] if figure["regression"]]
     assert [(figure["size"], figure["name"], figure["new"] - figure["old"]) for figure in worse] == [
         ("128", "forward pass", 1)
@@ -298,7 +299,7 @@ def test_two_versions_take_turns_launch_after_launch(sola_profile, monkeypatch):
     assert code == ExitCode.REGRESSION
     assert "took turns" in out
     assert err.count("launching") == 6
-    found = json.loads(Path("c.json").read_text())
+    found = conforming("comparison", Path("c.json").read_text())
     assert found["interleaved"]
     assert [time["ratio"]["value"] for time in found["times"]] == [pytest.approx(1.5)] * 3
 
@@ -392,7 +393,7 @@ def test_every_code_is_in_the_help_and_in_the_docs(sola_profile):
 
 
 def test_a_killed_process_costs_only_its_size(sola_profile):
-    options = ("--res", "64,96", "--budget", "2", "--no-report", "--isolate", "--json", "all.json")
+    options = ("--res", "64,96", "--budget", "6", "--no-report", "--isolate", "--json", "all.json")
     code, out, _ = sola_profile("--model", "gates_zoo:deadly", *options)
     assert code == 0
     small, large = json.loads(Path("all.json").read_text())["models"][0]["rows"]

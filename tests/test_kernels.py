@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from schemas import conforming
 
 from sola_profile import kernel_models
 from sola_profile.commands import kernels as command
@@ -95,7 +96,7 @@ def test_everything_is_measured_and_written(run, tmp_path, monkeypatch):
     monkeypatch.setenv("SOLA_BF16", "float")
     code, out, err = run(*TINY, "--shape", "1x6x3", "--json", "all.json", "--out", "here")
     assert code == 0
-    document = json.loads(Path("all.json").read_text())
+    document = conforming("kernels", Path("all.json").read_text())
     assert document == json.loads(Path("here/kernels-cpu.json").read_text())
     assert document["schema_version"] == 1
     assert document["command"].startswith("SOLA_BF16=float sola-profile kernels --")
@@ -122,7 +123,7 @@ def test_everything_is_measured_and_written(run, tmp_path, monkeypatch):
 def test_json_on_standard_output_sends_the_tables_to_standard_error(run):
     code, out, err = run(*TINY, "--op", "linear_attention", "--mode", "forward", "--no-report", "--json", "-")
     assert code == 0
-    assert json.loads(out)["rows"][0]["op"] == "linear_attention"
+    assert conforming("kernels", out)["rows"][0]["op"] == "linear_attention"
     assert "linear_attention, forward" in err
 
 
@@ -142,7 +143,7 @@ def test_crossovers_and_models_when_asked_for(run, monkeypatch):
     arguments = (*TINY, "--op", "linear_attention", "--mode", "forward", "--crossover", "--model", "sola_t")
     code, out, _ = run(*arguments, "--res", "32", "--json", "all.json", "--no-report")
     assert code == 0
-    document = json.loads(Path("all.json").read_text())
+    document = conforming("kernels", Path("all.json").read_text())
     assert [(found["dim"], found["analytical_tokens"]) for found in document["crossovers"]] == [
         (dim, dim) for dim in (32, 64, 128)
     ]
@@ -169,7 +170,7 @@ def test_ctrl_c_keeps_what_is_finished(run, monkeypatch):
     assert code == ExitCode.INTERRUPTED
     assert "Interrupted" in out
     assert "interrupted" in err
-    document = json.loads(Path("all.json").read_text())
+    document = conforming("kernels", Path("all.json").read_text())
     assert document["interrupted"]
     assert len(document["rows"]) == 1
     assert "**Interrupted**" in Path("here/kernels-cpu.md").read_text()

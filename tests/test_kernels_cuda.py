@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from schemas import conforming
 
 from sola_profile import kernel_cuda, kernel_cuda_process
 from sola_profile.cli import main
@@ -57,7 +58,7 @@ def test_a_plan_has_every_target_and_no_figure(run, tmp_path) -> None:
     assert code == 0
     assert "kernels-h200.md" in out
     page = (tmp_path / "kernels-h200.md").read_text()
-    document = json.loads((tmp_path / "kernels-h200.json").read_text())
+    document = conforming("kernels-cuda", (tmp_path / "kernels-h200.json").read_text())
     assert len(document["rows"]) == len(targets()) + len(MODEL_TARGETS)
     assert all(row["reached"] is None and row["met"] is None and not row["timings"] for row in document["rows"])
     assert len(document["routes"]) == len(route_cases())
@@ -175,7 +176,7 @@ def test_page_and_json_of_features() -> None:
     assert "| clusters | linear_attention 1x6x512x64 bfloat16 | forward | 1.000 | 2.000 | 2.00 × |" in page
     assert "| 1.000 | – | not measured |" in page
     assert "–: no kernel." in page
-    assert [row["gain"] for row in json.loads(cuda_json(report))["features"]] == [2.0, None]
+    assert [row["gain"] for row in conforming("kernels-cuda", cuda_json(report))["features"]] == [2.0, None]
 
 
 def test_a_peer_that_wants_mapped_heads_gets_them(monkeypatch) -> None:
@@ -370,7 +371,7 @@ def test_the_op_as_a_whole_runs_by_the_list_that_was_measured(monkeypatch, tmp_p
     monkeypatch.setattr("sola_profile.kernel_targets.route_cases", lambda: cases)
     monkeypatch.setattr("sola_profile.kernel_targets.feature_cases", lambda: ())
     kernels_cuda.run(tmp_path)
-    document = json.loads((tmp_path / "kernels-h200.json").read_text())
+    document = conforming("kernels-cuda", (tmp_path / "kernels-h200.json").read_text())
     assert [row["fastest"] for row in document["routes"]] == ["flash", "flash"]
     own, whole = document["rows"]
     assert [row["target"]["backend"] for row in (own, whole)] == [OWN, AUTO]

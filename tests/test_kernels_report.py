@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import altair
 import pytest
 from rich.console import Console
+from schemas import conforming
 
 from sola_profile.compare.ratios import Ratio, ratio
 from sola_profile.cost.kernels import work
@@ -229,7 +230,7 @@ def test_there_is_no_picture_without_ratios():
 def test_json_holds_every_sample_and_reason():
     report = report_of()
     text = kernel_json_text(report)
-    document = json.loads(text)
+    document = conforming("kernels", text)
     assert document["schema_version"] == SCHEMA_VERSION
     assert len(document["rows"]) == len(report.rows)
     for found, row in zip(document["rows"], report.rows, strict=True):

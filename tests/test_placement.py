@@ -1,6 +1,5 @@
 """Placement: the front against brute force, costs against the closed form, scores with known answers, the command."""
 
-import json
 import re
 import time
 from dataclasses import replace
@@ -12,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from schemas import conforming
 
 import sola_profile
 from sola_profile.case import Resolution, Settings
@@ -180,7 +180,7 @@ def test_sola_b_is_searched_in_less_than_two_seconds():
 def measured():
     """A placement of a tiny backbone, measured for moments."""
     budgets = Budgets(latency_s=10.0)
-    return sola_profile.place(TINY, 64, budget_s=0.5, settings=Settings(threads=1), budgets=budgets, swaps=["3.1=S"])
+    return sola_profile.place(TINY, 64, budget_s=2.0, settings=Settings(threads=1), budgets=budgets, swaps=["3.1=S"])
 
 
 def test_latencies_are_sums_of_measured_layers(measured):
@@ -221,7 +221,7 @@ def test_the_chart_is_a_vega_lite_spec_and_the_json_has_everything(measured):
     found = measured
     chart = placement_chart(found)
     altair.LayerChart.from_dict(chart, validate=True)
-    document = json.loads(found.json_text())
+    document = conforming("placement", found.json_text())
     assert [option["pattern"] for option in document["front"]] == [option.pattern for option in found.front]
     assert document["confirmations"][0]["measured"]["samples_s"]
 
@@ -303,7 +303,7 @@ def test_budgets_that_nothing_keeps_leave_no_choice():
     assert (found.front, found.chosen, found.model) == ((), None, None)
     assert placement_chart(found) is None
     assert "No pattern keeps to the budgets." in found._repr_html_()
-    assert json.loads(found.json_text())["chosen"] is None
+    assert conforming("placement", found.json_text())["chosen"] is None
 
 
 @pytest.mark.parametrize(
@@ -342,7 +342,7 @@ def test_the_command_writes_what_it_found(sola_profile, tmp_path, monkeypatch):
     )
     assert code == 0
     assert "searching 256 patterns" in err
-    document = json.loads((tmp_path / "x.json").read_text())
+    document = conforming("placement", (tmp_path / "x.json").read_text())
     chosen = document["chosen"]["pattern"]
     assert f"sola-profile --model 'sola_t[{chosen}]'" in printed
     assert f'sola_vision.create_model("sola_t", pattern="{chosen}")' in printed

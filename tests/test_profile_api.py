@@ -3,12 +3,12 @@
 import io
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import jsonschema
 import pytest
 from profiles import sample_profile
 from rich.console import Console
+from schemas import schema
 from torch import nn
 
 import sola_profile
@@ -21,7 +21,7 @@ from sola_profile.report.json_file import json_text
 from sola_profile.report.read_json import read_profile
 from sola_profile.result import Killed, LeftOut, NotReached, OutOfMemory
 
-SCHEMA = json.loads((Path(__file__).parents[1] / "docs/schema/profile.json").read_text(encoding="utf-8"))
+SCHEMA = schema("profile")
 
 
 def small():

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from rich.console import Console
+from schemas import conforming
 from study_models import SIZE, TINY
 
 import sola_profile
@@ -66,7 +67,7 @@ def test_charts_keep_to_the_schema_and_json_has_everything(studied):
         # panels are alike, and validating takes its time
         panels = {name: chart[name][:1] for name in ("concat", "hconcat") if name in chart}
         altair.Chart.from_dict({**chart, **panels}, validate=True)
-    document = json.loads(studied.json_text())
+    document = conforming("study", studied.json_text())
     assert [layer["place"] for layer in document["sizes"][0]["layers"]] == [str(layer.id) for layer in TINY.layers()]
     assert document["sizes"][0]["depths"][0]["areas"]["0.99"] == studied.sizes[0].depths[0].areas[0.99]
     assert document["horizons"][0]["own"][2]["predicted_sigma"] is None
@@ -118,7 +119,7 @@ def test_the_command_reads_weights_and_images_and_writes_a_page(sola_profile, ti
     for chart in ("depth.svg", "maps-32.svg", "reach.svg", "exponent.svg"):
         assert f"]({chart})" in page
         assert (out / chart).read_text().startswith("<svg")
-    assert json.loads((tmp_path / "x.json").read_text())["weights"] == "tiny.safetensors"
+    assert conforming("study", (tmp_path / "x.json").read_text())["weights"] == "tiny.safetensors"
 
 
 def test_a_matrix_that_is_not_the_operator_s_is_an_error(sola_profile, tiny, monkeypatch):
@@ -144,7 +145,7 @@ def test_an_interruption_keeps_finished_layers(sola_profile, tiny, tmp_path, mon
     assert code == 130
     assert "2.1 wkv" in printed
     assert "Interrupted" in (tmp_path / "out" / "README.md").read_text()
-    (size,) = json.loads((tmp_path / "out" / "study.json").read_text())["sizes"]
+    (size,) = conforming("study", (tmp_path / "out" / "study.json").read_text())["sizes"]
     assert [layer["place"] for layer in size["layers"]] == ["1.1", "2.1"]
 
 

@@ -5,11 +5,11 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import jsonschema
 import pytest
 import torch
 from profiles import sample_profile
 from rich.console import Console
+from schemas import conforming
 from torch import nn
 
 import sola_profile as package
@@ -42,8 +42,7 @@ def test_a_machine_of_a_data_sheet_is_marked_and_the_json_fits_its_schema(sola_p
     assert "NOT MEASURED" in out
     assert "Not measured: every figure takes NVIDIA H200" in out
     assert "predicting timm:resnet18 at 64" in err
-    document = json.loads(file.read_text())
-    jsonschema.validate(document, json.loads((ROOT / "docs/schema/time.json").read_text()))
+    document = conforming("time", file.read_text())
     assert document["input"] == "4x3xHxW"
     (resnet,) = document["models"]
     assert {part["kind"] for part in resnet["bounds"]} == {"convolution", "linear map", "no products"}

@@ -41,7 +41,7 @@ class Verdict(Enum):
 
 @dataclass(frozen=True)
 class Figure:
-    """A counted figure of both sides, None where a side doesn't have it. ``unit``: ``MACs``, ``bytes`` or ``numbers``.
+    """A counted figure of both sides, None where a side doesn't have it. ``unit``: ``MACs``, ``operations``, ``bytes`` or ``numbers``.
 
     ``size``: the image, empty for what doesn't depend on it.
     """
