@@ -66,10 +66,19 @@ def _case(op: str, shape: str, mode: str, dtype: str = "bfloat16") -> KernelCase
 
 
 def _both(
-    op: str, shape: str, against: str, wanted: tuple[float, float | None], dtype: str = "bfloat16", backend: str = ""
+    op: str,
+    shape: str,
+    against: str,
+    wanted: tuple[float | None, float | None],
+    dtype: str = "bfloat16",
+    backend: str = "",
 ) -> list[Target]:
     modes = zip((FORWARD, BOTH), wanted, strict=True)
     return [Target(_case(op, shape, mode, dtype), against, least, backend) for mode, least in modes]
+
+
+# what nobody has set a figure for
+_SHOWN = (None, None)
 
 
 def targets() -> tuple[Target, ...]:
@@ -80,9 +89,13 @@ def targets() -> tuple[Target, ...]:
         found.append(Target(_case("linear_attention", f"1x6x{tokens}x64", FORWARD), COPY, wanted))
     for tokens in (512, 4096, 16384):
         found.append(Target(_case("linear_attention", f"1x6x{tokens}x64", FORWARD), BEST_SDPA, 1.0))
+    for dtype in ("float16", "float32"):
+        found += _both("linear_attention", "2x16x32768x64", COPY, _SHOWN, dtype)
     # the shapes at which flash-linear-attention measures itself
     for shape in ("1x96x8192x128", "4x64x4096x128", "8x32x2048x256"):
         found += _both("causal_decay_attention", shape, RETENTION, (1.5, 2.0))
+    # decays as backbones have them, in both directions
+    found += _both("decay_attention", "8x6x4096x64", COPY, _SHOWN)
     for shape in ("8x3136x192", "1x65536x192"):
         for dtype in ("float32", "bfloat16"):
             found += _both(WKV, shape, COPY, (0.60, 0.40), dtype)
