@@ -22,8 +22,8 @@ int cluster_rank() { return block_of(machine().current); }
 void* of_rank(void* mine, int rank) {
   Machine& m = machine();
   Fiber& fiber = m.fibers[m.current];
-  if (rank < 0 || rank >= m.cluster) fail("a cluster has no block of this rank");
-  if (!in_own_shared(mine, 1)) fail("mapa: an address lies outside the block's shared memory");
+  if (rank < 0 || rank >= m.cluster) give_up("a cluster has no block of this rank");
+  if (!in_own_shared(mine, 1)) give_up("mapa: an address lies outside the block's shared memory");
   if (rank != cluster_rank()) {
     if (!fiber.met) fail("a block reaches for the memory of another that may not have begun");
     fiber.reaches = true;
