@@ -14,6 +14,7 @@ def library():
 _BARRIERLESS = 1
 # of tests/emulator/selftest_warpgroup.cpp
 _NO_ARRIVAL, _NO_PUBLICATION, _NO_WAIT, _OVERWRITTEN = 1, 2, 3, 4
+_BETWEEN_PATTERNS, _BASE_OFFSET, _NARROW_STRIDE, _PARTED, _LEFT_OUT, _WRITTEN_LATE, _STORED, _UNFINISHED = range(5, 13)
 
 
 @pytest.mark.parametrize("layout", range(4), ids=["row col", "row row", "col col", "col row"])
@@ -48,6 +49,8 @@ def test_a_missing_barrier_shows(library) -> None:
         (4, "the lanes of a warp are at different primitives"),
         (7, "a shuffle asks for a lane outside the warp"),
         (8, "a load or store isn't aligned to its type"),
+        (12, "ldmatrix: a row lies outside the block's shared memory"),
+        (13, "cp.async: a copy goes outside the block's shared memory"),
     ],
 )
 def test_what_a_device_would_stop_at_is_an_error(library, kind: int, sentence: str) -> None:
@@ -109,11 +112,26 @@ def test_races_are_found(library, kind: int) -> None:
         library.mistake(kind)
 
 
-def test_what_an_early_kernel_does_not_wait_for_is_a_race(library) -> None:
+def test_an_early_kernel_waits(library) -> None:
+    """Or it reads what isn't there, and who waits for it knows nothing of those in front."""
     assert torch.equal(library.hand_over(True), 2 * torch.arange(64.0))
-    if build.RACES:
-        with pytest.raises(RuntimeError, match="reads what another wrote"):
-            library.hand_over(False)
+    sentence = "reads what another wrote" if build.RACES else "has ended without waiting for those in front"
+    with pytest.raises(RuntimeError, match=sentence):
+        library.hand_over(False)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "sentence"),
+    [
+        (1, "the memory of another that may not have begun"),
+        (2, "the memory of another that may have ended"),
+        (3, "an address lies outside the block's shared memory"),
+    ],
+)
+def test_blocks_of_a_cluster_are_there_between_barriers(library, mistake: int, sentence: str) -> None:
+    assert library.cluster(0).tolist() == [3, 0, 1, 2]
+    with pytest.raises(RuntimeError, match=sentence):
+        library.cluster(mistake)
 
 
 def _chain(dtype: torch.dtype, columns: int) -> tuple[list[torch.Tensor], torch.Tensor]:
@@ -135,11 +153,37 @@ def test_products_of_warpgroups(library, dtype: torch.dtype, columns: int) -> No
 
 @pytest.mark.parametrize(
     ("mistake", "sentence"),
-    [(_NO_ARRIVAL, "a product without wgmma.fence before"), (_NO_PUBLICATION, "no thread has published")],
+    [
+        (_NO_ARRIVAL, "a product without wgmma.fence before"),
+        (_WRITTEN_LATE, "registers of a product have been written since"),
+        (_NO_PUBLICATION, "has been written and not published"),
+        (_UNFINISHED, "a warp has ended with products under way"),
+        (_PARTED, "the warps of a warpgroup ask for different products"),
+        (_LEFT_OUT, "not reached by all warps of its warpgroup"),
+    ],
 )
 def test_products_that_nothing_orders_are_errors(library, mistake: int, sentence: str) -> None:
     with pytest.raises(RuntimeError, match=sentence):
         library.chain(*_chain(torch.bfloat16, 64)[0], mistake)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "sentence"),
+    [
+        (_BETWEEN_PATTERNS, "does not begin where its pattern does"),
+        (_BASE_OFFSET, "a base offset, or bits without a meaning"),
+        (_NARROW_STRIDE, "eight rows and the next lie in different patterns"),
+    ],
+)
+def test_descriptors_that_a_device_would_misread_are_errors(library, mistake: int, sentence: str) -> None:
+    with pytest.raises(RuntimeError, match=sentence):
+        library.chain(*_chain(torch.bfloat16, 64)[0], mistake)
+
+
+@pytest.mark.skipif(not build.RACES, reason="the emulator watches accesses where it is built with -DSOLA_RACES")
+def test_ordinary_stores_are_published_too(library) -> None:
+    with pytest.raises(RuntimeError, match="has been written and not published"):
+        library.chain(*_chain(torch.bfloat16, 64)[0], _STORED)
 
 
 @pytest.mark.parametrize("mistake", [_NO_WAIT, _OVERWRITTEN])

@@ -19,10 +19,15 @@ constexpr size_t kDefaultShared = 48 << 10;
 constexpr int kTooManyBlocks = -1, kTooMuchShared = -2;
 
 #ifndef SOLA_EMULATOR
+// Architectures that this unit is compiled for. Without one from 9.0 on, its kernels have no instruction to wait with,
+// whatever they run on.
+constexpr int kArchitectures[] = {__CUDA_ARCH_LIST__};
+constexpr bool kCanWait = kArchitectures[sizeof(kArchitectures) / sizeof(int) - 1] >= 900;
+
 // whether kernels on the current device can wait for what is in front of them
 inline bool may_start_early() {
   int device = 0, major = 0;
-  return cudaGetDevice(&device) == cudaSuccess &&
+  return kCanWait && cudaGetDevice(&device) == cudaSuccess &&
          cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess && major >= 9;
 }
 #endif

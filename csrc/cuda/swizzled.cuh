@@ -86,7 +86,7 @@ SOLA_DEVICE void start_along(float (&sums)[NT][4], uint32_t left, int row, uint3
   commit_products();
 }
 
-// sums of a lane, rounded, as left operands of 16 columns each
+// sums of a lane, rounded, as left operands of 16 columns each: written before the fence in front of their products
 template <int KT>
 using Packed = uint32_t[KT / 2][4];
 
@@ -99,6 +99,7 @@ SOLA_DEVICE void pack_sums(const float (&sums)[KT][4], Packed<KT>& packed) {
       const float (&from)[4] = sums[2 * k + i / 2];
       packed[k][i] = pack<In>(from[i % 2 * 2], from[i % 2 * 2 + 1]);
     }
+  hold(packed);
 }
 
 // Starts sums += left·right.

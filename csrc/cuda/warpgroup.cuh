@@ -27,13 +27,21 @@ SOLA_DEVICE void wait_products() {
 // what this thread has written to shared memory can be seen by tensor cores, once a barrier has been passed
 SOLA_DEVICE void publish_to_tensor_cores() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
-// Keeps the compiler from moving work on sums across the places where products begin and end.
+// Keeps the compiler from moving work on sums, or on operands in registers, across the places where products begin and
+// end.
 template <int NT>
 SOLA_DEVICE void hold(float (&sums)[NT][4]) {
 #pragma unroll
   for (int n = 0; n < NT; ++n)
 #pragma unroll
     for (int i = 0; i < 4; ++i) asm volatile("" : "+f"(sums[n][i])::"memory");
+}
+template <int KT>
+SOLA_DEVICE void hold(uint32_t (&words)[KT][4]) {
+#pragma unroll
+  for (int k = 0; k < KT; ++k)
+#pragma unroll
+    for (int i = 0; i < 4; ++i) asm volatile("" : "+r"(words[k][i])::"memory");
 }
 
 // ptxas moves a wait up to where its basic block begins, ahead of work that was meant to be done meanwhile. A block
@@ -115,8 +123,8 @@ SOLA_DEVICE void product_of_registers(float (&sums)[NT][4], const uint32_t (&lef
 
 using simt::arrive_warpgroup, simt::commit_products, simt::publish_to_tensor_cores, simt::wait_products;
 
-template <int NT>
-void hold(float (&)[NT][4]) {}
+template <class T, int count>
+void hold(T (&)[count][4]) {}
 inline void begin_basic_block(bool) {}
 template <class In, int NT>
 void product_of_tiles(float (&sums)[NT][4], uint64_t left, uint64_t right, bool adds) {

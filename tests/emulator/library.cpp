@@ -31,6 +31,7 @@ namespace sola::cuda {
 int run_product(int type, int layout, const float* a, const float* b, float* c);
 int run_mistake(int kind, float* out);
 int run_hand_over(bool waits, float* out);
+int run_cluster(int kind, float* out);
 int run_chain(bool bf16, int columns, const void* a, const void* b, const void* c, float* out, int mistake);
 int run_launch(int64_t blocks, int threads, int64_t shared);
 
@@ -77,6 +78,11 @@ TORCH_LIBRARY(sola_emulated, m) {
   m.def("hand_over(bool waits) -> Tensor", [](bool waits) {
     auto out = at::empty({64}, at::kFloat);
     sola::cuda::check_launch("hand_over", sola::cuda::run_hand_over(waits, out.data_ptr<float>()));
+    return out;
+  });
+  m.def("cluster(int kind) -> Tensor", [](int64_t kind) {
+    auto out = at::empty({4}, at::kFloat);
+    sola::cuda::check_launch("cluster", sola::cuda::run_cluster(int(kind), out.data_ptr<float>()));
     return out;
   });
   m.def("chain(Tensor a, Tensor b, Tensor c, int mistake) -> Tensor",

@@ -10,6 +10,7 @@
 #include <memory>
 #include <random>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "simt.h"
@@ -27,6 +28,8 @@ struct Product {
   int columns = 0;
   bool from_registers = false;
   uint64_t left = 0, right = 0;
+
+  bool operator==(const Product&) const = default;
 };
 
 struct Request {
@@ -55,7 +58,9 @@ struct Fiber {
   Request request;
   std::vector<std::vector<Copy>> groups;
   std::vector<Copy> open;
-  bool unpublished = false;  // copies have arrived that tensor cores may not see yet
+  bool unpublished = false;  // copies have arrived, or numbers been stored, that tensor cores may not see yet
+  // of a cluster: has met the other blocks, and has since then asked for places in their memory
+  bool met = false, reaches = false;
 };
 
 // what a warp has asked tensor cores for and not waited for: what each product reads and writes, lane by lane
@@ -68,6 +73,9 @@ struct Products {
   std::deque<std::vector<Pending>> groups;
   std::vector<Pending> open;
   bool arrived = false;
+  size_t started = 0;
+  // what registers of products held at the last wgmma.fence, or what products have left there since
+  std::unordered_map<const void*, std::vector<uint32_t>> registers;
 };
 
 struct Machine {
@@ -82,8 +90,10 @@ struct Machine {
   bool running = false;
   int64_t blocks = 0;
   const std::function<void()>* kernel = nullptr;
-  std::vector<Products> products;  // of warps
-  std::vector<bool> unpublished;   // of blocks: at the last barrier a thread had copies that it had not published
+  std::vector<Products> products;           // of warps
+  std::vector<std::vector<Product>> asked;  // of warpgroups: all products, in their order
+  std::vector<bool> unpublished;            // of blocks: whether a thread had anything at the last barrier
+  bool early = false, waited = false;       // of the launch: whether it may start early, whether a thread has waited
   std::string failure;
 };
 
@@ -98,5 +108,12 @@ Request* request_of(int warp, int lane);
 float operand(Kind kind, uint32_t word, int half);
 // what the lanes of a warp have asked for together
 void perform_products(int warp, Kind kind);
+// whether a cluster has left its products as it must (warpgroup.cpp)
+void end_products();
+// a thread, and then a launch, has come to its end (grid.cpp)
+void end_thread();
+void end_launch();
+// whether bytes lie in the shared memory of the running thread's block
+bool in_own_shared(const void* at, size_t bytes);
 
 }  // namespace simt

@@ -156,7 +156,9 @@ namespace {
 
 void see(Kind kind, const void* at, size_t bytes) {
   const int thread = running_thread();
-  if (thread >= 0) access(kind, thread, at, bytes);
+  if (thread < 0) return;
+  access(kind, thread, at, bytes);
+  if (kind == Kind::write && in_shared(at)) leave_unpublished(thread);
 }
 
 }  // namespace

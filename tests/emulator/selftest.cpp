@@ -89,6 +89,14 @@ void mistake(MistakeParams p) {
         wait_copies<0>();
       }
       return;
+    case 12: {  // matrices that don't lie in shared memory
+      uint32_t words[4];
+      load_matrices(words, p.out);
+      return;
+    }
+    case 13:  // a copy that doesn't go there
+      copy_async(p.out, p.out + 4);
+      return;
     case 11:  // two blocks write the same number
       if (me == 0) p.out[0] = 1.0f;
       return;
@@ -122,6 +130,19 @@ void double_numbers(HandOverParams p) {
   p.numbers[threadIdx.x] *= 2.0f;
 }
 
+// Blocks of a cluster hand a number to the next one. kind 1: before that one may have begun; 2: with no barrier before
+// the end, 3: from an address that isn't theirs
+void pass_on(MistakeParams p) {
+  float* numbers = reinterpret_cast<float*>(shared_memory());
+  if (p.kind != 1) sync_cluster();
+  if (threadIdx.x == 0) {
+    float* to = p.kind == 3 ? p.out : numbers;
+    *static_cast<float*>(of_rank(to, (cluster_rank() + 1) % int(gridDim.x))) = float(cluster_rank());
+  }
+  if (p.kind != 2) sync_cluster();
+  if (threadIdx.x == 0) p.out[blockIdx.x] = numbers[0];
+}
+
 }  // namespace
 
 int run_product(int type, int layout, const float* a, const float* b, float* c) {
@@ -135,6 +156,11 @@ int run_product(int type, int layout, const float* a, const float* b, float* c) 
 int run_mistake(int kind, float* out) {
   const int64_t blocks = kind == 11 ? 2 : 1;
   return launch(mistake, blocks, kReversed, 4 * kReversed * sizeof(float), nullptr, MistakeParams{kind, out});
+}
+
+int run_cluster(int kind, float* out) {
+  constexpr int kBlocks = 4;
+  return launch(pass_on, kBlocks, kWarp, sizeof(float), nullptr, MistakeParams{kind, out}, {kBlocks});
 }
 
 // a kernel that does nothing, in a launch of these sizes

@@ -8,7 +8,21 @@ namespace {
 
 constexpr int kSide = 64;
 
-enum class Mistake { none, no_arrival, no_publication, no_wait, overwritten };
+enum class Mistake {
+  none,
+  no_arrival,
+  no_publication,
+  no_wait,
+  overwritten,
+  between_patterns,
+  base_offset,
+  narrow_stride,
+  parted,
+  left_out,
+  written_late,
+  stored,
+  unfinished
+};
 
 struct ChainParams {
   const void *a, *b, *c;  // (64, T) each
@@ -16,10 +30,25 @@ struct ChainParams {
   Mistake mistake;
 };
 
+// one product more, as it must not be
+template <class In, class Tile, int NT, int KT>
+void add_mistaken_product(Mistake mistake, float (&sums)[NT][4], uint32_t (&left)[KT][4], uint32_t right) {
+  if (mistake < Mistake::base_offset) return;
+  if (mistake == Mistake::left_out && warp_of() == 3) return;
+  uint64_t descriptor = Tile::across(right, 0);
+  if (mistake == Mistake::base_offset) descriptor |= uint64_t(1) << 49;
+  if (mistake == Mistake::narrow_stride) descriptor -= uint64_t(Tile::kRowBytes >> 4) << 32;
+  arrive_warpgroup();
+  if (mistake == Mistake::written_late) left[0][0] ^= 1;
+  product_of_registers<In>(sums, left[0], descriptor);
+  commit_products();
+  if (mistake != Mistake::unfinished) wait_products<0>();
+}
+
 template <class In, int T>
 void chain(ChainParams p) {
   using Tile = SwizzledTile<kSide, T>;
-  unsigned char* memory = aligned_memory();
+  unsigned char* memory = aligned_memory() + (p.mistake == Mistake::between_patterns ? 512 : 0);
   const uint32_t a = shared_address(memory), b = a + Tile::kBytes, c = b + Tile::kBytes;
   unsigned char* to = memory;
   for (const void* from : {p.a, p.b, p.c}) {
@@ -30,9 +59,15 @@ void chain(ChainParams p) {
   wait_copies<0>();
   if (p.mistake != Mistake::no_publication) publish_to_tensor_cores();
   sync_block();
+  if (p.mistake == Mistake::stored) {
+    // what is there already, in the ordinary way
+    Vec4* own = reinterpret_cast<Vec4*>(memory) + threadIdx.x;
+    *const_cast<volatile uint32_t*>(own->word) = own->word[0];
+    sync_block();
+  }
   float pairs[kSide / 8][4] = {}, sums[T / 8][4] = {};
   if (p.mistake != Mistake::no_arrival) arrive_warpgroup();
-  start_along<In, Tile, Tile>(pairs, a, 0, b);
+  start_along<In, Tile, Tile>(pairs, a, 0, p.mistake == Mistake::parted && warp_of() == 3 ? c : b);
   if (p.mistake == Mistake::overwritten) {
     std::memset(memory, 0, Tile::kBytes);
     sync_block();
@@ -45,6 +80,7 @@ void chain(ChainParams p) {
   start_across<In, Tile>(sums, packed, c);
   wait_products<0>();
   hold(sums);
+  add_mistaken_product<In, Tile>(p.mistake, sums, packed, c);
   Sums<1, T / 8>& all = reinterpret_cast<Sums<1, T / 8>&>(sums);
   for_sums<1, T / 8>(
       [&](int m, int n, int i, int row, int column) { p.out[(16 * warp_of() + row) * T + column] = all[m][n][i]; });
@@ -54,7 +90,7 @@ template <class In>
 int start_chain(int columns, const ChainParams& p) {
   return with_width<32, 64, 128>(columns, [&](auto width) {
     constexpr int T = decltype(width)::value;
-    const size_t bytes = kTileAlignment + 3 * SwizzledTile<kSide, T>::kBytes;
+    const size_t bytes = 2 * kTileAlignment + 3 * SwizzledTile<kSide, T>::kBytes;
     return launch(chain<In, T>, 1, kWarpgroup, bytes, nullptr, p);
   });
 }

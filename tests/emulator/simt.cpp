@@ -61,6 +61,7 @@ constexpr size_t kStack = 256 << 10;
 
 void entry() {
   (*machine().kernel)();
+  end_thread();
   stop(State::done);
   __builtin_unreachable();
 }
@@ -77,7 +78,7 @@ void start(Fiber& fiber) {
   fiber.state = State::ready;
   fiber.groups.clear();
   fiber.open.clear();
-  fiber.unpublished = false;
+  fiber.unpublished = fiber.met = fiber.reaches = false;
 }
 
 // ---- what the lanes of a warp do together
@@ -216,12 +217,13 @@ void run_cluster() {
   const int threads = m.threads * m.cluster;
   for (int i = 0; i < threads; ++i) start(m.fibers[i]);
   m.products.assign(threads / kLanes, {});
+  m.asked.assign(threads / kLanes, {});
   m.unpublished.assign(m.cluster, false);
   std::vector<int> runnable(threads / kLanes);
   std::iota(runnable.begin(), runnable.end(), 0);
   while (m.failure.empty()) {
     if (runnable.empty()) {
-      if (all_at(State::done, 0, threads)) return;
+      if (all_at(State::done, 0, threads)) return end_products();
       const std::vector<int> blocks = blocks_at_barriers();
       if (blocks.empty()) return fail("a barrier was not reached by all threads of the block");
       races::pass_block_barrier();
@@ -239,6 +241,7 @@ void run_cluster() {
 
 void ask_for_matrices(Kind kind, uint32_t (&r)[4], const void* row) {
   if (reinterpret_cast<uintptr_t>(row) % 16) fail("ldmatrix: a row is not aligned to 16 bytes");
+  if (!in_own_shared(row, 16)) give_up("ldmatrix: a row lies outside the block's shared memory");
   Request& request = ask(kind);
   request.out = r;
   request.row = row;
@@ -262,6 +265,7 @@ void ask_for_copy(void* shared, const void* global, bool exists, size_t bytes) {
   Machine& m = machine();
   const auto misaligned = (reinterpret_cast<uintptr_t>(shared) | reinterpret_cast<uintptr_t>(global)) % bytes;
   if (misaligned) fail("cp.async: an address is not aligned to " + std::to_string(bytes) + " bytes");
+  if (!in_own_shared(shared, bytes)) give_up("cp.async: a copy goes outside the block's shared memory");
   if (exists) races::access(races::Kind::read, m.current, global, bytes);
   races::access(races::Kind::copy_starts, m.current, shared, bytes);
   const Copy copy{shared, exists ? global : nullptr, bytes, m.random() % 2 == 0};
@@ -292,6 +296,8 @@ void launch(const void* kernel, const std::function<void()>& body, int64_t block
   m.kernel = &body;
   m.threads = threads;
   m.cluster = cluster;
+  m.early = early;
+  m.waited = false;
   m.shared_bytes = shared;
   m.shared_stride = (shared + 15) / 16 * 16;
   if (m.fibers.size() < size_t(threads * cluster)) m.fibers.resize(threads * cluster);
@@ -311,11 +317,10 @@ void launch(const void* kernel, const std::function<void()>& body, int64_t block
     m.blocks += cluster;
     run_cluster();
     if (!races::found().empty()) fail(races::found());
-    if (!m.failure.empty()) {
-      keep_error(cudaErrorLaunchFailure);
-      return;
-    }
+    if (!m.failure.empty()) break;
   }
+  if (m.failure.empty()) end_launch();
+  if (!m.failure.empty()) keep_error(cudaErrorLaunchFailure);
 }
 
 void set_seed(uint64_t seed) { machine().random.seed(seed); }
@@ -325,14 +330,6 @@ int64_t blocks_run() { return machine().blocks; }
 unsigned char* shared_memory() { return shared_of(block_of(machine().current)); }
 
 void sync_block() { stop(State::block); }
-void wait_for_results() { races::wait_for_results(machine().current); }
-void sync_cluster() { stop(State::cluster); }
-int cluster_rank() { return block_of(machine().current); }
-void* of_rank(void* mine, int rank) {
-  Machine& m = machine();
-  if (rank < 0 || rank >= m.cluster) fail("a cluster has no block of this rank");
-  return static_cast<unsigned char*>(mine) + (rank - cluster_rank()) * std::ptrdiff_t(m.shared_stride);
-}
 void sync_warp() {
   ask(Kind::sync);
   stop(State::warp);

@@ -9,6 +9,8 @@ namespace simt {
 int running_thread();
 // whether an address is on the stack of the running thread
 bool is_private(const void* at);
+// a thread has written to shared memory in the ordinary way, which tensor cores don't see by themselves
+void leave_unpublished(int thread);
 // the launch stops soon, with a reason, the first of which counts
 void fail(const std::string& reason);
 // and the running thread at once

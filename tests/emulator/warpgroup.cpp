@@ -9,6 +9,8 @@
 namespace simt {
 namespace {
 
+constexpr int kDepth = 16, kRows = 16, kMostColumns = 256, kWarps = 4;
+
 // shared memory of a block doesn't begin where a swizzle pattern does
 constexpr uint32_t kSharedStart = 16;
 
@@ -26,16 +28,33 @@ float read(int warp, Kind kind, uint32_t address) {
   return operand(kind, bits, 0);
 }
 
+// base offset, and bits without a meaning
+constexpr uint64_t kUnusedBits = 0x3fffc000c000c000;
+
 struct Descriptor {
+  uint64_t bits;
   uint32_t start, leading, stride, row_bytes, pattern;
 
-  explicit Descriptor(uint64_t bits)
-      : start(uint32_t(bits & 0x3fff) << 4),
+  explicit Descriptor(uint64_t all)
+      : bits(all),
+        start(uint32_t(bits & 0x3fff) << 4),
         leading(uint32_t(bits >> 16 & 0x3fff) << 4),
         stride(uint32_t(bits >> 32 & 0x3fff) << 4),
         row_bytes(bits >> 62 == 1 ? 128 : 64),
         pattern(bits >> 62 == 1 ? 0x70 : 0x30) {
     if (bits >> 62 != 1 && bits >> 62 != 2) fail("wgmma: a swizzle that nobody uses here");
+  }
+
+  // Patterns repeat every eight rows, from addresses on that are multiples of their size; an operand begins with one,
+  // or 16 numbers further on in the first row. A device would read something else without a word.
+  void check(bool across, int others) const {
+    const uint32_t repeat = 8 * row_bytes, into = start % repeat;
+    if (bits & kUnusedBits) fail("wgmma: a descriptor has a base offset, or bits without a meaning");
+    if (across ? into != 0 : into >= row_bytes || into % (2 * kDepth) != 0)
+      fail("wgmma: an operand does not begin where its pattern does");
+    if (stride == 0 || stride % repeat != 0) fail("wgmma: eight rows and the next lie in different patterns");
+    if (across && others > int(row_bytes / 2) && (leading == 0 || leading % repeat != 0))
+      fail("wgmma: a block of columns and the next lie in different patterns");
   }
 
   uint32_t swizzled(uint32_t address) const { return address ^ (address >> 3 & pattern); }
@@ -49,7 +68,24 @@ struct Descriptor {
   }
 };
 
-constexpr int kDepth = 16, kRows = 16, kMostColumns = 256;
+// Registers of products: between the fence and a product nobody writes them but products.
+void remember(Products& products, const void* at, size_t words) {
+  auto& held = products.registers[at];
+  held.resize(words);
+  std::memcpy(held.data(), at, 4 * words);
+}
+
+void check_registers(Products& products, const void* at, size_t words) {
+  const auto held = products.registers.find(at);
+  if (held == products.registers.end() || held->second.size() != words) return remember(products, at, words);
+  if (std::memcmp(held->second.data(), at, 4 * words))
+    fail("wgmma: registers of a product have been written since the last wgmma.fence");
+}
+
+void pass_fence(Products& products) {
+  products.arrived = true;
+  for (auto& [at, held] : products.registers) std::memcpy(held.data(), at, 4 * held.size());
+}
 
 void load_left(int warp, const Pending& p, Kind kind, float (&a)[kRows][kDepth]) {
   if (!p.product.from_registers) {
@@ -85,6 +121,7 @@ void execute(int warp, const Pending& p) {
       for (int k = 0; k < kDepth; ++k) sum += a[row][k] * b[k][column];
       p.sums[lane][index] = sum;
     }
+    remember(machine().products[warp], p.sums[lane], size_t(p.product.columns / 2));
   }
 }
 
@@ -93,13 +130,28 @@ void execute_all(int warp, std::vector<Pending>& group) {
   group.clear();
 }
 
+void check_descriptors(const Product& product) {
+  if (!product.from_registers) Descriptor(product.left).check(false, kWarps * kRows);
+  Descriptor(product.right).check(product.across, product.columns);
+}
+
+// the warps of a warpgroup ask for the same products in the same order
+void agree(int warp, const Product& product) {
+  std::vector<Product>& asked = machine().asked[warp / kWarps];
+  size_t& mine = machine().products[warp].started;
+  if (mine == asked.size()) asked.push_back(product);
+  if (!(asked[mine++] == product)) fail("wgmma: the warps of a warpgroup ask for different products");
+}
+
 void begin(int warp) {
   Machine& m = machine();
   Products& products = m.products[warp];
   if (!products.arrived) fail("wgmma: a product without wgmma.fence before");
   if (m.unpublished[block_of(warp * kLanes)])
-    fail("wgmma: copies have arrived that no thread has published to tensor cores");
+    fail("wgmma: shared memory has been written and not published to tensor cores");
   Pending pending{request_of(warp, 0)->product, {}, {}};
+  check_descriptors(pending.product);
+  agree(warp, pending.product);
   for (int lane = 0; lane < kLanes; ++lane) {
     const Request& request = *request_of(warp, lane);
     if (request.product.left != pending.product.left || request.product.right != pending.product.right) {
@@ -107,6 +159,8 @@ void begin(int warp) {
     }
     pending.sums[lane] = static_cast<float*>(request.out);
     pending.left[lane] = request.a;
+    check_registers(products, request.out, size_t(pending.product.columns / 2));
+    if (request.a) check_registers(products, request.a, 4);
   }
   products.open.push_back(pending);
   if (m.random() % 2 == 0) {
@@ -128,7 +182,7 @@ void ask_for_product(const Product& product, float* sums, const uint32_t* left) 
 void perform_products(int warp, Kind kind) {
   Products& products = machine().products[warp];
   if (kind == Kind::products) begin(warp);
-  if (kind == Kind::arrive) products.arrived = true;
+  if (kind == Kind::arrive) pass_fence(products);
   if (kind == Kind::commit) {
     products.groups.push_back(std::move(products.open));
     products.open.clear();
@@ -139,6 +193,16 @@ void perform_products(int warp, Kind kind) {
       products.groups.pop_front();
     }
     products.arrived = false;
+  }
+}
+
+void end_products() {
+  const Machine& m = machine();
+  for (size_t warp = 0; warp < m.products.size(); ++warp) {
+    const Products& products = m.products[warp];
+    if (products.started != m.asked[warp / kWarps].size())
+      fail("wgmma: a product was not reached by all warps of its warpgroup");
+    if (!products.groups.empty() || !products.open.empty()) fail("wgmma: a warp has ended with products under way");
   }
 }
 
@@ -164,6 +228,7 @@ void wait_for_products(int pending) {
   ask(Kind::wait).lanes = pending;
   stop(State::warp);
 }
+void leave_unpublished(int thread) { machine().fibers[thread].unpublished = true; }
 void publish_to_tensor_cores() { machine().fibers[machine().current].unpublished = false; }
 
 }  // namespace simt
