@@ -32,14 +32,14 @@ inline bool may_start_early() {
 }
 #endif
 
-// `cluster`: neighbouring blocks that see each other's shared memory (compute capability 9.0). `early`: blocks may
-// start as soon as all of the kernel in front have, where a device can do that (9.0); they call wait_for_results()
-// before they read what any kernel in front has written, and before they write.
+// `cluster`: neighbouring blocks that see each other's shared memory (compute capability 9.0), 0 in kernels that know
+// of none. `early`: blocks may start as soon as all of the kernel in front have, where a device can do that (9.0); they
+// call wait_for_results() before they read what any kernel in front has written, and before they write.
 struct Manner {
-  int cluster = 1;
+  int cluster = 0;
   bool early = false;
 };
-constexpr Manner kEarly{1, true};
+constexpr Manner kEarly{0, true};
 
 // Starts `blocks` blocks in one dimension, at most 2³¹ − 1; 0 for success.
 template <class Params>
@@ -59,11 +59,12 @@ int launch(void (*kernel)(Params), int64_t blocks, int threads, size_t shared, [
   const bool early = manner.early && may_use(CudaFeature::pdl);
 #ifdef SOLA_EMULATOR
   simt::launch(
-      reinterpret_cast<const void*>(kernel), [&] { kernel(params); }, blocks, threads, shared, manner.cluster, early);
+      reinterpret_cast<const void*>(kernel), [&] { kernel(params); }, blocks, threads, shared,
+      manner.cluster > 0 ? manner.cluster : 1, early);
 #else
   cudaLaunchAttribute attributes[2]{};
   unsigned count = 0;
-  if (manner.cluster > 1) {
+  if (manner.cluster > 0) {
     attributes[count].id = cudaLaunchAttributeClusterDimension;
     attributes[count++].val.clusterDim = {static_cast<unsigned>(manner.cluster), 1, 1};
   }

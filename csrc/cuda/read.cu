@@ -47,7 +47,7 @@ int start(const ReadParams& p, Read kind, void* stream) {
   if (kind == Read::query_gradients && kSums<T>) bytes += QueryTiles<In, T>::kBuffers * QueryTiles<In, T>::kBytes;
   // the first kernel of a backward has nothing of this call in front of it
   const bool early = kind != Read::query_gradients;
-  return launch(kernel, p.batches * p.heads * p.ranges, kThreads, bytes, stream, p, Manner{1, early});
+  return launch(kernel, p.batches * p.heads * p.ranges, kThreads, bytes, stream, p, Manner{0, early});
 }
 
 }  // namespace

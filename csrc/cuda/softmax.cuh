@@ -14,9 +14,12 @@ struct SoftmaxPlace {
   int head, batch, inner, rows, first, part;
 };
 
-SOLA_DEVICE SoftmaxPlace place_of(const AttentionSizes& size, int64_t tokens, int tile) {
+// `last_first`: the last rows of a head come first, for queries that see the more the later they are. Blocks with
+// little to do then end the kernel.
+SOLA_DEVICE SoftmaxPlace place_of(const AttentionSizes& size, int64_t tokens, int tile, bool last_first) {
   const int tiles = int((tokens + tile - 1) / tile), heads = int(size.H), blocks = int(size.B) * heads * tiles;
-  const int index = int(blockIdx.x) % blocks, head = index / tiles, first = index % tiles * tile;
+  const int index = int(blockIdx.x) % blocks, head = index / tiles, place = index % tiles;
+  const int first = (last_first ? tiles - 1 - place : place) * tile;
   return {head, head / heads, head % heads, min(tile, int(tokens) - first), first, int(blockIdx.x) / blocks};
 }
 

@@ -86,7 +86,7 @@ __global__ void __launch_bounds__(BackwardTiles<In, T>::kBlock, 1) backward(Soft
   const Pair keys{p.k, p.v}, queries{p.q, p.grad_out};
   const Pair mine = of == Of::keys ? keys : queries, others = of == Of::keys ? queries : keys;
   const int64_t my_tokens = of == Of::keys ? p.size.M : p.size.N, tokens = of == Of::keys ? p.size.N : p.size.M;
-  const SoftmaxPlace at = place_of(p.size, my_tokens, Tiles::kRows);
+  const SoftmaxPlace at = place_of(p.size, my_tokens, Tiles::kRows, p.causal && of == Of::queries);
   // causal: queries see no later keys, keys are seen by no earlier queries
   const int64_t begin = of == Of::keys && p.causal ? at.first / CB * CB : 0;
   const int64_t end = of == Of::queries && p.causal ? min(tokens, int64_t(at.first + at.rows)) : tokens;

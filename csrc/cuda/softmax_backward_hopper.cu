@@ -43,26 +43,28 @@ __global__ void __launch_bounds__(HopperTiles<T, of>::kBlock, 1) hopper_backward
   constexpr int CB = Tiles::kColumns, CT = CB / 8, kStages = Tiles::kStages;
   const SoftmaxParams& p = params.op;
   unsigned char* memory = aligned_memory();
-  const uint32_t rows = shared_address(memory), columns = rows + 2 * RowTile::kBytes;
+  const uint32_t rows = operand_place(memory), columns = rows + 2 * RowTile::kBytes / 16;
   float2* saved = reinterpret_cast<float2*>(memory + Tiles::kSaved);
   const int D = int(p.size.D), V = int(p.size.V), queries = int(p.size.N), all_keys = int(p.size.M);
   const int my_tokens = keys ? all_keys : queries, tokens = keys ? queries : all_keys;
-  const SoftmaxPlace at = place_of(p.size, my_tokens, Tiles::kRows);
+  const SoftmaxPlace at = place_of(p.size, my_tokens, Tiles::kRows, p.causal && !keys);
   // causal: queries see no later keys, keys are seen by no earlier queries
   const int begin = keys && p.causal ? at.first / CB * CB : 0;
   const int end = !keys && p.causal ? min(tokens, at.first + at.rows) : tokens;
   const int blocks = max(0, (end - begin + CB - 1) / CB);
 
   const float2* of_queries = saved_of(params, at.head);
+  // queries or keys by the first warpgroup, with dO or values by the second
+  const bool second = warpgroup_of() == 1;
+  const View& my_side = second ? (keys ? p.grad_out : p.v) : (keys ? p.q : p.k);
+  TileCopies<ColumnTile, In> copies(Rows<const In>{row_of<const In>(my_side, at.batch, begin, at.inner), my_side.token,
+                                                   warpgroup_of() < 2 ? end - begin : 0, second ? V : D});
   const auto copy_columns = [&](int block) {
-    const int first = begin + block * CB, stage = block % kStages, rows = min(CB, end - first);
-    if (rows <= 0) return;
-    unsigned char* to = memory + (columns - shared_address(memory)) + stage * Tiles::kPairBytes;
-    copy_side<ColumnTile, Tiles::kBlock, In>(keys ? p.q : p.k, D, at, first, rows, to);
-    copy_side<ColumnTile, Tiles::kBlock, In>(keys ? p.grad_out : p.v, V, at, first, rows, to + ColumnTile::kBytes);
-    if (keys && int(threadIdx.x) < CB) {
+    const int first = begin + block * CB, stage = block % kStages;
+    copies.copy(memory + 2 * RowTile::kBytes + stage * Tiles::kPairBytes + second * ColumnTile::kBytes);
+    if (keys && int(threadIdx.x) < CB && first < end) {
       copy_two_async(saved + stage * CB + int(threadIdx.x), of_queries + first + int(threadIdx.x),
-                     int(threadIdx.x) < rows);
+                     first + int(threadIdx.x) < end);
     }
   };
   copy_side<RowTile, Tiles::kBlock, In>(keys ? p.k : p.q, D, at, at.first, at.rows, memory);
@@ -83,7 +85,7 @@ __global__ void __launch_bounds__(HopperTiles<T, of>::kBlock, 1) hopper_backward
   clear(two);
   for (int block = 0; block < blocks; ++block) {
     const int stage = block % kStages, first = begin + block * CB;
-    const uint32_t column = columns + stage * Tiles::kPairBytes;
+    const uint32_t column = columns + stage * (Tiles::kPairBytes / 16);
     await_tiles();
     copy_columns(block + 1);
     commit_copies();
@@ -94,8 +96,8 @@ __global__ void __launch_bounds__(HopperTiles<T, of>::kBlock, 1) hopper_backward
     wait_products<1>();
     hold(grads[0]);
     arrive_warpgroup();
-    start_along<In, RowTile, ColumnTile>(grads[0], rows + RowTile::kBytes, 64 * warpgroup_of(),
-                                         column + ColumnTile::kBytes);
+    start_along<In, RowTile, ColumnTile>(grads[0], rows + RowTile::kBytes / 16, 64 * warpgroup_of(),
+                                         column + ColumnTile::kBytes / 16);
     wait_products<1>();
     hold(weights[0]);
     const float2* of_column = saved + stage * CB + 2 * t;
@@ -134,7 +136,7 @@ __global__ void __launch_bounds__(HopperTiles<T, of>::kBlock, 1) hopper_backward
     }
     arrive_warpgroup();
     start_across<In, ColumnTile>(one[0], left_one, column);
-    if constexpr (keys) start_across<In, ColumnTile>(two[0], left_two, column + ColumnTile::kBytes);
+    if constexpr (keys) start_across<In, ColumnTile>(two[0], left_two, column + ColumnTile::kBytes / 16);
   }
   wait_products<0>();
   hold(one[0]);

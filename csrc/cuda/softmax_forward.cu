@@ -28,7 +28,7 @@ __global__ void __launch_bounds__(kThreads, 1) forward(SoftmaxParams p) {
   In* k = q + Tiles::kRows * stride;
   In* v = k + KB * stride;
   In* scratch = v + KB * stride + 16 * warp_of() * Tiles::kScratch;
-  const auto at = place_of(p.size, p.size.N, Tiles::kRows);
+  const auto at = place_of(p.size, p.size.N, Tiles::kRows, p.causal);
   const int D = int(p.size.D), V = int(p.size.V);
   const int all = int(p.size.M), visible = p.causal ? min(all, at.first + at.rows) : all;
   const auto copy = [&](const View& view, int columns, int first, In* to) {

@@ -33,31 +33,39 @@ struct Walk {
   unsigned char* memory;
   SoftmaxPlace at;
   int visible;
+  // of keys by the first warpgroup, of values by the second, of nothing by the third
+  TileCopies<Keys, In> copies;
 
   SOLA_DEVICE explicit Walk(const SoftmaxParams& params)
       : p(params),
         memory(aligned_memory()),
-        at(place_of(p.size, p.size.N, Tiles::kRows)),
-        visible(p.causal ? min(int(p.size.M), at.first + at.rows) : int(p.size.M)) {}
+        at(place_of(p.size, p.size.N, Tiles::kRows, p.causal)),
+        visible(p.causal ? min(int(p.size.M), at.first + at.rows) : int(p.size.M)),
+        copies(my_rows()) {}
+
+  SOLA_DEVICE static bool copies_values() { return warpgroup_of() == 1; }
+  SOLA_DEVICE Rows<const In> my_rows() const {
+    const View& view = copies_values() ? p.v : p.k;
+    return {row_of<const In>(view, at.batch, 0, at.inner), view.token, warpgroup_of() < 2 ? visible : 0,
+            int(copies_values() ? p.size.V : p.size.D)};
+  }
 
   SOLA_DEVICE int blocks() const { return (visible + KB - 1) / KB; }
-  SOLA_DEVICE uint32_t queries() const { return shared_address(memory); }
-  // keys of a block, or its values
-  SOLA_DEVICE uint32_t tile(int block, bool values) const {
-    return queries() + Queries::kBytes + uint32_t(2 * values + block % 2) * Keys::kBytes;
+  SOLA_DEVICE uint32_t queries() const { return operand_place(memory); }
+  // where keys of a block lie behind the queries, or its values
+  SOLA_DEVICE static uint32_t behind(int block, bool values) {
+    return Queries::kBytes + uint32_t(2 * values + block % 2) * Keys::kBytes;
   }
+  SOLA_DEVICE uint32_t tile(int block, bool values) const { return queries() + behind(block, values) / 16; }
 
   SOLA_DEVICE void copy_queries() const {
     copy_swizzled<Queries, Tiles::kBlock>(
         Rows<const In>{row_of<const In>(p.q, at.batch, at.first, at.inner), p.q.token, at.rows, int(p.size.D)}, memory);
   }
-  SOLA_DEVICE void copy(int block, bool values) const {
-    const int rows = min(KB, visible - block * KB);
-    if (rows <= 0) return;
-    const View& view = values ? p.v : p.k;
-    copy_swizzled<Keys, Tiles::kBlock>(Rows<const In>{row_of<const In>(view, at.batch, block * KB, at.inner),
-                                                      view.token, rows, int(values ? p.size.V : p.size.D)},
-                                       memory + (tile(block, values) - queries()));
+  // the keys of a block, and the values of the one before
+  SOLA_DEVICE void copy(int block) {
+    if (block == 0 && copies_values()) return;
+    copies.copy(memory + behind(block - copies_values(), copies_values()));
   }
   // scores of a block of keys to weights; returns what earlier sums must be multiplied by
   SOLA_DEVICE void weigh(int block, Sums<1, KB / 8>& scores, Running<1>& running, float (&rescale)[1][2]) const {
@@ -74,9 +82,9 @@ __global__ void __launch_bounds__(HopperTiles<T>::kBlock, 1) hopper_forward(Soft
   using Queries = typename Tiles::Queries;
   using Keys = typename Tiles::Keys;
   constexpr int KT = Tiles::kKeys / 8;
-  const Walk<In, T> walk(p);
+  Walk<In, T> walk(p);
   walk.copy_queries();
-  walk.copy(0, false);
+  walk.copy(0);
   commit_copies();
   Running<1> running;
   float sums[1][T / 8][4], scores[1][KT][4], rescale[1][2];
@@ -85,8 +93,7 @@ __global__ void __launch_bounds__(HopperTiles<T>::kBlock, 1) hopper_forward(Soft
   const int own = 64 * warpgroup_of();
 
   await_tiles();
-  walk.copy(1, false);
-  walk.copy(0, true);
+  walk.copy(1);
   commit_copies();
   arrive_warpgroup();
   start_along<In, Queries, Keys>(scores[0], walk.queries(), own, walk.tile(0, false));
@@ -96,8 +103,7 @@ __global__ void __launch_bounds__(HopperTiles<T>::kBlock, 1) hopper_forward(Soft
   pack_sums<In>(scores[0], weights);
   for (int block = 1; block < walk.blocks(); ++block) {
     await_tiles();
-    walk.copy(block + 1, false);
-    walk.copy(block, true);
+    walk.copy(block + 1);
     commit_copies();
     hold(sums[0]);
     arrive_warpgroup();

@@ -28,19 +28,20 @@ struct SwizzledTile {
     return plain ^ (plain >> 3 & kPattern);
   }
 
-  // what tells tensor cores where an operand lies; `leading`: from one block of columns to the next
-  static SOLA_DEVICE uint64_t describe(uint32_t address, uint32_t leading) {
-    constexpr uint64_t kMode = kRowBytes == 128 ? 1 : 2;
-    return uint64_t(address >> 4 & 0x3fff) | uint64_t(leading >> 4) << 16 | uint64_t(8 * kRowBytes >> 4) << 32 |
-           kMode << 62;
+  // What tells tensor cores where an operand lies; `leading`: from one block of columns to the next. Addresses are
+  // counted in 16 bytes, so that a constant added to the low word moves an operand.
+  static SOLA_DEVICE uint64_t describe(uint32_t place, uint32_t leading) {
+    constexpr uint32_t kMode = kRowBytes == 128 ? 1 : 2, kHigh = uint32_t(8 * kRowBytes / 16) | kMode << 30;
+    return uint64_t(kHigh) << 32 | (place + (leading / 16 << 16));
   }
   // rows from `row` on, columns depth … depth + 15 summed over
   static SOLA_DEVICE uint64_t along(uint32_t tile, int row, int depth) {
-    return describe(tile + uint32_t(depth / kBlock * kBlockBytes + row * kRowBytes + depth % kBlock * 2), 16);
+    return describe(tile + uint32_t(depth / kBlock * (kBlockBytes / 16) + row * (kRowBytes / 16) + depth % kBlock / 8),
+                    16);
   }
   // all columns, rows depth … depth + 15 summed over
   static SOLA_DEVICE uint64_t across(uint32_t tile, int depth) {
-    return describe(tile + uint32_t(depth * kRowBytes), kBlockBytes);
+    return describe(tile + uint32_t(depth * (kRowBytes / 16)), kBlockBytes);
   }
 };
 
@@ -61,6 +62,49 @@ SOLA_DEVICE void copy_swizzled(Rows<const In> from, unsigned char* tile) {
     source += kDown * from.stride;
   }
 }
+
+// What one thread of a warpgroup copies of rows that fill tile after tile, in the same way. Whole tiles, which are
+// most, cost little more than the copies.
+template <class Tile, class In>
+struct TileCopies {
+  static constexpr int kAcross = Tile::kColumns / 8, kDown = kWarpgroup / kAcross;
+  static_assert(Tile::kRows % kDown == 0 && kDown % 8 == 0);
+
+  const In* next;  // of the next tile
+  int64_t stride;
+  int rows, columns;  // that are left
+
+  SOLA_DEVICE explicit TileCopies(Rows<const In> from)
+      : next(from.data + first() * from.stride + column()),
+        stride(from.stride),
+        rows(from.rows),
+        columns(from.columns) {}
+
+  SOLA_DEVICE static int first() { return int(threadIdx.x) % kWarpgroup / kAcross; }
+  SOLA_DEVICE static int column() { return int(threadIdx.x) % kAcross * 8; }
+
+  SOLA_DEVICE void copy(unsigned char* tile) {
+    if (rows <= 0) return;
+    unsigned char* to = tile + Tile::place(first(), column());
+    if (rows >= Tile::kRows && columns == Tile::kColumns) {
+#pragma unroll
+      for (int down = 0; down < Tile::kRows; down += kDown) {
+        copy_async(to + down * Tile::kRowBytes, next);
+        next += kDown * stride;
+      }
+    } else {
+#pragma unroll 1
+      for (int down = 0; down < Tile::kRows; down += kDown) {
+        copy_async(to + down * Tile::kRowBytes, next, first() + down < rows && column() < columns);
+        next += kDown * stride;
+      }
+    }
+    rows -= Tile::kRows;
+  }
+};
+
+// where tensor cores find what lies there, in units of 16 bytes
+SOLA_DEVICE uint32_t operand_place(const void* shared) { return shared_address(shared) / 16; }
 
 // the first place in the block's shared memory where a pattern may begin
 SOLA_DEVICE unsigned char* aligned_memory() {

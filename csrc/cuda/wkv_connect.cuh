@@ -114,7 +114,7 @@ int launch_scans(void (*kernel)(WkvWork), int arrays, const WkvWork& work, void*
   }
   return error ? error
                : launch(kernel, blocks, kWkvThreads, states + arrays * PerToken<State, kTokens>::kBytes, stream, work,
-                        Manner{1, several});
+                        Manner{0, several});
 }
 
 }  // namespace sola::cuda

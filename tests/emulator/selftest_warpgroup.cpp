@@ -49,7 +49,7 @@ template <class In, int T>
 void chain(ChainParams p) {
   using Tile = SwizzledTile<kSide, T>;
   unsigned char* memory = aligned_memory() + (p.mistake == Mistake::between_patterns ? 512 : 0);
-  const uint32_t a = shared_address(memory), b = a + Tile::kBytes, c = b + Tile::kBytes;
+  const uint32_t a = operand_place(memory), b = a + Tile::kBytes / 16, c = b + Tile::kBytes / 16;
   unsigned char* to = memory;
   for (const void* from : {p.a, p.b, p.c}) {
     copy_swizzled<Tile, kWarpgroup>(Rows<const In>{static_cast<const In*>(from), T, kSide, T}, to);
