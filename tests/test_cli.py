@@ -14,7 +14,6 @@ import pytest
 
 from sola_profile import measuring
 from sola_profile.cli import main
-from sola_profile.commands import output
 from sola_profile.compare import witnesses
 from sola_profile.exit_codes import ExitCode
 from sola_profile.measure import latency
@@ -308,17 +307,3 @@ def test_a_closed_pipe_is_no_traceback(tmp_path):
     with child.stderr:
         assert "Traceback" not in child.stderr.read()
     assert child.wait() == 1
-
-
-def test_files_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    target = tmp_path / "x.json"
-    target.write_text("old")
-
-    def fail(self, path):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(Path, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
-        output._replace(target, "new")
-    assert target.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [target]
