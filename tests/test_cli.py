@@ -66,6 +66,10 @@ def process(*arguments, **options):
         (("--model", "sola_t", "--mode", "tain"), "did you mean 'train'?"),
         (("--model", "sola_t", "--threads", "0"), "threads: expected at least 1, got 0"),
         (("--model", "sola_t", "--budget", "0"), "expected more than 0 seconds"),
+        (("--model", "sola_t", "--budget", "nan"), "expected more than 0 seconds, got nan"),
+        (("--model", "sola_t", "--budget", "inf"), "expected more than 0 seconds, got inf"),
+        (("fit", "--model", "sola_t", "--memory", "1e400"), "expected a memory such as 8GiB"),
+        (("fit", "--model", "sola_t", "--memory", "1.2.3"), "expected a memory such as 8GiB"),
         (("--model", "sola_t", "--device", "gpu"), "did you mean 'cuda'?"),
         (("--model", "sola_t", "--device", "cuda:99"), "isn't there"),
         (("--model", "sola_t", "--pattern", "LL|LQ|LLLLLL|LL"), "letter 'Q' names no mixer"),
@@ -307,3 +311,10 @@ def test_a_closed_pipe_is_no_traceback(tmp_path):
     with child.stderr:
         assert "Traceback" not in child.stderr.read()
     assert child.wait() == 1
+
+
+def test_an_encoding_without_our_signs_costs_no_result(tmp_path):
+    child = process(*ONE, "--no-measure", "--no-report", cwd=tmp_path, env={"PYTHONIOENCODING": "ascii"})
+    out, err = child.communicate()
+    assert child.returncode == 0, err
+    assert "Coverage:" in out

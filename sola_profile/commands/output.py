@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import shlex
 import sys
@@ -59,8 +60,8 @@ def check_device(name: str) -> None:
 
 
 def checked_budget(seconds: float) -> float:
-    """``--budget``, which is more than 0 seconds."""
-    if seconds <= 0:
+    """``--budget``, which is more than 0 seconds, and finite, as JSON has no other numbers."""
+    if not 0 < seconds < math.inf:
         raise click.BadParameter(f"expected more than 0 seconds, got {seconds:g}", param_hint="--budget")
     return seconds
 
