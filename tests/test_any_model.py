@@ -42,6 +42,10 @@ def small():
 
 def failing():
     return Tiny(fails=True)
+
+
+def pooling():
+    return nn.AvgPool2d(2)
 """
 
 
@@ -133,3 +137,13 @@ def test_bad_use_names_the_mistake(sola_profile, arguments, message):
     assert code == 2
     assert message in err
     assert "Traceback" not in err
+
+
+def test_a_model_without_products_is_a_model(sola_profile, tmp_path):
+    measured = ("--budget", "1000", "--threads", "1", "--with", "zoo:plain", "--out", "report")
+    code, out, _ = sola_profile("--model", "zoo:pooling", "--res", "64,128", *measured)
+    assert code == 0
+    assert "MACs of one image = 0" in out
+    assert "Local slope of latency" in out
+    assert "Local slope of MACs" not in out
+    assert (tmp_path / "report" / "report.html").exists()
