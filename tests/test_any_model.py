@@ -46,6 +46,11 @@ def failing():
 
 def pooling():
     return nn.AvgPool2d(2)
+
+
+class Reading(nn.Module):
+    def forward(self, image):
+        return image * 2 if image.mean() > 0 else image
 """
 
 
@@ -147,3 +152,11 @@ def test_a_model_without_products_is_a_model(sola_profile, tmp_path):
     assert "Local slope of latency" in out
     assert "Local slope of MACs" not in out
     assert (tmp_path / "report" / "report.html").exists()
+
+
+def test_a_model_that_reads_values_is_refused_in_words(sola_profile):
+    code, _, err = sola_profile("--model", "zoo:Reading", "--res", "64", "--no-measure", "--no-report")
+    assert code == 2
+    assert "64: what it computes depends on values in tensors (aten._local_scalar_dense.default)" in " ".join(
+        err.split()
+    )
