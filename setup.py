@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent
 CSRC = ROOT / "csrc"
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "sola_vision/version.py").read_text())[1]
 OLDEST_TORCH = (2, 11)
+OLDEST_SETUPTOOLS = 77
 
 # -fno-math-errno and -fno-trapping-math let loops over exp and selects become vectors; NaN and Inf keep their meaning
 CXX_FLAGS = ("-std=c++20 -O3 -fPIC -fvisibility=hidden -fno-math-errno -fno-trapping-math -ffp-contract=fast "
@@ -126,7 +127,10 @@ class NinjaBuild(build_ext):
 
 
 # to compile in place needs nothing of pyproject.toml, whose form older setuptools don't know
-if int(setuptools.__version__.split(".")[0]) < 77 and "--inplace" in sys.argv:
+if int(setuptools.__version__.split(".")[0]) < OLDEST_SETUPTOOLS:
+    if "--inplace" not in sys.argv:
+        fail(f"setuptools {setuptools.__version__} is too old.",
+             f'Run `pip install "setuptools>={OLDEST_SETUPTOOLS}"` and build again.')  # fmt: skip
     setuptools.Distribution.parse_config_files = lambda *_, **__: None
 
 setup(ext_modules=[Extension("sola_vision._C", sources=[])], cmdclass={"build_ext": NinjaBuild})

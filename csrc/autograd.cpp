@@ -27,6 +27,20 @@ bool needs_graph(std::initializer_list<const Tensor*> inputs) {
   return std::any_of(inputs.begin(), inputs.end(), [](const Tensor* t) { return t->defined() && t->requires_grad(); });
 }
 
+struct Named {
+  const char* name;
+  const Tensor& tensor;
+};
+
+// an op without a rule for tangents would drop them, and a derivative would silently be zero
+void refuse_tangents(const char* op, std::initializer_list<Named> inputs) {
+  for (const auto& [name, tensor] : inputs) {
+    TORCH_CHECK_NOT_IMPLEMENTED(!tensor.defined() || !tensor._fw_grad(0).defined(), op,
+                                ": forward-mode differentiation (torch.func.jvp, torch.autograd.forward_ad) is not ",
+                                "implemented, and ", name, " has a tangent; use backward() or torch.autograd.grad");
+  }
+}
+
 // ---- softmax attention
 
 using SoftmaxForward = std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, double, bool);
@@ -61,6 +75,7 @@ struct SoftmaxNode : Function<SoftmaxNode> {
 
 std::tuple<Tensor, Tensor> softmax_autograd(const Tensor& q, const Tensor& k, const Tensor& v, double scale,
                                             bool causal) {
+  refuse_tangents("softmax_attention", {{"q", q}, {"k", k}, {"v", v}});
   if (!needs_graph({&q, &k, &v})) return softmax_forward(q, k, v, scale, causal);
   auto outputs = SoftmaxNode::apply(q, k, v, scale, causal);
   return {outputs[0], outputs[1]};
@@ -103,6 +118,7 @@ struct LinearNode : Function<LinearNode> {
 
 std::tuple<Tensor, Tensor, Tensor> linear_autograd(const Tensor& q, const Tensor& k, const Tensor& v,
                                                    c10::string_view feature_map, bool normalize, double eps) {
+  refuse_tangents("linear_attention", {{"q", q}, {"k", k}, {"v", v}});
   if (!needs_graph({&q, &k, &v})) return linear_forward(q, k, v, feature_map, normalize, eps);
   auto outputs = LinearNode::apply(q, k, v, std::string(feature_map), normalize, eps);
   return {outputs[0], outputs[1], outputs[2]};
@@ -160,6 +176,7 @@ std::tuple<Tensor, Tensor> chunked_autograd(const Tensor& q, const Tensor& k, co
                                             const std::optional<Tensor>& decay, c10::string_view feature_map,
                                             bool causal, bool normalize, double eps, int64_t chunk) {
   const Tensor rate = decay.value_or(Tensor());
+  refuse_tangents("linear_attention", {{"q", q}, {"k", k}, {"v", v}, {"decay", rate}});
   if (!needs_graph({&q, &k, &v, &rate})) {
     return chunked_forward(q, k, v, decay, feature_map, causal, normalize, eps, chunk);
   }
@@ -199,6 +216,7 @@ struct WkvNode : Function<WkvNode> {
 
 std::tuple<Tensor, Tensor> wkv_autograd(const Tensor& k, const Tensor& v, const Tensor& decay, const Tensor& bonus,
                                         bool save) {
+  refuse_tangents("wkv", {{"k", k}, {"v", v}, {"decay", decay}, {"bonus", bonus}});
   if (!needs_graph({&k, &v, &decay, &bonus})) return wkv_forward(k, v, decay, bonus, save);
   auto outputs = WkvNode::apply(k, v, decay, bonus);
   return {outputs[0], outputs[1]};

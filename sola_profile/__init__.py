@@ -26,3 +26,8 @@ def __getattr__(name: str) -> object:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'sola_profile' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    # names that load late are names all the same, to completion too
+    return sorted({*globals(), *__all__})

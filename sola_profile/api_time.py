@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable, Iterable
 
 import torch
@@ -90,6 +91,8 @@ def _machine(name: str, dtype: str) -> Machine:
     measuring = Measuring(wanted)
     for _ in measuring.run():
         pass
+    if measuring.problem:
+        warnings.warn(measuring.problem, stacklevel=3)
     assert measuring.machine is not None
     return measuring.machine
 

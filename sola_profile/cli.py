@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Mapping
@@ -108,6 +109,9 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command and leave with its exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # not every encoding has the signs of the tables, and a result is worth more than its signs
+        sys.stdout.reconfigure(errors="replace")
     try:
         code = cli.main(prog_name="sola-profile", standalone_mode=False)
     except click.ClickException as error:

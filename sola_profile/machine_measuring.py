@@ -12,7 +12,7 @@ import torch
 
 from sola_profile.hardware import Machine, Surface
 from sola_profile.machine import check_device
-from sola_profile.machine_store import fingerprint, machine_name, save, stored
+from sola_profile.machine_store import fingerprint, folder, machine_name, save, stored
 from sola_profile.measure.probes import FAMILIES
 from sola_profile.measure.surfaces import Drift, Place, measure_surfaces, spot_check
 from sola_profile.workload import cpu_threads
@@ -41,12 +41,13 @@ class Wanted:
 
 
 class Measuring:
-    """Measures ceilings: go through ``run()`` to its end, then take the ``machine``."""
+    """Measures ceilings: go through ``run()`` to its end, then take the ``machine``; a ``problem`` keeps it from being kept."""
 
     def __init__(self, wanted: Wanted) -> None:
         check_device(wanted.device)
         self._wanted = wanted
         self.machine: Machine | None = None
+        self.problem = ""
 
     def run(self) -> Iterator[str]:
         """Yields what is measured next; keeps the machine at the end."""
@@ -71,7 +72,11 @@ class Measuring:
             round(time.monotonic() - start, 2),
             load,
         )
-        save(self.machine)
+        try:
+            save(self.machine)
+        except OSError as error:
+            # without a cache folder they serve this run alone
+            self.problem = f"the ceilings are not kept: can't write to {folder()}: {error.strerror}"
 
 
 def kept(wanted: Wanted) -> tuple[Machine | None, list[Drift]]:

@@ -76,7 +76,8 @@ def machine_name(marks: Mapping[str, Any], device: str, dtype: str, threads: int
 def stored(device: str, dtype: str, threads: int) -> Machine | None:
     """What was measured of this machine before; None when it never was with this fingerprint."""
     path = folder() / f"{machine_name(fingerprint(device), device, dtype, threads)}.json"
-    return read_machine(path) if path.is_file() else None
+    # Path.is_file raises where the folder above may not be read
+    return read_machine(path) if os.path.isfile(path) else None
 
 
 def save(machine: Machine) -> Path:

@@ -208,7 +208,7 @@ class Measuring:
         )
 
     def _estimate_s(self, case: Case) -> float | None:
-        """Time of one run, from the nearest measured case by its matrix products; None before the first."""
+        """Time of one run, from the nearest measured case by its matrix products; None before the first, or where that has none."""
         macs = self._rows[case].cost.macs
         known = [
             (run_s, self._rows[other].cost.macs, other.source == case.source)
@@ -219,7 +219,7 @@ class Measuring:
             return None
         # another size of the same model says more than another model, and a large one more than a small one
         run_s, known_macs, _ = max(known, key=lambda entry: (entry[2], entry[1]))
-        return run_s * macs / known_macs
+        return run_s * macs / known_macs if known_macs else None
 
     def _record_out_of_memory(self, case: Case, error: BaseException) -> bool:
         """Whether the error says that memory ran out; the case is marked then."""

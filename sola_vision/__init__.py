@@ -34,3 +34,8 @@ def __getattr__(name: str) -> object:
 
         return getattr(backbone if name == "Backbone" else factory, name)
     raise AttributeError(f"module 'sola_vision' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    # names that load late are names all the same, to completion too
+    return sorted({*globals(), *__all__})

@@ -53,7 +53,7 @@ def create_model(
         raise TypeError(f"model: expected a name or a BackboneSpec, got {type(model).__name__}")
     if not isinstance(mixers, (Mapping, type(None))):
         raise TypeError(f'mixers: expected a mapping such as {{"L": "wkv"}}, got {mixers!r}')
-    if isinstance(bridges, str):
+    if isinstance(bridges, str) or not isinstance(bridges, (Iterable, type(None))):
         raise TypeError(f'bridges: expected a list such as ["1.2->3.3"], got {bridges!r}')
     if pattern is not None or mixers is not None:
         spec = spec.rewired(pattern=pattern, mixers=mixers)
@@ -91,18 +91,21 @@ def load_weights(model: Backbone, path: str | Path, *, strict: bool = True) -> l
     that are missing, unexpected or of another shape, such as a classifier of other width.
 
     Raises:
-        ValueError: the file holds other names or shapes and ``strict``, or isn't safetensors; nothing is loaded.
+        ValueError: the file holds other names or shapes and ``strict``, or isn't safetensors, or the model is on meta;
+            nothing is loaded.
 
     """
     from safetensors import SafetensorError, safe_open
 
+    own = model.state_dict()
+    if any(value.is_meta for value in own.values()):
+        raise ValueError("model: its weights are on meta, without memory; call model.to_empty(device=...) first")
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
             saved = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  the file is no mapping
     except SafetensorError as error:
         raise ValueError(f"path: {path} is no safetensors file: {error}") from error
-    own = model.state_dict()
     problems = _mismatches(own, saved)
     if problems and strict:
         raise ValueError(_refusal(model.spec, metadata, path, problems))

@@ -209,7 +209,7 @@ def _check_widths(spec: BackboneSpec) -> None:
         raise ValueError(f"pattern: expected {STAGES} stages, got {len(spec.stages)} in {spec.pattern!r}")
     for name, least in (("head_dim", 1), ("patch_size", 1), ("in_channels", 1), ("num_classes", 0)):
         value = getattr(spec, name)
-        if not isinstance(value, int) or value < least:
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise ValueError(f"{name}: expected a whole number of at least {least}, got {value!r}")
     for dim in spec.dims:
         if not isinstance(dim, int) or dim < 1 or dim % spec.head_dim:

@@ -42,6 +42,15 @@ def small():
 
 def failing():
     return Tiny(fails=True)
+
+
+def pooling():
+    return nn.AvgPool2d(2)
+
+
+class Reading(nn.Module):
+    def forward(self, image):
+        return image * 2 if image.mean() > 0 else image
 """
 
 
@@ -133,3 +142,21 @@ def test_bad_use_names_the_mistake(sola_profile, arguments, message):
     assert code == 2
     assert message in err
     assert "Traceback" not in err
+
+
+def test_a_model_without_products_is_a_model(sola_profile, tmp_path):
+    measured = ("--budget", "1000", "--threads", "1", "--with", "zoo:plain", "--out", "report")
+    code, out, _ = sola_profile("--model", "zoo:pooling", "--res", "64,128", *measured)
+    assert code == 0
+    assert "MACs of one image = 0" in out
+    assert "Local slope of latency" in out
+    assert "Local slope of MACs" not in out
+    assert (tmp_path / "report" / "report.html").exists()
+
+
+def test_a_model_that_reads_values_is_refused_in_words(sola_profile):
+    code, _, err = sola_profile("--model", "zoo:Reading", "--res", "64", "--no-measure", "--no-report")
+    assert code == 2
+    assert "64: what it computes depends on values in tensors (aten._local_scalar_dense.default)" in " ".join(
+        err.split()
+    )

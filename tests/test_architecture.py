@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 
 # every layer may import those before it and itself, never one behind it
 PROFILE_LAYERS = (
-    ("case", "errors", "memory", "operators", "exit_codes", "families", "hardware"),
+    ("case", "errors", "exit_codes", "families", "files", "hardware", "memory", "operators"),
     ("source",),
     ("kernel_case",),
     ("kernel_targets",),

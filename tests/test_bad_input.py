@@ -93,10 +93,11 @@ def test_bad_wkv(changes: dict, message: str) -> None:
     ("options", "message"),
     [
         ({"feature_map": "elu"}, "feature_map must be one of elu1, relu, identity, exp, got elu"),
+        ({"feature_map": None}, "feature_map must be one of elu1, relu, identity, exp, got None"),
         ({"causal": True}, "k must have as many tokens as q with decay or causal, 5, got 7"),
         ({"decay": torch.ones(3)}, "k must have as many tokens as q with decay or causal, 5, got 7"),
     ],
-    ids=["feature map", "causal", "decay"],
+    ids=["feature map", "no feature map", "causal", "decay"],
 )
 def test_bad_linear_options(options: dict, message: str) -> None:
     def call(**tensors):
@@ -130,6 +131,20 @@ def test_decay_outside_its_range(value: float) -> None:
     decay = torch.tensor([1.0, value, 0.5])
     with pytest.raises(ValueError, match=r"decay must be in \(0, 1\], got .* for head 1"):
         ops.linear_attention(**_attention(k=(2, 5, 3, 8), v=(2, 5, 3, 4)), decay=decay)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: ops.softmax_attention(**{**_attention(), "q": None}), "softmax_attention: q .* got NoneType"),
+        (lambda: ops.linear_attention(**{**_attention(), "v": [1.0]}), "linear_attention: v .* got list"),
+        (lambda: ops.linear_attention(**_attention(), decay=0.9), "linear_attention: decay .* got float"),
+        (lambda: ops.wkv(**{**_wkv(), "bonus": 0.3}), "wkv: bonus .* got float"),
+    ],
+)
+def test_what_is_no_tensor(call, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        call()
 
 
 def test_bad_decay_per() -> None:

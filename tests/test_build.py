@@ -119,6 +119,14 @@ def test_torch_too_old(unpacked: Path, tmp_path: Path) -> None:
     assert "torch 2.4.1 is too old" in _refused(unpacked, PYTHONPATH=str(tmp_path))
 
 
+def test_setuptools_too_old(unpacked: Path, tmp_path: Path) -> None:
+    # the one that comes with Python 3.11's venv, which `pip install setuptools` leaves as it is
+    (tmp_path / "sitecustomize.py").write_text("import setuptools; setuptools.__version__ = '65.5.0'")
+    text = _refused(unpacked, PYTHONPATH=str(tmp_path))
+    assert "setuptools 65.5.0 is too old" in text
+    assert 'pip install "setuptools>=77"' in text
+
+
 def test_cuda_demanded_without_nvcc(unpacked: Path, tmp_path: Path) -> None:
     for tool in ("g++", "c++", "env"):
         (tmp_path / tool).symlink_to(shutil.which(tool) or shutil.which("env"))

@@ -14,7 +14,6 @@ import pytest
 
 from sola_profile import measuring
 from sola_profile.cli import main
-from sola_profile.commands import output
 from sola_profile.compare import witnesses
 from sola_profile.exit_codes import ExitCode
 from sola_profile.measure import latency
@@ -67,6 +66,10 @@ def process(*arguments, **options):
         (("--model", "sola_t", "--mode", "tain"), "did you mean 'train'?"),
         (("--model", "sola_t", "--threads", "0"), "threads: expected at least 1, got 0"),
         (("--model", "sola_t", "--budget", "0"), "expected more than 0 seconds"),
+        (("--model", "sola_t", "--budget", "nan"), "expected more than 0 seconds, got nan"),
+        (("--model", "sola_t", "--budget", "inf"), "expected more than 0 seconds, got inf"),
+        (("fit", "--model", "sola_t", "--memory", "1e400"), "expected a memory such as 8GiB"),
+        (("fit", "--model", "sola_t", "--memory", "1.2.3"), "expected a memory such as 8GiB"),
         (("--model", "sola_t", "--device", "gpu"), "did you mean 'cuda'?"),
         (("--model", "sola_t", "--device", "cuda:99"), "isn't there"),
         (("--model", "sola_t", "--pattern", "LL|LQ|LLLLLL|LL"), "letter 'Q' names no mixer"),
@@ -310,15 +313,8 @@ def test_a_closed_pipe_is_no_traceback(tmp_path):
     assert child.wait() == 1
 
 
-def test_files_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    target = tmp_path / "x.json"
-    target.write_text("old")
-
-    def fail(self, path):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(Path, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
-        output._replace(target, "new")
-    assert target.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [target]
+def test_an_encoding_without_our_signs_costs_no_result(tmp_path):
+    child = process(*ONE, "--no-measure", "--no-report", cwd=tmp_path, env={"PYTHONIOENCODING": "ascii"})
+    out, err = child.communicate()
+    assert child.returncode == 0, err
+    assert "Coverage:" in out

@@ -1,9 +1,13 @@
 """Models by name, the errors of wrong requests, and weights in and out."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import sola_profile
 import sola_vision
 from sola_vision import BackboneSpec, create_model, get_spec, load_weights, save_weights
 
@@ -60,6 +64,7 @@ def test_the_model_s_bridges_are_kept_as_far_as_they_fit():
         ({"bridges": ["1.2->3.2"]}, "bridges: 1.2->3.2: its target 3.2 is wkv, not softmax"),
         ({"bridges": ["1.2->3.3", "1.2->3.3"]}, "it is wired twice"),
         ({"num_classes": -3}, "num_classes: expected"),
+        ({"num_classes": True}, "num_classes: expected a whole number of at least 0, got True"),
         ({"drop_path": 1.5}, "drop_path: expected a rate"),
         ({"in_channels": 0}, "in_channels: expected"),
     ],
@@ -75,6 +80,7 @@ def test_says_what_is_wrong_before_anything_is_built(arguments, message):
         ({"model": 3}, "model: expected a name or a BackboneSpec, got int"),
         ({"mixers": "wkv"}, "mixers: expected a mapping"),
         ({"bridges": "1.2->3.3"}, "bridges: expected a list"),
+        ({"bridges": 3}, "bridges: expected a list"),
         ({"droppath": 0.1}, "unexpected keyword argument 'droppath'"),
     ],
 )
@@ -83,8 +89,15 @@ def test_refuses_arguments_of_another_kind(arguments, message):
         create_model(**{"model": "sola_t", **arguments})
 
 
-def test_the_package_exports_what_it_lists():
-    assert all(hasattr(sola_vision, name) for name in sola_vision.__all__)
+@pytest.mark.parametrize("package", [sola_vision, sola_profile])
+def test_the_packages_export_and_complete_what_they_list(package):
+    assert all(hasattr(package, name) for name in package.__all__)
+    # in a process where nothing has loaded late yet
+    listed = f"import sys, {package.__name__} as package; sys.exit(not set(package.__all__) <= set(dir(package)))"
+    assert subprocess.run([sys.executable, "-c", listed], check=False).returncode == 0
+
+
+def test_a_misspelt_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="module 'sola_vision' has no attribute 'create_modle'"):
         sola_vision.create_modle  # noqa: B018
 
@@ -115,6 +128,19 @@ def test_weights_are_cast_to_the_model(tmp_path):
     for (name, wide), narrow in zip(source.named_parameters(), target.parameters(), strict=True):
         assert narrow.dtype == torch.bfloat16
         assert torch.equal(wide.bfloat16(), narrow), name
+
+
+def test_a_model_without_memory_is_refused_by_name(tmp_path):
+    source = filled(0)
+    save_weights(source, tmp_path / "w")
+    with torch.device("meta"):
+        target = create_model(SPEC)
+    with pytest.raises(ValueError, match=r"model: its weights are on meta.*to_empty"):
+        load_weights(target, tmp_path / "w")
+    target.to_empty(device="cpu")
+    load_weights(target, tmp_path / "w")
+    image = torch.randn(1, 3, 32, 32)
+    assert torch.equal(target.eval()(image), source(image))
 
 
 def test_the_file_says_which_model_it_holds(tmp_path):

@@ -105,7 +105,7 @@ def test_bad_use_is_explained(command, arguments, sentence):
     assert sentence in " ".join(err.split())
 
 
-@pytest.mark.parametrize(("text", "size"), [("8GiB", 2**33), ("1.5 kB", 1500), ("1e9", 10**9), ("2m", 2 * 10**6)])
+@pytest.mark.parametrize(("text", "size"), [("8GiB", 2**33), ("1.5 kB", 1500), ("1e9", 10**9), (".5m", 500_000)])
 def test_sizes_of_memory(text, size):
     assert parse_bytes(text) == size
 

@@ -65,6 +65,19 @@ def test_second_derivative_is_an_error(case: Case) -> None:
         grad.sum().backward()
 
 
+# the rules of forward mode in torch are still decorated with torch.jit
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
+@pytest.mark.parametrize("case", SMALL_CASES[::2], ids=str)
+def test_forward_mode_is_an_error(case: Case, training: bool) -> None:
+    inputs = [tensor.requires_grad_(training) for tensor in case.inputs(torch.float32)]
+    for place, tensor in enumerate(inputs):
+        with torch.autograd.forward_ad.dual_level():
+            dual = torch.autograd.forward_ad.make_dual(tensor, torch.ones_like(tensor))
+            with pytest.raises(NotImplementedError, match=rf"^{case.op}: forward-mode .* \w+ has a tangent"):
+                case.run([*inputs[:place], dual, *inputs[place + 1 :]])
+
+
 @pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
 @pytest.mark.parametrize("case", SMALL_CASES, ids=str)
 def test_opcheck(case: Case, training: bool) -> None:

@@ -55,6 +55,12 @@ def test_the_example_runs() -> None:
     assert names["out"].shape == (1, 4096, 2, 32)
 
 
+def test_installing_asks_for_what_the_build_needs() -> None:
+    requires = re.search(r"^requires = \[(.*)\]$", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert requires is not None
+    assert f"pip install {requires[1].replace(',', '')}\n" in _block("## Installing")
+
+
 def test_the_file_tree_names_what_is_there() -> None:
     named = [line.split()[0] for line in _block("## Where things are").splitlines()]
     assert all((ROOT / name).exists() for name in named)

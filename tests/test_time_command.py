@@ -14,10 +14,12 @@ from torch import nn
 
 import sola_profile as package
 from sola_profile import families as names
+from sola_profile import machine_measuring
+from sola_profile.commands.ceilings import measured
 from sola_profile.cost.recording import record_at
 from sola_profile.cost.roofline import predict_times
 from sola_profile.hardware import ELEMENTS, FLOPS, Machine, Span, constant
-from sola_profile.machine_store import fingerprint, machine_name, save
+from sola_profile.machine_store import fingerprint, machine_name, save, stored
 from sola_profile.report.tables import latency_table
 from sola_profile.source import FACTORY, ModelSource
 from sola_profile.time_sweep import TimePlan, TimeSweep
@@ -127,6 +129,23 @@ def test_kept_ceilings_are_listed_shown_and_doubted(sola_profile, folder):
     code, _, err = sola_profile("machine", "--threads", "1,al", "--check")
     assert code == 2
     assert "did you mean 'all'" in err
+
+
+def test_ceilings_without_a_folder_to_keep_them_serve_all_the_same(monkeypatch, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SOLA_MACHINES", str(tmp_path / "file" / "machines"))
+    surfaces = {names.LINEAR: constant(FLOPS, 1e9)}
+    monkeypatch.setattr(machine_measuring, "measure_surfaces", lambda place: iter(surfaces.items()))
+    assert measured(machine_measuring.Wanted("cpu", "float32", 1)).surfaces == surfaces
+    assert f"not kept: can't write to {tmp_path}/file/machines: Not a directory" in capsys.readouterr().err
+
+
+def test_a_cache_that_may_not_be_read_holds_nothing(monkeypatch):
+    def refuse(path, **options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("os.stat", refuse)
+    assert stored("cpu", "float32", 1) is None
 
 
 def test_a_profile_has_the_predicted_time_where_ceilings_are_kept(sola_profile, tmp_path):

@@ -46,6 +46,7 @@ def _losses(text):
         ({"mixer": "decay"}, "--mixer: expected a letter and a mixer such as L=decay, got 'decay'"),
         ({"pattern": "L|L|LLX|L"}, "pattern"),
         ({"lr": -1}, "lr: expected a number of more than 0, got -1"),
+        ({"out": "/dev/null/run"}, "out: can't write to /dev/null/run: Not a directory"),
         ({"lrr": 1}, "No such option '--lrr'"),
     ],
 )

@@ -63,6 +63,8 @@ def measured(wanted: Wanted) -> Machine:
     measuring = Measuring(wanted)
     for _ in _followed(measuring.run(), wanted):
         pass
+    if measuring.problem:
+        click.echo(measuring.problem, err=True)
     assert measuring.machine is not None
     return measuring.machine
 

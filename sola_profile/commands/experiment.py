@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sola_profile.case import nearest
-from sola_profile.commands.output import Targets, checked, written_command
+from sola_profile.commands.output import Targets, checked, checked_budget, written_command
 from sola_profile.exit_codes import ExitCode
 from sola_profile.report.svg import Renderer
 from sola_profile.study.trial import Trial, paper_accuracies, plan
@@ -69,8 +69,8 @@ def experiment(
     """
     if seeds < 1:
         raise click.BadParameter(f"expected at least 1, got {seeds}", param_hint="--seeds")
-    if budget is not None and budget <= 0:
-        raise click.BadParameter(f"expected more than 0 seconds, got {budget:g}", param_hint="--budget")
+    if budget is not None:
+        checked_budget(budget)
     patterns = checked(lambda: read_patterns(pattern), "--pattern")
     trials = tuple(plan(_names(task), _names(mixer), patterns, seeds))
     request = Request(trials, patterns, checked(lambda: read_jobs(jobs), "--jobs"), budget, not report_only)

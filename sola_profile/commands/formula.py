@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Iterator
@@ -111,13 +112,13 @@ def read_request(options: dict[str, Any]) -> Request:
 def parse_bytes(text: str) -> int:
     """Read ``8GiB``, ``500MB`` or ``1e9``; raises ``ValueError``."""
     match = _BYTES.fullmatch(text.strip())
-    if match is None or float(match[1]) <= 0:
+    if match is None or not 0 < float(match[1]) < math.inf:
         raise ValueError(f"expected a memory such as 8GiB, 500MB or a number of bytes, got {text!r}")
     power = ("", "K", "M", "G", "T").index(match[2].upper())
     return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
 
 
-_BYTES = re.compile(r"([0-9.]+(?:e[0-9]+)?)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
+_BYTES = re.compile(r"((?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[0-9]+)?)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
 
 
 def run(request: Request) -> FormulaResult:

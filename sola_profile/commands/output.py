@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import math
 import os
 import shlex
 import sys
@@ -13,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from sola_profile.files import followed, is_stream, replace_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,8 +60,8 @@ def check_device(name: str) -> None:
 
 
 def checked_budget(seconds: float) -> float:
-    """``--budget``, which is more than 0 seconds."""
-    if seconds <= 0:
+    """``--budget``, which is more than 0 seconds, and finite, as JSON has no other numbers."""
+    if not 0 < seconds < math.inf:
         raise click.BadParameter(f"expected more than 0 seconds, got {seconds:g}", param_hint="--budget")
     return seconds
 
@@ -88,9 +92,7 @@ class Targets:
             _check_writable(self.folder, "--out", make=True)
         for name, target in self.files.items():
             if target != STDOUT:
-                if Path(target).is_dir():
-                    raise click.BadParameter(f"{target} is a folder, not a file", param_hint=f"--{name}")
-                _check_writable(Path(target).parent, f"--{name}", make=False)
+                _check_file(Path(target), f"--{name}")
 
     def checkpoint(self, name: str, text: Callable[[], str]) -> None:
         """Write what a running command has found by now to a file of the report folder, now and then."""
@@ -102,7 +104,7 @@ class Targets:
     def put(self, name: str, text: str) -> None:
         """Write a file of the report folder, where there is one."""
         if self.folder is not None:
-            _replace(self.folder / name, text)
+            replace_text(self.folder / name, text)
 
     def deliver(self, texts: Mapping[str, str]) -> None:
         """Write each format where it was asked for."""
@@ -110,7 +112,7 @@ class Targets:
             if self.files[name] == STDOUT:
                 click.echo(text, nl=False)
             else:
-                _replace(Path(self.files[name]), text)
+                replace_text(Path(self.files[name]), text)
 
     def console(self) -> Console:
         """Where tables go: standard output, or standard error when a format has taken that."""
@@ -125,6 +127,15 @@ def _console(*, to_stderr: bool) -> Console:
     return Console(file=stream, width=None if wide else PIPE_WIDTH, highlight=False)
 
 
+def _check_file(path: Path, option: str) -> None:
+    if path.is_dir():
+        raise click.BadParameter(f"{path} is a folder, not a file", param_hint=option)
+    if not is_stream(path):
+        _check_writable(followed(path).parent, option, make=False)
+    elif not os.access(path, os.W_OK):
+        raise click.BadParameter(f"can't write to {path}: {os.strerror(errno.EACCES)}", param_hint=option)
+
+
 def _check_writable(folder: Path, option: str, *, make: bool) -> None:
     try:
         if make:
@@ -134,16 +145,3 @@ def _check_writable(folder: Path, option: str, *, make: bool) -> None:
             pass
     except OSError as error:
         raise click.BadParameter(f"can't write to {folder}: {error.strerror}", param_hint=option) from error
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

@@ -135,10 +135,13 @@ def _interval_with_infinity(values: Sequence[float]) -> Interval:
 def local_slopes(
     tokens: Sequence[int], values: Sequence[float], resampled: Sequence[Floats] | None = None
 ) -> tuple[Slope, ...]:
-    """Slopes between neighbours in order of size, with intervals where resampled values are given."""
+    """Slopes between neighbours in order of size, with intervals where resampled values are given.
+
+    Neighbours of the same size, and values of 0, such as the MACs of a model without products, have none.
+    """
     slopes = []
     for i in range(len(tokens) - 1):
-        if tokens[i] == tokens[i + 1]:
+        if tokens[i] == tokens[i + 1] or not (values[i] and values[i + 1]):
             continue
         stretch = log(tokens[i + 1] / tokens[i])
         interval = None

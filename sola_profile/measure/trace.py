@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
+from sola_profile.files import followed, is_stream
 from sola_profile.pieces import piece_modules
 from sola_profile.workload import Step, Workload
 
@@ -33,7 +34,9 @@ def write_trace(workload: Workload, step: Step, path: Path) -> None:
         activities.append(ProfilerActivity.CUDA)
     with _spans(workload), profile(activities=activities, record_shapes=True, profile_memory=True) as session:
         step()
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+    path, stream = followed(path), is_stream(path)
+    # beside the file that it becomes, so that it can be moved there
+    with tempfile.TemporaryDirectory(dir=None if stream else path.parent) as folder:
         plain = Path(folder, "trace.json")
         session.export_chrome_trace(str(plain))
         if path.suffix == ".gz":
@@ -41,7 +44,10 @@ def write_trace(workload: Workload, step: Step, path: Path) -> None:
             with plain.open("rb") as source, gzip.open(packed, "wb") as target:
                 shutil.copyfileobj(source, target)
             plain = packed
-        plain.replace(path)
+        if stream:
+            path.write_bytes(plain.read_bytes())
+        else:
+            plain.replace(path)
 
 
 @contextmanager

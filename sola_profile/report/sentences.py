@@ -168,7 +168,8 @@ def coverage_sentence(profile: Profile, *, names: bool) -> str:
     number = sum(map(len, kinds.values()))
     known = "; ".join(f"{kind}: {', '.join(sorted(members))}" for kind, members in sorted(kinds.items()))
     text = f"Coverage: {number} operators without a formula hold no matrix products"
-    text += f" ({known})" if names else f" ({', '.join(sorted(kinds))})"
+    if kinds:
+        text += f" ({known})" if names else f" ({', '.join(sorted(kinds))})"
     if unknown:
         text += f"; {len(unknown)} of unknown kind may hold some: {', '.join(sorted(unknown))}"
     return text + "."

@@ -315,7 +315,7 @@ def _comparison_row(model: Row, row: Row, contender: Contender) -> tuple[str, ..
         size_name(row) if row is model else "",
         contender_name(contender),
         significant(row.cost.macs / 1e9, 4),
-        times(row.cost.macs / model.cost.macs),
+        times(row.cost.macs / model.cost.macs) if model.cost.macs else "–",
         latency,
         ratio,
         mebibytes(row.predicted_memory.total_bytes),

@@ -3,6 +3,9 @@
 Layout is ``(B, N, H, D)``: batch, tokens, heads, head dim. Importing this package loads ``sola_vision._C``; without
 the compiled extension it raises ``ImportError`` with the command that builds it, and nothing falls back to a slower
 path.
+
+Gradients are those of ``backward()`` and ``torch.autograd.grad``, once: second derivatives, forward mode and the
+derivatives of ``torch.func`` raise an error. ``torch.vmap`` works, one example at a time.
 """
 
 import torch as _torch  # noqa: F401  its libraries must be loaded before the extension that links to them

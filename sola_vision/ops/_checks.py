@@ -30,6 +30,13 @@ def require(condition: Any, op: str, name: str, wanted: str, got: object) -> Non
     torch._check_value(condition, lambda: f"{op}: {name} must {wanted}, got {got}")
 
 
+def require_tensors(op: str, **arguments: Any) -> None:
+    """Raise ``TypeError`` for what is no tensor; the dispatcher's own message has a page of schema and no remedy."""
+    for name, value in arguments.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{op}: {name} must be a tensor, got {type(value).__name__}")
+
+
 def check_tensor(op: str, name: str, tensor: Tensor, layout: str) -> None:
     """Rank, dtype and a contiguous last dimension. ``layout`` reads like ``(B, N, H, D)``."""
     rank = layout.count(",") + 1

@@ -9,7 +9,7 @@ _HOW_TO_BUILD = (
     "sola_vision's compiled extension (sola_vision._C) {state}.\n"
     "  {detail}\n"
     "Build it in the source tree with `python setup.py build_ext --inplace`, or install the package with\n"
-    "`pip install --no-build-isolation .`; both need a C++17 compiler and the torch that will be used."
+    "`pip install --no-build-isolation .`; both need a C++20 compiler and the torch that will be used."
 )
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from sola_vision.ops._checks import accumulate_dtype, check_attention, check_vector, require
+from sola_vision.ops._checks import accumulate_dtype, check_attention, check_vector, require, require_tensors
 
 OP = "linear_attention"
 FEATURE_MAPS = ("elu1", "relu", "identity", "exp")
@@ -54,12 +54,18 @@ def linear_attention(
         for float64).
 
     Raises:
+        TypeError: names the argument that is no tensor.
         ValueError: names the argument, what came and what is allowed.
 
     Source: Katharopoulos et al., arXiv 2006.16236; decay and chunks as in RetNet, arXiv 2307.08621. Derivation:
     ``docs/math.md``.
 
     """
+    require_tensors(OP, q=q, k=k, v=v)
+    if decay is not None:
+        require_tensors(OP, decay=decay)
+    if feature_map not in FEATURE_MAPS:
+        _check_feature_map(feature_map)
     if decay is None and not causal:
         out: Tensor = torch.ops.sola.linear_attention.default(q, k, v, feature_map, normalize, eps)[0]
     else:

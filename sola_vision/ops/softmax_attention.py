@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from sola_vision.ops._checks import check_attention
+from sola_vision.ops._checks import check_attention, require_tensors
 
 OP = "softmax_attention"
 
@@ -36,12 +36,14 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = 
         ``(B, N, H, V)`` in the dtype of ``q``; scores and sums are kept in float32 (float64 for float64).
 
     Raises:
+        TypeError: names the argument that is no tensor.
         ValueError: names the argument, what came and what is allowed; or why a backend that was asked for can't run.
 
     Source: online softmax, Milakov and Gimelshein, arXiv 1805.02867; tiling and backward as in FlashAttention-2,
     arXiv 2307.08691. Derivation: ``docs/math.md``.
 
     """
+    require_tensors(OP, q=q, k=k, v=v)
     if scale is None:
         scale = q.size(-1) ** -0.5 if q.size(-1) else 1.0
     out: Tensor = torch.ops.sola.softmax_attention.default(q, k, v, scale, causal)[0]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from sola_vision.ops._checks import check_like, check_tensor, check_vector, require
+from sola_vision.ops._checks import check_like, check_tensor, check_vector, require, require_tensors
 
 OP = "wkv"
 DECAY_PER = ("sequence", "token")
@@ -34,12 +34,14 @@ def wkv(k: Tensor, v: Tensor, decay: Tensor, bonus: Tensor, *, decay_per: str = 
         ``(B, N, C)`` in the dtype of ``k``; sums run in float32 (float64 for float64) under a running maximum.
 
     Raises:
+        TypeError: names the argument that is no tensor.
         ValueError: names the argument, what came and what is allowed.
 
     Source: Vision-RWKV, arXiv 2403.02308, eqs. 2–3 (its code also divides the bonus by N; here the bonus is taken
     as given). Derivation of the scan and its gradient: ``docs/math.md``.
 
     """
+    require_tensors(OP, k=k, v=v, decay=decay, bonus=bonus)
     require(decay_per in DECAY_PER, OP, "decay_per", f"be one of {', '.join(DECAY_PER)}", decay_per)
     rate = decay / max(k.size(1), 1) if decay_per == "sequence" and k.dim() == 3 else decay
     out: Tensor = torch.ops.sola.wkv.default(k, v, rate, bonus)[0]

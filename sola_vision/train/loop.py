@@ -7,11 +7,13 @@ from __future__ import annotations
 import copy
 import json
 import math
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -100,7 +102,7 @@ class Trainer:
                 raise ValueError("resume: needs the output folder of the run, got None")
             return
         if self.leads:
-            folder.mkdir(parents=True, exist_ok=True)
+            _make_writable(folder)
         if resume:
             state = read_checkpoint(folder, self.config, self.world.device)
             if state is not None:
@@ -245,3 +247,13 @@ def build_model(config: TrainConfig, classes: int) -> nn.Module:
     if config.init == "fan_in":
         draw_by_fan_in(model)
     return model
+
+
+def _make_writable(folder: Path) -> None:
+    """Make the output folder; raise ``ValueError`` where nothing can be written to it, before a step is run."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"out: can't write to {folder}: {error.strerror}") from error
