@@ -209,12 +209,15 @@ struct StateMemory {
     constexpr int kWide = kVector<Mul>, kAcross = T / kWide;
 #pragma unroll 4
     for (int i = int(threadIdx.x); i < T * kAcross; i += kThreads) {
-      const int row = i / kAcross, place = i % kAcross * kWide, d = column_at(row);
+      const int row = i / kAcross, place = i % kAcross * kWide, d = column_at(row), first = column_at(place);
+      const float* from = state + d * V + first;
+      const int left = d < D ? V - first : 0;
+      // what lies side by side here are pairs that are eight columns apart there
       float x[kWide];
 #pragma unroll
       for (int j = 0; j < kWide; ++j) {
-        const int v = column_at(place + j);
-        x[j] = d < D && v < V ? state[d * V + v] : 0.0f;
+        const int column = j / 2 * 8 + j % 2;
+        x[j] = column < left ? from[column] : 0.0f;
       }
       store_vector<Mul>(x, numbers() + row * kStride + place);
     }
