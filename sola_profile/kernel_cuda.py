@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from importlib import import_module
+from math import isfinite
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from torch.nn import functional
 import sola_vision
 from sola_profile.cost.kernels import work
 from sola_profile.errors import first_line
-from sola_profile.kernel_case import WKV, KernelCase
+from sola_profile.kernel_case import BOTH, WKV, KernelCase
 from sola_profile.kernel_cuda_result import NOT_MEASURED, WITH, WITHOUT, CudaReport, FeatureRow, RouteRow, Row, Timing
 from sola_profile.kernel_routes import implied_routes
 from sola_profile.kernel_targets import (
@@ -186,14 +187,29 @@ def race(steps: Mapping[str, Step], clock: Clock, rounds: int = ROUNDS) -> dict[
     }
 
 
-def _difference(mine: Function, theirs: Function, inputs: Inputs) -> float | None:
-    """Of the outputs; None where one doesn't run."""
+def _largest_difference(mine: Callable[[], list[Tensor]], theirs: Callable[[], list[Tensor]]) -> float | None:
+    """Of results in pairs, ‖a − b‖ / ‖b‖; None where one doesn't run, or a number is none."""
     try:
-        with torch.inference_mode():
-            a, b = mine(*inputs).double(), theirs(*inputs).double()
+        pairs = list(zip(mine(), theirs(), strict=True))
+        found = [_relative(a.double(), b.double()) for a, b in pairs]
     except Exception:
         return None
-    return float((a - b).norm() / b.norm()) if a.shape == b.shape else None
+    return max(found) if all(map(isfinite, found)) else None
+
+
+def _relative(a: Tensor, b: Tensor) -> float:
+    distance = float((a - b).norm())
+    return distance / float(b.norm()) if distance else 0.0
+
+
+def _difference(mine: Function, theirs: Function, inputs: Inputs) -> float | None:
+    """Of the outputs."""
+
+    def of(function: Function) -> list[Tensor]:
+        with torch.inference_mode():
+            return [function(*inputs)]
+
+    return _largest_difference(partial(of, mine), partial(of, theirs))
 
 
 def _reached(target: Target, timings: Mapping[str, Timing], copy_bytes_per_s: float) -> float | None:
@@ -287,22 +303,27 @@ def measure_route(case: RouteCase, clock: Clock) -> RouteRow:
 
 
 def measure_feature(case: FeatureCase, clock: Clock) -> FeatureRow:
-    """Our own kernels with a feature and without it, in turn, the outputs held against each other."""
+    """Our own kernels with a feature and without it and nothing else, in turn, the results held against each other."""
     kernel = case.kernel
     inputs = make_inputs(kernel, "cuda")
     ours = peers(kernel, OWN if kernel.op == "softmax_attention" else "", compiled=False)[OURS]
     step = make_step(kernel, ours, inputs)
+    off = ops.cuda_features_off()
 
-    def without() -> None:
-        with ops.cuda_without(case.feature):
+    def under(*names: str) -> None:
+        with ops.cuda_without(*off, *names):
             step()
 
-    def forward_without(*inputs: Tensor) -> Tensor:
-        with ops.cuda_without(case.feature):
-            return ours(*inputs)
+    def results(*names: str) -> list[Tensor]:
+        leaves = [tensor.detach().requires_grad_(kernel.mode == BOTH) for tensor in inputs]
+        with ops.cuda_without(*off, *names):
+            out = ours(*leaves)
+            grad = torch.randn(out.shape, generator=torch.Generator(out.device).manual_seed(0), device=out.device)
+            return [out.detach(), *(torch.autograd.grad(out, leaves, grad.to(out.dtype)) if out.requires_grad else ())]
 
-    timings = race({WITH: step, WITHOUT: without}, clock)
-    timings[WITHOUT] = replace(timings[WITHOUT], difference=_difference(forward_without, ours, inputs))
+    timings = race({WITH: under, WITHOUT: partial(under, case.feature)}, clock)
+    difference = _largest_difference(partial(results, case.feature), results)
+    timings[WITHOUT] = replace(timings[WITHOUT], difference=difference)
     return FeatureRow(case, tuple(timings.values()))
 
 
@@ -316,6 +337,7 @@ def measure_ceilings(clock: Clock) -> CudaReport:
     major, minor = torch.cuda.get_device_capability()
     found = unmeasured(torch.cuda.get_device_name(), (), ())
     found = replace(found, torch=torch.__version__, cuda=torch.version.cuda, capability=f"{major}.{minor}")
+    found = replace(found, features_off=ops.cuda_features_off())
     return replace(found, copy_bytes_per_s=measure_copy(clock), matmul_flops_per_s=measure_matmul(clock))
 
 

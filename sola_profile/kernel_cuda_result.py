@@ -48,21 +48,33 @@ class RouteRow:
 
 
 WITH, WITHOUT = "with", "without"
+# results further apart than roundings explain, ‖a − b‖ / ‖b‖, are a mistake, however fast
+MOST_DIFFERENT = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 3e-3}
 
 
 @dataclass(frozen=True)
 class FeatureRow:
-    """A call of our kernels with a feature and without; ``timings`` are named so, in this order."""
+    """A call of our kernels with a feature and without; ``timings`` are named so, in this order.
+
+    The second has the difference of the two, of outputs and gradients the largest.
+    """
 
     case: FeatureCase
     timings: tuple[Timing, ...] = ()
 
     @property
+    def agrees(self) -> bool:
+        """Whether both are known to compute the same."""
+        differences = [timing.difference for timing in self.timings if timing.name == WITHOUT]
+        most = MOST_DIFFERENT[self.case.kernel.dtype]
+        return any(difference is not None and difference <= most for difference in differences)
+
+    @property
     def gain(self) -> float | None:
-        """Time without it over time with it; None unless both were measured."""
+        """Time without it over time with it; None unless both were measured and compute the same."""
         found = {timing.name: timing.median_s for timing in self.timings}
         with_s, without_s = found.get(WITH), found.get(WITHOUT)
-        return None if with_s is None or without_s is None else without_s / with_s
+        return None if with_s is None or without_s is None or not self.agrees else without_s / with_s
 
 
 AnyRow = Row | RouteRow | FeatureRow
@@ -70,7 +82,10 @@ AnyRow = Row | RouteRow | FeatureRow
 
 @dataclass(frozen=True)
 class CudaReport:
-    """``copy_bytes_per_s``: read and written, together. ``matmul_flops_per_s``: bfloat16, 2 per multiply-accumulate."""
+    """``copy_bytes_per_s``: read and written, together. ``matmul_flops_per_s``: bfloat16, 2 per multiply-accumulate.
+
+    ``features_off``: what our kernels were kept from throughout.
+    """
 
     device: str
     torch: str
@@ -81,6 +96,7 @@ class CudaReport:
     rows: tuple[Row, ...]
     routes: tuple[RouteRow, ...] = ()
     features: tuple[FeatureRow, ...] = ()
+    features_off: tuple[str, ...] = ()
 
     def all_rows(self) -> tuple[AnyRow, ...]:
         """Targets, features and backends."""

@@ -7,12 +7,10 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 
-from sola_profile.kernel_cuda_result import CudaReport, RouteRow, Timing
+from sola_profile.kernel_cuda_result import MOST_DIFFERENT, CudaReport, RouteRow, Timing
 from sola_profile.kernel_targets import OWN, WHOLE_OP
 
 SCHEMA_VERSION = 1  # of the file that SOLA_SOFTMAX_ROUTES names, see sola_vision/ops/_routes_file.py
-# outputs further apart than roundings explain, ‖a − b‖ / ‖b‖, are a mistake and no route
-MOST_DIFFERENT = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 3e-3}
 _CPP_DTYPES = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 
 

@@ -131,8 +131,9 @@ _FEATURES = {
         ("linear_attention", "1x6x512x64", FORWARD),
         ("linear_attention", "1x6x4096x64", FORWARD),
         ("linear_attention", "8x12x196x64", BOTH),
-        ("linear_attention", "2x16x32768x64", FORWARD),
-        ("linear_attention", "2x16x32768x64", BOTH),
+        # eight blocks for each of 64 heads fill an H100 once
+        ("linear_attention", "8x8x4096x64", FORWARD),
+        ("linear_attention", "8x8x4096x64", BOTH),
     ),
     "wgmma": (
         ("softmax_attention", "1x16x1024x64", FORWARD),

@@ -47,7 +47,7 @@ constexpr bool sums_beside_gradients(int64_t D, int64_t V) { return D <= 64 && V
 
 // Blocks per multiprocessor of the kernels below, at head dims up to `width`: registers must allow them, and on compute
 // capability 9.0 shared memory does. Only bfloat16 is multiplied as it lies in memory, so other types need more of
-// both.
+// both, where that shows.
 constexpr int resident_gathers(Dtype dtype, int64_t width) {
   return (width <= 64 ? 4 : 2) - (dtype == Dtype::f32 ? 1 : 0);
 }

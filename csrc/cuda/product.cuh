@@ -26,7 +26,7 @@ SOLA_DEVICE void for_sums(const F& f) {
 // how an operand lies in shared memory: with its depth (the summed index) along rows or across them
 enum class Along { depth, other };
 
-// distance of rows in a tile: 16 bytes more than the columns, so that eight rows touch all banks
+// distance of rows in a tile: 16 bytes more than the columns, so that the eight rows of an ldmatrix touch all banks
 template <class Mul, int columns>
 constexpr int kRowStride = columns + kVector<Mul>;
 
@@ -78,30 +78,32 @@ template <class Mul>
 constexpr int kProductDepth = 32 / int(sizeof(Mul));
 
 // Of a row (or column) of a Tf32 operand what a lane has at depth k. Tensor cores take the numbers in any order, if it
-// is the same for both operands; in this one they are neighbours, 2t and 2t + 1. So sums are right operands as they
-// lie, and four rows that are read across lie in different banks.
+// is the same for both operands. Where they are neighbours, 2t and 2t + 1, sums are right operands as they lie, and
+// rows that are read across lie in different banks. Two operands that are both read along their rows have them `apart`,
+// t and t + 4: eight rows then touch all banks.
 struct alignas(8) TwoDeep {
   uint32_t first, second;
 };
-template <Along along>
+template <Along along, bool apart>
 SOLA_DEVICE TwoDeep two_deep(Operand<Tf32> operand, int other, int k) {
-  const int depth = k + lane_of() % 4 * 2;
-  if constexpr (along == Along::depth) {
+  const int t = lane_of() % 4, depth = k + (apart ? t : 2 * t);
+  if constexpr (along == Along::depth && !apart) {
     return *reinterpret_cast<const TwoDeep*>(operand.data + other * operand.stride + depth);
   } else {
-    const Tf32* at = operand.data + depth * operand.stride + other;
-    return {float_to_bits(at[0].value), float_to_bits(at[operand.stride].value)};
+    const int one = along == Along::depth ? 1 : operand.stride, row = along == Along::depth ? operand.stride : 1;
+    const Tf32* at = operand.data + depth * one + other * row;
+    return {float_to_bits(at[0].value), float_to_bits(at[apart ? 4 * one : one].value)};
   }
 }
 
 // the block of 16 rows of the left operand at depth k, of kProductDepth
-template <Along along, class Mul>
+template <Along along, bool apart = false, class Mul>
 SOLA_DEVICE void left_fragment(uint32_t (&a)[4], Operand<Mul> left, int row, int k) {
   const int lane = lane_of();
   if constexpr (std::is_same_v<Mul, Tf32>) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const TwoDeep two = two_deep<along>(left, row + lane / 4 + 8 * half, k);
+      const TwoDeep two = two_deep<along, apart>(left, row + lane / 4 + 8 * half, k);
       a[half] = two.first;
       a[half + 2] = two.second;
     }
@@ -113,13 +115,13 @@ SOLA_DEVICE void left_fragment(uint32_t (&a)[4], Operand<Mul> left, int row, int
 }
 
 // two blocks of 8 columns of the right operand at depth k: words 0, 1 and 2, 3
-template <Along along, class Mul>
+template <Along along, bool apart = false, class Mul>
 SOLA_DEVICE void right_fragments(uint32_t (&b)[4], Operand<Mul> right, int column, int k) {
   const int lane = lane_of();
   if constexpr (std::is_same_v<Mul, Tf32>) {
 #pragma unroll
     for (int block = 0; block < 2; ++block) {
-      const TwoDeep two = two_deep<along>(right, column + lane / 4 + 8 * block, k);
+      const TwoDeep two = two_deep<along, apart>(right, column + lane / 4 + 8 * block, k);
       b[2 * block] = two.first;
       b[2 * block + 1] = two.second;
     }
@@ -180,19 +182,20 @@ SOLA_DEVICE void weigh_fragment(uint32_t (&a)[4], int k, const Weights& weights)
 template <int MT, int NT, Along la, Along ra, class Mul, class Weights>
 SOLA_DEVICE void multiply_rounded(Sums<MT, NT>& sums, Operand<Mul> left, Operand<Mul> right, int depth,
                                   const Weights& weights) {
-  static_assert(NT % 2 == 0);
+  constexpr bool apart = la == Along::depth && ra == Along::depth;
+  static_assert(NT % 2 == 0 && !(apart && is_weighted<Weights>));
 #pragma unroll(MT* NT > 8 ? 1 : 2)
   for (int k = 0; k < depth; k += kProductDepth<Mul>) {
     uint32_t a[MT][4];
 #pragma unroll
     for (int m = 0; m < MT; ++m) {
-      left_fragment<la>(a[m], left, 16 * m, k);
+      left_fragment<la, apart>(a[m], left, 16 * m, k);
       if constexpr (is_weighted<Weights>) weigh_fragment<Mul>(a[m], k, weights);
     }
 #pragma unroll
     for (int n = 0; n < NT; n += 2) {
       uint32_t b[4];
-      right_fragments<ra>(b, right, 8 * n, k);
+      right_fragments<ra, apart>(b, right, 8 * n, k);
 #pragma unroll
       for (int m = 0; m < MT; ++m) {
         mma(sums[m][n], a[m], b[0], b[1], Mul{});

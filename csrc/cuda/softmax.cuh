@@ -14,8 +14,8 @@ struct SoftmaxPlace {
   int head, batch, inner, rows, first, part;
 };
 
-// `last_first`: the last rows of a head come first, for queries that see the more the later they are. Blocks with
-// little to do then end the kernel.
+// `last_first`: the last rows of a head come first, for queries that see the more the later they are. A head, and with
+// the last head the kernel, then ends with blocks that have little to do.
 SOLA_DEVICE SoftmaxPlace place_of(const AttentionSizes& size, int64_t tokens, int tile, bool last_first) {
   const int tiles = int((tokens + tile - 1) / tile), heads = int(size.H), blocks = int(size.B) * heads * tiles;
   const int index = int(blockIdx.x) % blocks, head = index / tiles, place = index % tiles;

@@ -22,6 +22,7 @@ OF_SOFTMAX = {OWN: ", own kernel", AUTO: ", the op as a whole", "": ""}
 FEATURES_REMARK = """\
 The same call of our own kernels with a feature of compute capability 9.0 and without it (`sola_vision.ops.cuda_without`,
 `SOLA_CUDA_WITHOUT`), in turn, in milliseconds. *Gain* is the time without it over the time with it: below 1 it had better not be used.
+There is none where outputs or gradients differ by more than roundings explain.
 """
 ROUTES_REMARK = f"""\
 Forward of `sola_vision.ops.softmax_attention` at B 1, H {ROUTE_HEADS}, N = M, asked to run on each backend in turn, in milliseconds.
@@ -45,7 +46,7 @@ def cuda_json(report: CudaReport) -> str:
     for entry, route in zip(document["routes"], report.routes, strict=True):
         best = fastest(route)
         entry["fastest"] = best.name if best else None
-    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def cuda_markdown(report: CudaReport, command: str) -> str:
@@ -76,6 +77,8 @@ def _machine(report: CudaReport) -> Iterator[tuple[str, str]]:
     yield "compute capability", report.capability
     copy, matmul = report.copy_bytes_per_s, report.matmul_flops_per_s
     yield "copy, read and written", NOT_MEASURED if copy is None else f"{copy / 1e9:,.0f} GB/s"
+    if report.features_off:
+        yield "features of the device that were switched off", ", ".join(report.features_off)
     yield "bfloat16 torch.mm, 8,192³", NOT_MEASURED if matmul is None else f"{matmul / 1e12:,.0f} TFLOP/s"
 
 
@@ -114,7 +117,10 @@ def _feature_cells(row: FeatureRow) -> Iterator[str]:
     yield from (row.case.feature, f"{case.op} {case.shape} {case.dtype}", case.mode)
     timings = {timing.name: timing for timing in row.timings}
     yield from (_milliseconds(timings.get(name)) for name in (WITH, WITHOUT))
-    yield NOT_MEASURED if row.gain is None else _figure(row.gain, share=False)
+    if row.gain is None and all(timing.samples_s for timing in row.timings) and row.timings:
+        yield "results differ"
+    else:
+        yield NOT_MEASURED if row.gain is None else _figure(row.gain, share=False)
 
 
 def _reasons(rows: Sequence[FeatureRow | RouteRow]) -> Iterator[str]:
