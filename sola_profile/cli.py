@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Mapping
 from importlib import import_module
+from pathlib import Path
 from typing import cast
 
 import click
@@ -109,6 +110,10 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command and leave with its exit code."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            # closed by whoever started the command, who wants to see nothing
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115  open to the end
     if isinstance(sys.stdout, io.TextIOWrapper):
         # not every encoding has the signs of the tables, and a result is worth more than its signs
         sys.stdout.reconfigure(errors="replace")

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -318,3 +319,13 @@ def test_an_encoding_without_our_signs_costs_no_result(tmp_path):
     out, err = child.communicate()
     assert child.returncode == 0, err
     assert "Coverage:" in out
+
+
+def test_a_closed_output_is_no_traceback(tmp_path):
+    command = shlex.join(
+        [sys.executable, "-m", "sola_profile", *ONE, "--no-measure", "--no-report", "--json", "all.json"]
+    )
+    child = subprocess.run(f"{command} >&-", shell=True, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert child.returncode == 0, child.stderr
+    assert "Traceback" not in child.stderr
+    assert json.loads((tmp_path / "all.json").read_text())["models"]
