@@ -1,5 +1,6 @@
 """Builds sola_vision._C from csrc with ninja: C++ always, CUDA kernels when nvcc is found (SOLA_CUDA=0/1 decides)."""
 
+import fcntl
 import os
 import platform
 import re
@@ -7,6 +8,8 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import setuptools
@@ -77,6 +80,18 @@ def find_nvcc() -> str | None:
     return nvcc
 
 
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Lets a second build wait: ninja's records of two at once are wrong, and later builds would keep old objects."""
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"sola-vision: waiting for another build in {folder}", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 class NinjaBuild(build_ext):
     """Writes build.ninja, runs ninja, and leaves the library where setuptools wants it."""
 
@@ -86,10 +101,11 @@ class NinjaBuild(build_ext):
             folder = ROOT / "build" / f"temp.{self.plat_name}-{sys.implementation.cache_tag}"
         for path in (folder, target.parent):
             path.mkdir(parents=True, exist_ok=True)
-        self.write_ninja(folder / "build.ninja", target, *find_torch(), find_compiler(), find_nvcc())
         jobs = ["-j", os.environ["MAX_JOBS"]] if os.environ.get("MAX_JOBS") else []
-        if subprocess.run([sys.executable, "-m", "ninja", "-C", str(folder), *jobs], check=False).returncode:
-            fail("the compiler reported the errors above.", f"Its commands are in {folder / 'build.ninja'}.")
+        with alone_in(folder):
+            self.write_ninja(folder / "build.ninja", target, *find_torch(), find_compiler(), find_nvcc())
+            if subprocess.run([sys.executable, "-m", "ninja", "-C", str(folder), *jobs], check=False).returncode:
+                fail("the compiler reported the errors above.", f"Its commands are in {folder / 'build.ninja'}.")
 
     def write_ninja(self, path, target, torch, cpp_extension, cxx, nvcc) -> None:
         import pybind11

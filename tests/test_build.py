@@ -1,5 +1,6 @@
 """The build, by use: from the source archive, in place, as a wheel; and what it says when something is missing."""
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -101,6 +102,25 @@ def test_no_compiler(unpacked: Path) -> None:
     text = _refused(unpacked, CXX="no-such-compiler")
     assert "no C++ compiler is on the PATH (looked for no-such-compiler)" in text
     assert "apt-get install g++" in text
+
+
+def test_a_second_build_waits_for_the_first(unpacked: Path) -> None:
+    (unpacked / "elsewhere").mkdir(exist_ok=True)
+    with (unpacked / "elsewhere" / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        second = subprocess.Popen(
+            [sys.executable, "setup.py", "--quiet", "build_ext", "--build-temp", "elsewhere"],
+            cwd=unpacked,
+            env={**os.environ, "CXX": "no-such-compiler"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert second.stdout is not None
+        assert second.stdout.readline().startswith("sola-vision: waiting for another build in")
+        assert second.poll() is None
+    _, errors = second.communicate(timeout=60)
+    assert "no C++ compiler" in errors
 
 
 def test_no_torch(unpacked: Path, tmp_path: Path) -> None:

@@ -72,7 +72,8 @@ struct TileCopies {
 
   const In* next;  // of the next tile
   int64_t stride;
-  int rows, columns;  // that are left
+  int rows;  // that are left
+  int columns;
 
   SOLA_DEVICE explicit TileCopies(Rows<const In> from)
       : next(from.data + first() * from.stride + column()),
