@@ -1,6 +1,7 @@
 """Ratios of kernels by rounds, shares of ceilings, and the search for a crossover, on made-up times."""
 
 import pytest
+from fake_timer import FakeTimer
 
 from sola_profile.compare.crossover import MOST_TOKENS, crossing, next_tokens
 from sola_profile.compare.ratios import Ratio, ratio
@@ -20,30 +21,6 @@ def small(tmp_path, monkeypatch):
     monkeypatch.setattr(ceilings, "SIDES", (8,))
     monkeypatch.setattr(ceilings, "LEAST_COPY_BYTES", 2**12)
     monkeypatch.setattr(ceilings, "LAST_CACHE", tmp_path / "nowhere")
-
-
-class FakeTimer:
-    """A clock that only moves while a step runs; ``slow_down``: how much longer steps take after every run."""
-
-    def __init__(self, slow_down=0.0):
-        self.clock_s = 0.0
-        self.factor = 1.0
-        self.slow_down = slow_down
-
-    def time(self, step):
-        before = self.clock_s
-        step()
-        return self.clock_s - before
-
-    def now(self):
-        return self.clock_s
-
-    def step(self, duration_s):
-        def run():
-            self.clock_s += duration_s * self.factor
-            self.factor *= 1 + self.slow_down
-
-        return run
 
 
 def contest_of(timer, rounds, limit_s, **durations_s):

@@ -2,34 +2,11 @@
 
 import numpy as np
 import pytest
+from fake_timer import FakeTimer
 
 from sola_profile.measure import latency
 from sola_profile.measure.latency import FEWEST_SAMPLES, MOST_SAMPLES, Sample, WarmUp, interleave, summarize, warm_up
 from sola_profile.measure.statistics import Interval, bootstrap_medians, median_interval, rolling_median_settled
-
-
-class FakeTimer:
-    """A clock that only moves while a step runs; a step returns how long it takes."""
-
-    def __init__(self):
-        self.clock_s = 0.0
-
-    def time(self, step):
-        before = self.clock_s
-        step()
-        return self.clock_s - before
-
-    def now(self):
-        return self.clock_s
-
-    def step(self, *durations_s):
-        """A step that takes these times in turn, the last one for ever."""
-        left = list(durations_s)
-
-        def run():
-            self.clock_s += left.pop(0) if len(left) > 1 else left[0]
-
-        return run
 
 
 @pytest.fixture
