@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sola_profile.case import nearest
+from sola_profile.files import replace_text
 from sola_profile.hardware import (
     BYTES,
     CALL,
@@ -84,9 +85,7 @@ def save(machine: Machine) -> Path:
     """Keep a measured machine; returns its file."""
     folder().mkdir(parents=True, exist_ok=True)
     path = folder() / f"{machine.name}.json"
-    part = path.with_suffix(f".{os.getpid()}.part")
-    part.write_text(json_text(machine), encoding="utf-8")
-    part.replace(path)
+    replace_text(path, json_text(machine))
     return path
 
 

@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sola_profile.files import replace_text
+
 if TYPE_CHECKING:
     from sola_profile.kernel_cuda_result import CudaReport
 
@@ -49,19 +51,12 @@ def _write_report(folder: Path, report: CudaReport, command: str) -> tuple[Path,
     from sola_profile.report.kernel_cuda import cuda_json, cuda_markdown
 
     path = folder / f"kernels-{slug(report.device)}.md"
-    _write(path, cuda_markdown(report, command))
-    _write(path.with_suffix(".json"), cuda_json(report))
+    replace_text(path, cuda_markdown(report, command))
+    replace_text(path.with_suffix(".json"), cuda_json(report))
     if any(map(fastest, report.routes)):
-        _write(path.with_name(f"{path.stem}-routes.json"), routes_json(report))
+        replace_text(path.with_name(f"{path.stem}-routes.json"), routes_json(report))
     found = [row.timings for row in report.all_rows()]
     return path, sum(map(bool, found)), len(found)
-
-
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all: whoever runs this may be stopped at any time."""
-    partial = path.with_name(f".{path.name}")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def slug(device: str) -> str:

@@ -64,8 +64,7 @@ def linear_attention(
     require_tensors(OP, q=q, k=k, v=v)
     if decay is not None:
         require_tensors(OP, decay=decay)
-    if feature_map not in FEATURE_MAPS:
-        _check_feature_map(feature_map)
+    _check_feature_map(feature_map)
     if decay is None and not causal:
         out: Tensor = torch.ops.sola.linear_attention.default(q, k, v, feature_map, normalize, eps)[0]
     else:
@@ -126,7 +125,9 @@ def _last_chunk(tokens: Any, chunk: int) -> Any:
 
 
 def _check_feature_map(feature_map: str) -> None:
-    require(feature_map in FEATURE_MAPS, OP, "feature_map", f"be one of {', '.join(FEATURE_MAPS)}", feature_map)
+    # at every call, so that the sentence is made only where it is said
+    if feature_map not in FEATURE_MAPS:
+        require(False, OP, "feature_map", f"be one of {', '.join(FEATURE_MAPS)}", feature_map)
 
 
 @torch.library.register_fake("sola::linear_attention")
