@@ -222,7 +222,36 @@ std::tuple<Tensor, Tensor> wkv_autograd(const Tensor& k, const Tensor& v, const 
   return {outputs[0], outputs[1]};
 }
 
-// ---- autocast: the token tensors in the lower precision, decay and bonus as they are
+// ---- mixes with shifted tokens
+
+using MixForward = std::vector<Tensor>(const Tensor&, const Tensor&);
+using MixBackward = std::tuple<Tensor, Tensor>(at::TensorList, const Tensor&, const Tensor&);
+
+std::vector<Tensor> mix_forward(const Tensor& x, const Tensor& ratios) {
+  at::AutoDispatchBelowADInplaceOrView below;
+  return find<MixForward>("sola::shift_mix").call(x, ratios);
+}
+
+struct MixNode : Function<MixNode> {
+  static variable_list forward(AutogradContext* context, const Tensor& x, const Tensor& ratios) {
+    context->save_for_backward({x, ratios});
+    return mix_forward(x, ratios);
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& grads) {
+    const auto saved = context->get_saved_variables();
+    auto [x, ratios] = find<MixBackward>("sola::shift_mix_backward").call(grads, saved[0], saved[1]);
+    return {x, ratios};
+  }
+};
+
+std::vector<Tensor> mix_autograd(const Tensor& x, const Tensor& ratios) {
+  refuse_tangents("shift_mix", {{"x", x}, {"ratios", ratios}});
+  if (!needs_graph({&x, &ratios})) return mix_forward(x, ratios);
+  return MixNode::apply(x, ratios);
+}
+
+// ---- autocast: the token tensors in the lower precision, parameters as they are
 
 Tensor lower(const Tensor& tensor) {
   const auto device = tensor.device().type();
@@ -261,6 +290,11 @@ std::tuple<Tensor, Tensor> wkv_autocast(const Tensor& k, const Tensor& v, const 
   return find<WkvForward>("sola::wkv").call(lower(k), lower(v), decay, bonus, save);
 }
 
+std::vector<Tensor> mix_autocast(const Tensor& x, const Tensor& ratios) {
+  const auto guard = without_autocast();
+  return find<MixForward>("sola::shift_mix").call(lower(x), ratios);
+}
+
 // ---- devices without kernels
 
 void refuse(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
@@ -276,7 +310,8 @@ void refuse(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   TORCH_CHECK_VALUE(false, name, ": this build has kernels for cpu only");
 }
 
-constexpr const char* kForwardOps[] = {"softmax_attention", "linear_attention", "chunked_linear_attention", "wkv"};
+constexpr const char* kForwardOps[] = {"softmax_attention", "linear_attention", "chunked_linear_attention", "wkv",
+                                       "shift_mix"};
 
 void refuse_all(torch::Library& m) {
   for (const char* op : kForwardOps) m.impl(op, torch::CppFunction::makeFromBoxedFunction<&refuse>());
@@ -289,6 +324,7 @@ TORCH_LIBRARY_IMPL(sola, Autograd, m) {
   m.impl("linear_attention", &linear_autograd);
   m.impl("chunked_linear_attention", &chunked_autograd);
   m.impl("wkv", &wkv_autograd);
+  m.impl("shift_mix", &mix_autograd);
   // a second derivative is an error, never silently zero
   for (const char* op : kForwardOps) {
     m.impl((std::string(op) + "_backward").c_str(), torch::autograd::autogradNotImplementedFallback());
@@ -300,6 +336,7 @@ TORCH_LIBRARY_IMPL(sola, AutocastCPU, m) {
   m.impl("linear_attention", &linear_autocast);
   m.impl("chunked_linear_attention", &chunked_autocast);
   m.impl("wkv", &wkv_autocast);
+  m.impl("shift_mix", &mix_autocast);
 }
 
 TORCH_LIBRARY_IMPL(sola, AutocastCUDA, m) {
@@ -307,6 +344,7 @@ TORCH_LIBRARY_IMPL(sola, AutocastCUDA, m) {
   m.impl("linear_attention", &linear_autocast);
   m.impl("chunked_linear_attention", &chunked_autocast);
   m.impl("wkv", &wkv_autocast);
+  m.impl("shift_mix", &mix_autocast);
 }
 
 // csrc/cuda registers its kernels where nvcc was found

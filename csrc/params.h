@@ -71,4 +71,20 @@ struct WkvParams {
   int64_t stretches;
 };
 
+// mixes of one token that a call makes at the most
+constexpr int kMostMixes = 8;
+
+// tokens on a grid of H rows and W columns, C channels; of views `token` is the step between rows, `head` between
+// columns
+struct ShiftMixParams {
+  int64_t B, H, W, C;
+  int mixes;
+  View x;
+  View mixed[kMostMixes];  // outputs, or their gradients
+  const void* ratios;      // (mixes, C), float or double: the token's own share
+  // backward only
+  View grad_x;
+  void* grad_ratios;  // (B, ranges of tokens, mixes, C) partial sums, float or double
+};
+
 }  // namespace sola

@@ -35,6 +35,9 @@ inline void define_schemas(torch::Library& m) {
   m.def(
       "wkv_backward(Tensor grad_out, Tensor k, Tensor v, Tensor decay, Tensor bonus, Tensor out, Tensor saved)"
       " -> (Tensor grad_k, Tensor grad_v, Tensor grad_decay, Tensor grad_bonus)");
+  // x (B, H, W, C), ratios (K, C) -> K times (B, H, W, C)
+  m.def("shift_mix(Tensor x, Tensor ratios) -> Tensor[]");
+  m.def("shift_mix_backward(Tensor[] grads, Tensor x, Tensor ratios) -> (Tensor grad_x, Tensor grad_ratios)");
 }
 
 }  // namespace sola

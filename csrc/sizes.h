@@ -89,15 +89,20 @@ inline AttentionSizes check_attention(const char* op, const at::Tensor& q, const
   return {q.size(0), q.size(1), k.size(1), q.size(2), q.size(3), v.size(3)};
 }
 
-// a parameter with one number per head or channel, in the dtype of the sums
-inline void check_vector(const char* op, const char* name, const at::Tensor& tensor, const char* letter, int64_t wanted,
-                         const at::Tensor& like) {
-  TORCH_CHECK_VALUE(tensor.dim() == 1 && tensor.size(0) == wanted, op, ": ", name, " must be (", letter, ",) with ",
-                    letter, " = ", wanted, ", got ", shape_text(tensor.sizes()));
+// a parameter is in the dtype of the sums
+inline void check_parameter(const char* op, const char* name, const at::Tensor& tensor, const at::Tensor& like) {
   TORCH_CHECK_VALUE(tensor.scalar_type() == accumulate_type(like), op, ": ", name, " must be ",
                     dtype_name(accumulate_type(like)), ", got ", dtype_name(tensor.scalar_type()));
   TORCH_CHECK_VALUE(tensor.device() == like.device(), op, ": ", name, " must be on ", like.device(),
                     " like the tokens, got ", tensor.device());
+}
+
+// one with one number per head or channel
+inline void check_vector(const char* op, const char* name, const at::Tensor& tensor, const char* letter, int64_t wanted,
+                         const at::Tensor& like) {
+  TORCH_CHECK_VALUE(tensor.dim() == 1 && tensor.size(0) == wanted, op, ": ", name, " must be (", letter, ",) with ",
+                    letter, " = ", wanted, ", got ", shape_text(tensor.sizes()));
+  check_parameter(op, name, tensor, like);
 }
 
 // k, v (B, N, C), decay and bonus (C)
@@ -110,6 +115,26 @@ inline void check_scan(const char* op, const at::Tensor& k, const at::Tensor& v,
                     shape_text(v.sizes()));
   check_vector(op, "decay", decay, "C", k.size(2), k);
   check_vector(op, "bonus", bonus, "C", k.size(2), k);
+}
+
+// x (B, H, W, C), ratios (K, C)
+inline void check_mix(const char* op, const at::Tensor& x, const at::Tensor& ratios) {
+  check_tensor(op, "x", x, "(B, H, W, C)");
+  const bool fits = ratios.dim() == 2 && ratios.size(1) == x.size(3) && ratios.size(0) >= 1;
+  TORCH_CHECK_VALUE(fits && ratios.size(0) <= kMostMixes, op, ": ratios must be (K, C) with K = 1 to ", kMostMixes,
+                    " and C = ", x.size(3), ", got ", shape_text(ratios.sizes()));
+  check_parameter(op, "ratios", ratios, x);
+}
+
+// gradients of the mixes
+inline void check_mixed(const char* op, at::TensorList grads, const at::Tensor& x, const at::Tensor& ratios) {
+  TORCH_CHECK_VALUE(int64_t(grads.size()) == ratios.size(0), op, ": grads must be one for each of the ", ratios.size(0),
+                    " ratios, got ", grads.size());
+  for (const at::Tensor& grad : grads) {
+    check_like(op, "grads", grad, "x", x);
+    TORCH_CHECK_VALUE(grad.sizes() == x.sizes(), op, ": grads must have the shape of x, ", shape_text(x.sizes()),
+                      ", got ", shape_text(grad.sizes()));
+  }
 }
 
 // (batch, token, head, channel)

@@ -48,6 +48,9 @@ class Case:
             return torch.randn(shape, generator=generator, dtype=torch.float64)
 
         sums = torch.float64 if dtype == torch.float64 else torch.float32
+        if self.op == "shift_mix":
+            *grid, mixes = self.sizes
+            return [normal(*grid).to(dtype), torch.rand(mixes, grid[-1], generator=generator, dtype=sums)]
         if self.op == "wkv":
             batch, tokens, channels = self.sizes
             spread = 0.5 + torch.rand(channels, generator=generator, dtype=torch.float64)
@@ -63,6 +66,11 @@ class Case:
             tensors.append(torch.linspace(0.7, self.decay, heads, dtype=torch.float64).to(sums))
         return tensors
 
+    @property
+    def token_inputs(self) -> int:
+        """How many inputs are tokens; the others are parameters."""
+        return {"wkv": 2, "shift_mix": 1}.get(self.op, 3)
+
     def conditioning(self, dtype: torch.dtype) -> float:
         """How much the exponentials amplify a rounding: WKV's log-weights are sums of keys, bonus and decays.
 
@@ -75,7 +83,9 @@ class Case:
 
     def call(self, where: Any, inputs: list[Tensor]) -> Tensor:
         """Run ``where.<op>``, with ``where`` the compiled ops or the references."""
-        function: Callable[..., Tensor] = getattr(where, self.op)
+        function: Callable[..., Any] = getattr(where, self.op)
+        if self.op == "shift_mix":
+            return torch.stack(function(*inputs))
         if self.decay is not None:
             return function(*inputs[:3], decay=inputs[3], **dict(self.options))
         return function(*inputs, **dict(self.options))
@@ -169,6 +179,15 @@ def wkv_cases() -> Iterator[Case]:
     yield Case("wkv", (1, 300, 5), rate=-150.0)
 
 
+def shift_mix_cases() -> Iterator[Case]:
+    """Sizes (B, H, W, C, K): grids down to one token, fewer than four channels, groups that split vectors."""
+    grids = ((1, 1), (3, 5), (1, 7), (6, 1), (20, 17))
+    for (rows, columns), channels in itertools.product(grids, (1, 3, 7, 24, 32, 130)):
+        yield Case("shift_mix", (2, rows, columns, channels, 3))
+    for mixes in (1, 2, 8):
+        yield Case("shift_mix", (1, 5, 30, 96, mixes))
+
+
 # every width of a warpgroup's tiles, V ≠ D, one token beyond whole tiles, more keys than queries and fewer
 _WARPGROUP_SIZES = (
     (130, 131, 32, 32),
@@ -189,7 +208,7 @@ def warpgroup_cases(batch: int, heads: int) -> Iterator[Case]:
         yield Case("softmax_attention", (batch, 140, 140, heads, 32, 32), (("scale", scale),))
 
 
-CASES = (*softmax_cases(), *linear_cases(), *chunked_cases(), *wkv_cases())
+CASES = (*softmax_cases(), *linear_cases(), *chunked_cases(), *wkv_cases(), *shift_mix_cases())
 
 # one small case per schema and kind of call, for tests that cost much per case
 SMALL_CASES = (
@@ -202,4 +221,5 @@ SMALL_CASES = (
     Case("linear_attention", (1, 67, 67, 2, 2, 3), (("normalize", False),), decay=0.98),
     Case("wkv", (2, 6, 3)),
     Case("wkv", (1, 40, 2), (("decay_per", "token"),)),
+    Case("shift_mix", (2, 3, 4, 9, 2)),
 )

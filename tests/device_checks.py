@@ -45,9 +45,8 @@ def same_bits(left: list[Tensor], right: list[Tensor]) -> None:
 def strided_inputs(device: Device, case: Case, dtype: torch.dtype) -> None:
     """Every second token, and tokens that lie inside batches, give the same bits as dense copies."""
     inputs, strided = device.inputs(case, dtype), []
-    tokens = 2 if case.op == "wkv" else 3
     for index, tensor in enumerate(inputs):
-        if index >= tokens:
+        if index >= case.token_inputs:
             strided.append(torch.stack([tensor, tensor], 1)[:, 0])
         elif index == 0:
             strided.append(torch.stack([tensor, tensor], 2).flatten(1, 2)[:, ::2])
@@ -94,7 +93,8 @@ def empty_inputs(device: Device, sizes: tuple[int, ...], op: str, dtype: torch.d
 def empty_chunks_and_scans(device: Device) -> None:
     for batch, tokens, heads in ((0, 5, 2), (2, 0, 2), (2, 5, 0)):
         chunked = Case("linear_attention", (batch, tokens, tokens, heads, 8, 8), decay=0.9)
-        for case in (chunked, Case("wkv", (batch, tokens, heads))):
+        scans = Case("wkv", (batch, tokens, heads)), Case("shift_mix", (batch, tokens, 3, heads, 2))
+        for case in (chunked, *scans):
             inputs = device.inputs(case, torch.float32)
             out, *grads = device.run(case, inputs)
             assert out.numel() == 0
@@ -124,6 +124,18 @@ def nan_in_wkv_stays_in_its_channel(device: Device, which: str, value: float) ->
     assert not out[0, :, 3].isfinite().any()
     assert out[:, :, :3].isfinite().all()
     assert out[1].isfinite().all()
+
+
+def nan_in_shift_mix_reaches_neighbours(device: Device, value: float, dtype: torch.dtype) -> None:
+    """A token's channel is seen by itself and by the one neighbour that takes this group from it."""
+    case = Case("shift_mix", (2, 5, 6, 32, 3))
+    x, ratios = device.inputs(case, dtype)
+    for group, (row, column) in enumerate(((2, 4), (2, 2), (3, 3), (1, 3))):
+        bad = x.clone()
+        bad[0, 2, 3, 8 * group + 3] = value
+        seen = ~case.call(device.ops, [bad, ratios]).isfinite()
+        assert seen.sum() == 2 * 3
+        assert seen[:, 0, [2, row], [3, column], 8 * group + 3].all()
 
 
 def decays_that_nobody_learns(device: Device, library: Any, *, causal: bool) -> None:
@@ -247,6 +259,9 @@ def offsets_beyond_int32(device: Device, library: Any, attention: str, axis: int
             options = ("elu1", True, True, 1e-6, 64)
             out, total = library.chunked_linear_attention(q, middle, v, None, *options)
             return [out, *library.chunked_linear_attention_backward(grad, q, middle, v, None, out, total, *options)]
+        if attention == "shift_mix":
+            ratios = torch.stack(rates)
+            return [*library.shift_mix(middle, ratios), *library.shift_mix_backward([grad, q], middle, ratios)]
         out, saved = library.wkv(middle, v, *rates, True)
         return [out, *library.wkv_backward(grad, middle, v, *rates, out, saved)]
 
@@ -270,6 +285,11 @@ def results_beyond_int32(device: Device, attention: str) -> None:
         out, expected = (
             device.ops.linear_attention(x, x, x, decay=decay, causal=True) for x in (q, q[:, -near:].contiguous())
         )
+    elif attention == "shift_mix":
+        x, ratios = random(1, 1, tokens, dim), torch.full((1, dim), 0.25, device=device.name)
+        # one token more, whose right neighbour of the cut is left out
+        (out,), (expected,) = device.ops.shift_mix(x, ratios), device.ops.shift_mix(x[:, :, -kept - 1 :], ratios)
+        out, expected = out[:, 0], expected[:, 0]
     else:
         k, near = random(1, tokens, dim), 4096
         rates = torch.ones(dim, device=device.name), torch.zeros(dim, device=device.name)
@@ -285,9 +305,10 @@ LONG_CASES = (
     Case("linear_attention", (1, 200, 200, 2, 24, 40), decay=0.98),
     Case("linear_attention", (1, 200, 200, 2, 24, 40), (("causal", True),)),
     Case("wkv", (2, 100, 70)),
+    Case("shift_mix", (2, 9, 31, 160, 3)),
 )
 
 EMPTY_SIZES = ((0, 5, 5, 2, 8, 4), (2, 5, 5, 0, 8, 4), (2, 0, 5, 2, 8, 4), (2, 5, 0, 2, 8, 4), (2, 0, 0, 2, 8, 4))
 KINDS = ({}, {"causal": True}, {"decay": 0.9})
-FEW_TOKENS = tuple(case for case in SMALL_CASES if case.op != "wkv" and case.sizes[1] < 64)
+FEW_TOKENS = tuple(case for case in SMALL_CASES if case.token_inputs == 3 and case.sizes[1] < 64)
 VALUES = (_NAN, _INF, -_INF)

@@ -77,3 +77,19 @@ class _Chunked(torch.autograd.Function):
 def wkv(k: Tensor, v: Tensor, decay: Tensor, bonus: Tensor, *, decay_per: str = "sequence") -> Tensor:
     rate = decay / max(k.size(1), 1) if decay_per == "sequence" else decay
     return _Op.apply("wkv", (True,), k, v, rate, bonus)
+
+
+class _ShiftMix(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, ratios: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(x, ratios)
+        return tuple(library().shift_mix(x, ratios))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        grad_x, grad_ratios = library().shift_mix_backward(grads, *ctx.saved_tensors)
+        return grad_x, grad_ratios
+
+
+def shift_mix(x: Tensor, ratios: Tensor) -> tuple[Tensor, ...]:
+    return _ShiftMix.apply(x, ratios)

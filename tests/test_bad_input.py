@@ -3,6 +3,8 @@
 Tensors with data are checked in C++, tensors without data (meta) in Python: both say the same.
 """
 
+import re
+
 import pytest
 import torch
 
@@ -21,6 +23,14 @@ def _attention(**changes):
 
 def _wkv(**changes):
     shapes = {"k": (2, 5, 6), "v": (2, 5, 6), "decay": (6,), "bonus": (6,)}
+    tensors = {name: torch.zeros(changes.get(name, shape)) for name, shape in shapes.items()}
+    for name, dtype in changes.get("dtypes", {}).items():
+        tensors[name] = tensors[name].to(dtype)
+    return tensors
+
+
+def _shift_mix(**changes):
+    shapes = {"x": (2, 4, 5, 6), "ratios": (3, 6)}
     tensors = {name: torch.zeros(changes.get(name, shape)) for name, shape in shapes.items()}
     for name, dtype in changes.get("dtypes", {}).items():
         tensors[name] = tensors[name].to(dtype)
@@ -61,6 +71,17 @@ _WKV = {
 }
 
 
+_SHIFT_MIX = {
+    "rank": ({"x": (2, 20, 6)}, "x must be (B, H, W, C), 4 dimensions, got 3"),
+    "dtype": ({"dtypes": {"x": torch.int32}}, "x must be one of float64, float32, bfloat16, float16, got int32"),
+    "one mix": ({"ratios": (6,)}, "ratios must be (K, C) with K = 1 to 8 and C = 6, got (6,)"),
+    "channels": ({"ratios": (3, 5)}, "ratios must be (K, C) with K = 1 to 8 and C = 6, got (3, 5)"),
+    "no mixes": ({"ratios": (0, 6)}, "ratios must be (K, C) with K = 1 to 8 and C = 6, got (0, 6)"),
+    "too many": ({"ratios": (9, 6)}, "ratios must be (K, C) with K = 1 to 8 and C = 6, got (9, 6)"),
+    "ratios dtype": ({"dtypes": {"ratios": torch.bfloat16}}, "ratios must be float32, got bfloat16"),
+}
+
+
 def _refusals(call, tensors) -> tuple[str, str]:
     """What the op says with data and without."""
     texts = []
@@ -87,6 +108,27 @@ def test_bad_wkv(changes: dict, message: str) -> None:
     assert with_data == without
     assert with_data.startswith("wkv: ")
     assert message in with_data
+
+
+@pytest.mark.parametrize(("changes", "message"), _SHIFT_MIX.values(), ids=_SHIFT_MIX)
+def test_bad_shift_mix(changes: dict, message: str) -> None:
+    with_data, without = _refusals(ops.shift_mix, _shift_mix(**changes))
+    assert with_data == without
+    assert with_data.startswith("shift_mix: ")
+    assert message in with_data
+
+
+@pytest.mark.parametrize(
+    ("grads", "message"),
+    [
+        ([(2, 4, 5, 6)], "grads must be one for each of the 3 ratios, got 1"),
+        ([(2, 4, 5, 6)] * 2 + [(2, 4, 5, 5)], "grads must have the shape of x, (2, 4, 5, 6), got (2, 4, 5, 5)"),
+    ],
+    ids=["count", "shape"],
+)
+def test_bad_gradients_of_shift_mix(grads: list, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        torch.ops.sola.shift_mix_backward([torch.zeros(shape) for shape in grads], **_shift_mix())
 
 
 @pytest.mark.parametrize(
@@ -140,6 +182,7 @@ def test_decay_outside_its_range(value: float) -> None:
         (lambda: ops.linear_attention(**{**_attention(), "v": [1.0]}), "linear_attention: v .* got list"),
         (lambda: ops.linear_attention(**_attention(), decay=0.9), "linear_attention: decay .* got float"),
         (lambda: ops.wkv(**{**_wkv(), "bonus": 0.3}), "wkv: bonus .* got float"),
+        (lambda: ops.shift_mix(**{**_shift_mix(), "ratios": [0.3]}), "shift_mix: ratios .* got list"),
     ],
 )
 def test_what_is_no_tensor(call, message: str) -> None:

@@ -119,6 +119,12 @@ def test_nan_and_inf(case: Case, index: int, value: float, dtype: torch.dtype) -
     checks.nan_and_inf(DEVICE, case, index, value, dtype)
 
 
+@dtypes
+@pytest.mark.parametrize("value", checks.VALUES)
+def test_nan_in_shift_mix_reaches_neighbours(value: float, dtype: torch.dtype) -> None:
+    checks.nan_in_shift_mix_reaches_neighbours(DEVICE, value, dtype)
+
+
 @pytest.mark.parametrize("value", checks.VALUES[:2])
 @pytest.mark.parametrize("which", ["k", "v"])
 def test_nan_in_wkv_stays_in_its_channel(which: str, value: float) -> None:
@@ -343,13 +349,13 @@ def _room() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("axis", [0, 1], ids=["batch", "token"])
-@pytest.mark.parametrize("attention", ["softmax", "linear", "causal", "wkv"])
+@pytest.mark.parametrize("attention", ["softmax", "linear", "causal", "wkv", "shift_mix"])
 def test_offsets_beyond_int32(attention: str, axis: int) -> None:
     with _room():
         checks.offsets_beyond_int32(DEVICE, torch.ops.sola, attention, axis)
 
 
-@pytest.mark.parametrize("attention", ["softmax", "linear", "causal", "wkv"])
+@pytest.mark.parametrize("attention", ["softmax", "linear", "causal", "wkv", "shift_mix"])
 def test_results_beyond_int32(attention: str) -> None:
     with _room():
         checks.results_beyond_int32(DEVICE, attention)

@@ -69,6 +69,12 @@ def test_nan_and_inf(case: Case, index: int, value: float, dtype: torch.dtype) -
     checks.nan_and_inf(DEVICE, case, index, value, dtype)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("value", checks.VALUES)
+def test_nan_in_shift_mix_reaches_neighbours(value: float, dtype: torch.dtype) -> None:
+    checks.nan_in_shift_mix_reaches_neighbours(DEVICE, value, dtype)
+
+
 @pytest.mark.parametrize("value", checks.VALUES[:2])
 @pytest.mark.parametrize("which", ["k", "v"])
 def test_nan_in_wkv_stays_in_its_channel(which: str, value: float) -> None:
@@ -114,7 +120,7 @@ def test_same_bits_in_any_order_of_threads(library, case: Case, dtype: torch.dty
 
 
 @pytest.mark.parametrize("axis", [0, 1], ids=["batch", "token"])
-@pytest.mark.parametrize("attention", ["softmax", "linear", "causal", "wkv"])
+@pytest.mark.parametrize("attention", ["softmax", "linear", "causal", "wkv", "shift_mix"])
 def test_offsets_beyond_int32(library, attention: str, axis: int) -> None:
     checks.offsets_beyond_int32(DEVICE, library, attention, axis)
 

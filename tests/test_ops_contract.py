@@ -22,8 +22,8 @@ def _packet(name: str):
 def _arguments(case: Case, inputs):
     """The arguments with which the Python face calls the schema."""
     options = dict(case.options)
-    if case.op == "wkv":
-        return torch.ops.sola.wkv.default, (*inputs,)
+    if case.op in ("wkv", "shift_mix"):
+        return _packet(case.op).default, (*inputs,)
     if case.op == "softmax_attention":
         scale = options.get("scale", inputs[0].size(-1) ** -0.5)
         return torch.ops.sola.softmax_attention.default, (*inputs, scale, options.get("causal", False))
@@ -37,7 +37,7 @@ def _arguments(case: Case, inputs):
 
 def test_every_schema_is_complete() -> None:
     """No op without a reference, a fake kernel, a FLOP formula, a gradient test and a case."""
-    assert len(SCHEMAS) == 8
+    assert len(SCHEMAS) == 10
     tested = {_arguments(case, case.inputs(torch.float64))[0].name() for case in SMALL_CASES}
     for name in SCHEMAS:
         forward = name.removesuffix("_backward")
@@ -125,19 +125,18 @@ def test_export_with_dynamic_tokens(case: Case) -> None:
     inputs = tuple(case.inputs(torch.float32))
     tokens = torch.export.Dim("tokens", min=2, max=4096)
     keys = torch.export.Dim("keys", min=2, max=4096)
-    two_sizes = case.op != "wkv" and case.sizes[1] != case.sizes[2]
+    two_sizes = case.token_inputs == 3 and case.sizes[1] != case.sizes[2]
     counts = [tokens, keys, keys] if two_sizes else [tokens] * 3
-    shapes = tuple({1: counts[i]} if tensor.dim() > 1 else None for i, tensor in enumerate(inputs))
+    shapes = tuple({1: counts[i]} if i < case.token_inputs else None for i in range(len(inputs)))
     program = torch.export.export(_Module(case), inputs, dynamic_shapes=(shapes,))
-    longer = tuple(torch.cat([tensor, tensor], 1) if tensor.dim() > 1 else tensor for tensor in inputs)
+    longer = tuple(torch.cat([x, x], 1) if i < case.token_inputs else x for i, x in enumerate(inputs))
     torch.testing.assert_close(program.module()(*longer), case.run(list(longer)))
 
 
 @pytest.mark.parametrize("case", SMALL_CASES, ids=str)
 def test_autocast_runs_tokens_in_bfloat16_and_keeps_parameters(case: Case) -> None:
     inputs = [tensor.requires_grad_() for tensor in case.inputs(torch.float32)]
-    tokens = 2 if case.op == "wkv" else 3
-    by_hand = case.run([t.bfloat16() if i < tokens else t for i, t in enumerate(inputs)])
+    by_hand = case.run([t.bfloat16() if i < case.token_inputs else t for i, t in enumerate(inputs)])
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out = case.run(inputs)
     assert out.dtype == torch.bfloat16
@@ -148,7 +147,7 @@ def test_autocast_runs_tokens_in_bfloat16_and_keeps_parameters(case: Case) -> No
 
 def _expected_macs(case: Case) -> int:
     """The products of the definition of cost, written out from the sizes."""
-    if case.op == "wkv":
+    if case.op in ("wkv", "shift_mix"):
         return 0
     batch, queries, keys, heads, dim, value_dim = case.sizes
     options = dict(case.options)
@@ -193,6 +192,6 @@ def test_docstrings_state_the_contract(name: str) -> None:
     if not hasattr(torch.ops.sola, name):
         return
     text = inspect.getdoc(getattr(ops, name)) or ""
-    for part in ("Args:", "Returns:", "Raises:", "Source", "``(B, N, "):
+    for part in ("Args:", "Returns:", "Raises:", "Source", "``(B, "):
         assert part in text, f"{name}: its docstring lacks {part}"
     assert re.search(r"arXiv \d{4}\.\d{5}", text), f"{name}: its docstring names no source"

@@ -48,10 +48,9 @@ def test_slices_of_one_projection_go_in_as_they_are(attention: str, dtype: torch
 def test_transposed_and_sliced_inputs(case: Case) -> None:
     """Any strides but the last: (B, H, N, D) storage, every second token, a batch that is expanded."""
     inputs = case.inputs(torch.float32)
-    tokens = 2 if case.op == "wkv" else 3
     strided = []
     for index, tensor in enumerate(inputs):
-        if index >= tokens:
+        if index >= case.token_inputs:
             strided.append(torch.stack([tensor, tensor], 1)[:, 0])
         elif index == 0:
             strided.append(torch.stack([tensor, tensor], 2).flatten(1, 2)[:, ::2])
@@ -134,6 +133,26 @@ def test_empty_wkv(sizes: tuple[int, int, int]) -> None:
         assert not grad.any()
 
 
+@pytest.mark.parametrize("sizes", [(0, 5, 3, 4), (2, 0, 3, 4), (2, 5, 0, 4), (2, 5, 3, 0)], ids=str)
+def test_empty_shift_mix(sizes: tuple[int, int, int, int]) -> None:
+    x, ratios = torch.randn(sizes, requires_grad=True), torch.rand(2, sizes[3], requires_grad=True)
+    mixes = ops.shift_mix(x, ratios)
+    assert [mix.shape for mix in mixes] == [x.shape] * 2
+    for grad, tensor in zip(torch.autograd.grad(sum(mixes).sum(), (x, ratios)), (x, ratios), strict=True):
+        assert grad.shape == tensor.shape
+        assert not grad.any()
+
+
+def test_mixes_that_nobody_uses() -> None:
+    """A branch without a gradient has a gradient of zero."""
+    case = Case("shift_mix", (1, 4, 5, 12, 2))
+    inputs = [tensor.requires_grad_() for tensor in case.inputs(torch.float32)]
+    first, second = ops.shift_mix(*inputs)
+    got = torch.autograd.grad(first.square().sum(), inputs)
+    first, second = ops.shift_mix(*inputs)
+    _same(got, torch.autograd.grad(first.square().sum() + 0 * second.sum(), inputs))
+
+
 def _far_apart(dense: torch.Tensor, axis: int) -> torch.Tensor:
     """The same numbers with entries along `axis` more than 2³¹ elements apart, in memory that is mostly untouched."""
     stride = 2**31 + 64
@@ -146,7 +165,7 @@ def _far_apart(dense: torch.Tensor, axis: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("axis", [0, 1], ids=["batch", "token"])
-@pytest.mark.parametrize("attention", ["softmax", "linear", "causal", "wkv"])
+@pytest.mark.parametrize("attention", ["softmax", "linear", "causal", "wkv", "shift_mix"])
 def test_offsets_beyond_int32(attention: str, axis: int) -> None:
     """Elements 2³¹ apart: offsets in 32 bits would wrap to the wrong place."""
     generator = torch.Generator().manual_seed(0)
@@ -169,6 +188,9 @@ def test_offsets_beyond_int32(attention: str, axis: int) -> None:
             arguments = ("elu1", True, True, 1e-6, 64)
             out, total = sola.chunked_linear_attention(q, middle, v, None, *arguments)
             return [out, *sola.chunked_linear_attention_backward(grad, q, middle, v, None, out, total, *arguments)]
+        if attention == "shift_mix":
+            ratios = torch.stack(parameters)
+            return [*sola.shift_mix(middle, ratios), *sola.shift_mix_backward([grad, q], middle, ratios)]
         out, saved = sola.wkv(middle, v, *parameters, True)
         return [out, *sola.wkv_backward(grad, middle, v, *parameters, out, saved)]
 

@@ -1,5 +1,6 @@
 """Numbers at the edge: NaN, Inf, zero normalisers, half precision over many tokens, large scores."""
 
+import device_checks as checks
 import pytest
 import torch
 from cases import SMALL_CASES, Case
@@ -13,7 +14,7 @@ _VALUES = (float("nan"), float("inf"), float("-inf"))
 
 @pytest.mark.parametrize("value", _VALUES)
 @pytest.mark.parametrize("index", [0, 1, 2])
-@pytest.mark.parametrize("case", [c for c in SMALL_CASES if c.op != "wkv" and c.sizes[1] < 64], ids=str)
+@pytest.mark.parametrize("case", [c for c in SMALL_CASES if c.token_inputs == 3 and c.sizes[1] < 64], ids=str)
 def test_nan_and_inf_reach_the_same_outputs_as_in_pytorch(case: Case, index: int, value: float) -> None:
     """Where the definition gives NaN or Inf, so does the op; elsewhere both are finite and equal."""
     inputs = case.inputs(torch.float32)
@@ -48,6 +49,22 @@ def test_nan_in_wkv_stays_in_its_channel(which: str, value: float) -> None:
     assert not out[0, :, 3].isfinite().any()
     assert out[:, :, :3].isfinite().all()
     assert out[1].isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, *checks.HALF_AND_FLOAT], ids=str)
+@pytest.mark.parametrize("value", _VALUES)
+def test_nan_in_shift_mix_reaches_neighbours(value: float, dtype: torch.dtype) -> None:
+    checks.nan_in_shift_mix_reaches_neighbours(checks.Device("cpu", ops, tokens=0), value, dtype)
+
+
+def test_shift_mix_of_whole_shares_rounds_nothing() -> None:
+    """A share of 1 is the token itself to the last bit, and a share of 0 its neighbours."""
+    x = torch.randn(1, 6, 7, 32)
+    own, others = ops.shift_mix(x, torch.tensor([[1.0], [0.0]]).expand(2, 32))
+    assert torch.equal(own, x)
+    assert torch.equal(others[0, :, 1:, :8], x[0, :, :-1, :8])
+    assert torch.equal(others[0, :-1, :, 24:], x[0, 1:, :, 24:])
+    assert not others[0, 0, :, 16:24].any()
 
 
 def test_keys_of_minus_infinity_are_ignored_by_wkv() -> None:

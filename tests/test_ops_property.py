@@ -24,7 +24,7 @@ _FEWEST_NUMBERS = 64
 
 
 def _check(case: Case, dtype: torch.dtype) -> None:
-    numbers = min(tensor.numel() // case.sizes[0] for tensor in case.inputs(dtype)[:3] if tensor.dim() > 1)
+    numbers = min(tensor.numel() // case.sizes[0] for tensor in case.inputs(dtype)[: case.token_inputs])
     case = replace(case, sizes=(max(case.sizes[0], -(-_FEWEST_NUMBERS // numbers)), *case.sizes[1:]))
     agrees(case, dtype)
 
@@ -55,6 +55,12 @@ def test_wkv_of_any_shape(batch, tokens, channels, rate, bonus, dtype) -> None:
     rate = rate if rate >= 0 else rate / tokens
     options = (("decay_per", "token"),)
     _check(Case("wkv", (batch, tokens, channels), options, rate=rate, bonus=bonus), dtype)
+
+
+@_SETTINGS
+@given(st.integers(1, 2), st.integers(1, 20), st.integers(1, 20), st.integers(1, 150), st.integers(1, 8), _DTYPE)
+def test_shift_mix_of_any_shape(batch, rows, columns, channels, mixes, dtype) -> None:
+    _check(Case("shift_mix", (batch, rows, columns, channels, mixes)), dtype)
 
 
 @_SETTINGS

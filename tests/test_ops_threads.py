@@ -20,6 +20,7 @@ LONG_CASES = (
     Case("linear_attention", (2, 3000, 3000, 2, 32, 32), (), decay=0.99),
     Case("wkv", (1, 3000, 40)),
     Case("wkv", (2, 2000, 130), (("decay_per", "token"),)),
+    Case("shift_mix", (2, 40, 50, 130, 3)),
 )
 
 

@@ -99,6 +99,15 @@ struct WkvKernels {
   void (*run)(const WkvParams&, const Task&, Stretch, const void* states);
 };
 
+// mixes of tokens with their neighbours on the grid
+struct ShiftMixKernels {
+  size_t (*scratch)(const ShiftMixParams&, const Task&);
+  // tokens [begin, end) of an image, counted along its rows
+  void (*forward)(const ShiftMixParams&, const Task&, Place);
+  // and their gradients; `index` of the range that has them, in grad_ratios
+  void (*backward)(const ShiftMixParams&, const Task&, Place, int64_t index);
+};
+
 // fixed amounts of work on data in the first caches, from which the host measures what a core can do
 struct RateKernels {
   size_t (*scratch)(const Task&);
@@ -116,6 +125,7 @@ struct Kernels {
   const ChunkedKernels& chunked_attention;
   const WkvKernels& wkv_forward;
   const WkvKernels& wkv_backward;
+  const ShiftMixKernels& shift_mix;
   const RateKernels& rates;
 };
 

@@ -5,6 +5,7 @@
 #include <torch/library.h>
 
 #include "cpu/parallel.h"
+#include "cpu/shares.h"
 #include "sizes.h"
 
 namespace sola {
@@ -113,25 +114,6 @@ std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& k, const at::Tensor
                     1};
   Stretches(kernels().wkv_forward, p, dtype_of(k)).run(kForwardOps);
   return {out, saved};
-}
-
-// the shares of (batch, stretch) added up per channel, in a fixed order
-at::Tensor add_up(const at::Tensor& shares) {
-  const int64_t C = shares.size(1);
-  auto total = at::zeros({C}, shares.options());
-  const auto add = [&](auto* out, const auto* in) {
-    for (int64_t c = 0; c < C; ++c) {
-      double sum = 0;
-      for (int64_t i = 0; i < shares.size(0); ++i) sum += double(in[i * C + c]);
-      out[c] = sum;
-    }
-  };
-  if (shares.scalar_type() == at::kDouble) {
-    add(total.data_ptr<double>(), shares.const_data_ptr<double>());
-  } else {
-    add(total.data_ptr<float>(), shares.const_data_ptr<float>());
-  }
-  return total;
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> backward(const at::Tensor& grad_out, const at::Tensor& k,

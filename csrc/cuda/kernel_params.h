@@ -120,11 +120,23 @@ struct WkvWork {
   float* states;  // (B, stretches, 2 sides, numbers, C): what stretches sum up by themselves, then what enters them
 };
 
-// adds two of (rows, C) up over their rows, in a fixed order
+// adds one or two of (rows, C) up over their rows, in a fixed order
 struct ColumnSumsParams {
   const float* from[2];
   float* to[2];
+  int count;
   int64_t rows, C;
+};
+
+// tokens of a block of the backward, which leaves one share of the ratios' gradients
+constexpr int kMixRange = 128;
+
+// op.grad_ratios: (B, ranges, mixes, C)
+struct ShiftMixWork {
+  ShiftMixParams op;
+  int64_t ranges;
+  int vectors = 1;  // of channels that a block of the backward has
+  bool wide;        // whether a thread takes 16 bytes of channels, and not one channel
 };
 
 // Columns of the result that a block of a walk over chunks (chunked_walk.cuh) owns, where a and b have at most `depth`:

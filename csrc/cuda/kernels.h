@@ -25,6 +25,9 @@ int launch_softmax_backward(const SoftmaxBackwardParams& p, Dtype dtype, void* s
 
 int launch_wkv_forward(const WkvWork& p, Dtype dtype, void* stream);
 int launch_wkv_backward(const WkvWork& p, Dtype dtype, void* stream);
+int launch_shift_mix(const ShiftMixWork& work, Dtype dtype, void* stream);
+int launch_shift_mix_backward(ShiftMixWork work, Dtype dtype, void* stream);
+// also adds up what shift_mix_backward and wkv_backward leave of parameters
 int launch_column_sums(const ColumnSumsParams& p, void* stream);
 
 int launch_chunk_connect(const ChunkConnectParams& p, void* stream);

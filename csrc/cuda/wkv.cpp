@@ -108,7 +108,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> backward(const at::Te
   void* stream = current_stream(k.device());
   check_launch(kOp, launch_wkv_backward(work, dtype_of(k), stream));
   const ColumnSumsParams sums{
-      {floats(shares), floats(shares) + shares.stride(0)}, {floats(grad_decay), floats(grad_bonus)}, rows, C};
+      {floats(shares), floats(shares) + shares.stride(0)}, {floats(grad_decay), floats(grad_bonus)}, 2, rows, C};
   check_launch(kOp, launch_column_sums(sums, stream));
   return {grad_k, grad_v, grad_decay, grad_bonus};
 }

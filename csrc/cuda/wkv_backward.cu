@@ -201,33 +201,7 @@ __global__ void __launch_bounds__(kWkvThreads, 2) gradients(WkvWork work) {
   write_shares(p, at, add_warps(to.decay), add_warps(to.bonus));
 }
 
-constexpr int kSlices = 32;
-
-// 32 channels of one of the two to a block, and so many threads to a channel, each with several loads on their way
-__global__ void __launch_bounds__(kWarp* kSlices, 1) column_sums(ColumnSumsParams p) {
-  const bool second = blockIdx.x % 2 != 0;
-  const int64_t channel = int64_t(blockIdx.x / 2) * kWarp + lane_of();
-  const float* from = second ? p.from[1] : p.from[0];
-  wait_for_results();
-  double sum = 0.0;
-  if (channel < p.C) {
-#pragma unroll 8
-    for (int64_t row = warp_of(); row < p.rows; row += kSlices) sum += double(from[row * p.C + channel]);
-  }
-  double* slices = reinterpret_cast<double*>(shared_memory());
-  slices[threadIdx.x] = sum;
-  sync_block();
-  if (warp_of() > 0 || channel >= p.C) return;
-  for (int slice = 1; slice < kSlices; ++slice) sum += slices[slice * kWarp + lane_of()];
-  (second ? p.to[1] : p.to[0])[channel] = float(sum);
-}
-
 }  // namespace
-
-int launch_column_sums(const ColumnSumsParams& p, void* stream) {
-  constexpr size_t bytes = sizeof(double) * kWarp * kSlices;
-  return launch(column_sums, 2 * ((p.C + kWarp - 1) / kWarp), kWarp * kSlices, bytes, stream, p, kEarly);
-}
 
 int launch_wkv_backward(const WkvWork& work, Dtype dtype, void* stream) {
   return with_input(dtype, [&](auto in) {

@@ -1,4 +1,4 @@
-"""Q-Shift: every token sees a part of its four neighbours, at the price of a copy."""
+"""Q-Shift: every token sees a part of its four neighbours."""
 
 # B batch, N tokens, C channels
 
@@ -8,38 +8,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from sola_vision import ops
 from sola_vision.layers import Grid
-from sola_vision.terms import Terms, elementwise, total
-
-
-def q_shift(x: Tensor, grid: Grid) -> Tensor:
-    """Shift four channel groups by one token: right, left, down, up.
-
-    ``x``: ``(B, N, C)`` on a grid of ``(rows, columns)``. Group g holds channels ``g·⌊C/4⌋`` to ``(g+1)·⌊C/4⌋``; a
-    token on the edge receives zero where it has no neighbour; channels left over when C is no multiple of 4 stay.
-    Source: Vision-RWKV, arXiv 2403.02308, section 3.2.
-    """
-    batch, tokens, channels = x.shape
-    group = channels // 4
-    rows, columns = grid
-    right, left, down, up, rest = x.view(batch, rows, columns, channels).split(
-        [group, group, group, group, channels - 4 * group], dim=-1
-    )
-    # a negative pad crops: one row or column leaves on one side and zeros enter on the other
-    shifted = (
-        F.pad(right, (0, 0, 1, -1)),
-        F.pad(left, (0, 0, -1, 1)),
-        F.pad(down, (0, 0, 0, 0, 1, -1)),
-        F.pad(up, (0, 0, 0, 0, -1, 1)),
-        rest,
-    )
-    return torch.cat(shifted, dim=-1).view(batch, tokens, channels)
+from sola_vision.ops._checks import accumulate_dtype
+from sola_vision.ops.shift_mix import scalar_ops
+from sola_vision.terms import Terms
 
 
 class ShiftMix(nn.Module):
-    """Q-Shift followed by one learned mix per branch: ``m_b ⊙ x + (1 − m_b) ⊙ q_shift(x)``.
+    """Q-Shift followed by one learned mix per branch: ``m_b ⊙ x + (1 − m_b) ⊙ shift(x)``, as ``ops.shift_mix`` has it.
 
     ``branches``: how many mixed copies ``forward`` returns. Without ``shift`` it returns ``x`` for every branch, and
     has no parameters and no cost.
@@ -62,12 +40,10 @@ class ShiftMix(nn.Module):
     def forward(self, x: Tensor, grid: Grid) -> tuple[Tensor, ...]:
         if self.ratios is None:
             return (x,) * self.branches
-        shifted = q_shift(x, grid)
-        return tuple(torch.lerp(shifted, x, ratio) for ratio in self.ratios.to(x.dtype).unbind(0))
+        mixes = ops.shift_mix(x.unflatten(1, grid), self.ratios.to(accumulate_dtype(x)))
+        return tuple(mix.flatten(1, 2) for mix in mixes)
 
     @staticmethod
     def terms(dim: int, branches: int, tokens: Any, *, shift: bool) -> Terms:
-        """Three operations per element and branch (subtract, scale, add); the shift itself only moves data."""
-        if not shift:
-            return Terms()
-        return total(elementwise(tokens * dim, 3 * branches), Terms(params=branches * dim))
+        """The operations of every branch, and one parameter per channel of it."""
+        return Terms({}, scalar_ops(tokens * dim, branches), branches * dim) if shift else Terms()

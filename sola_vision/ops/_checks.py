@@ -67,9 +67,14 @@ def check_size(op: str, name: str, tensor: Tensor, axis: int, wanted: int, meani
 
 
 def check_vector(op: str, name: str, tensor: Tensor, letter: str, wanted: int, like: Tensor) -> None:
-    """A parameter with one number per head or channel, in the dtype of the sums."""
+    """A parameter with one number per head or channel."""
     shape = tuple(tensor.shape)
     require(shape == (wanted,), op, name, f"be ({letter},) with {letter} = {wanted}", shape)
+    check_parameter(op, name, tensor, like)
+
+
+def check_parameter(op: str, name: str, tensor: Tensor, like: Tensor) -> None:
+    """A parameter is in the dtype of the sums."""
     dtype = accumulate_dtype(like)
     require(tensor.dtype == dtype, op, name, f"be {dtype_name(dtype)}", dtype_name(tensor.dtype))
     require(tensor.device == like.device, op, name, f"be on {like.device} like the tokens", tensor.device)

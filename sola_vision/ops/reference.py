@@ -77,3 +77,14 @@ def wkv(k: Tensor, v: Tensor, decay: Tensor, bonus: Tensor, *, decay_per: str = 
     # (B, N, N, C): the log-weight of token i in the average at token t
     logits = torch.where(distance == 0, bonus, -(distance - 1) * rate) + k[:, None]
     return torch.einsum("btic,bic->btc", logits.softmax(2).to(v.dtype), v)
+
+
+def shift_mix(x: Tensor, ratios: Tensor) -> tuple[Tensor, ...]:
+    """See ``sola_vision.ops.shift_mix``."""
+    group = x.size(3) // 4
+    padded = F.pad(x, (0, 0, 1, 1, 1, 1))
+    rows, columns = slice(1, x.size(1) + 1), slice(1, x.size(2) + 1)
+    neighbours = (padded[:, rows, :-2], padded[:, rows, 2:], padded[:, :-2, columns], padded[:, 2:, columns], x)
+    bounds = [0, group, 2 * group, 3 * group, 4 * group, x.size(3)]
+    shifted = torch.cat([part[..., bounds[g] : bounds[g + 1]] for g, part in enumerate(neighbours)], -1)
+    return tuple((ratio * x + (1 - ratio) * shifted).to(x.dtype) for ratio in ratios)

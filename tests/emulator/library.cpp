@@ -20,6 +20,7 @@ DeviceSize size_of(const at::Device&) { return {2, capability}; }
 
 #include "cuda/chunked_attention.cpp"
 #include "cuda/linear_attention.cpp"
+#include "cuda/shift_mix.cpp"
 #include "cuda/softmax_attention.cpp"
 #include "cuda/softmax_sdpa.cpp"
 #include "cuda/wkv.cpp"

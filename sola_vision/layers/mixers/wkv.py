@@ -14,6 +14,7 @@ from sola_vision import ops
 from sola_vision.layers import Grid
 from sola_vision.layers.mixers.base import Mixer
 from sola_vision.layers.shift import ShiftMix
+from sola_vision.ops._checks import accumulate_dtype
 from sola_vision.ops.wkv import DECAY_PER, scalar_ops
 from sola_vision.terms import Terms, linear, sigmoid_gate, total
 
@@ -60,7 +61,7 @@ class WKV(Mixer):
         for_key, for_value, for_receptance = self.mix(x, grid)
         k, v = self.key(for_key), self.value(for_value)
         # the scan keeps its sums, and wants its parameters, in at least float32
-        dtype = torch.float64 if k.dtype == torch.float64 else torch.float32
+        dtype = accumulate_dtype(k)
         state = ops.wkv(k, v, self.decay.to(dtype), self.bonus.to(dtype), decay_per=self.decay_per)
         return self.output(torch.sigmoid(self.receptance(for_receptance)) * state), state
 
