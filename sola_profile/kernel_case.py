@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from math import isqrt
 
 from sola_profile.case import DTYPES, nearest
 
@@ -15,7 +16,11 @@ FORWARD, BOTH = "forward", "forward+backward"
 KERNEL_MODES = (FORWARD, BOTH)
 DEFAULT_DTYPES = ("float32", "bfloat16")
 
-WKV = "wkv"
+WKV, SHIFT_MIX = "wkv", "shift_mix"
+# they take (B, N, C): tokens whose channels are independent
+WITHOUT_HEADS = (WKV, SHIFT_MIX)
+# of a token, as the WKV layer wants them
+MIXES = 3
 # name → what it computes
 KERNELS: Mapping[str, str] = {
     "softmax_attention": "softmax(q kᵀ / √D) v",
@@ -23,6 +28,7 @@ KERNELS: Mapping[str, str] = {
     "decay_attention": "linear_attention with weights γ^|i−j|, in both directions",
     "causal_decay_attention": "linear_attention with weights γ^(i−j) on the tokens up to i",
     WKV: "bidirectional WKV of Vision-RWKV",
+    SHIFT_MIX: "m ⊙ x + (1 − m) ⊙ shift(x) for three m, on the grid nearest to a square",
 }
 
 # sides beyond this are typing mistakes: their products leave 64 bits
@@ -33,16 +39,16 @@ _LAYOUTS = {3: "(B, N, C)", 4: "(B, H, N, D)"}
 
 @dataclass(frozen=True, order=True)
 class Shape:
-    """``(B, H, N, D)`` of attention or ``(B, N, C)`` of WKV; written ``1x6x4096x64`` or ``1x16384x96``."""
+    """``(B, H, N, D)`` of attention or ``(B, N, C)`` of WKV and mixes; written ``1x6x4096x64`` or ``1x16384x96``."""
 
     sizes: tuple[int, ...]
 
     def __post_init__(self) -> None:
         if len(self.sizes) not in _LAYOUTS:
-            raise ValueError(f"expected BxHxNxD (or BxNxC for wkv), such as 1x6x4096x64, got {self}")
+            raise ValueError(f"expected BxHxNxD (or BxNxC for wkv and shift_mix), such as 1x6x4096x64, got {self}")
         if not all(1 <= size <= MOST for size in self.sizes):
             raise ValueError(f"every size is 1 to {MOST:,}, got {self}")
-        if not self.is_wkv and self.dim > 256:
+        if not self.without_heads and self.dim > 256:
             raise ValueError(f"the head dim D is at most 256, got {self}")
 
     @classmethod
@@ -55,7 +61,7 @@ class Shape:
         raise ValueError(f"expected a shape such as 1x6x4096x64 or 1x16384x96, got {text.strip()!r}{hint}")
 
     @property
-    def is_wkv(self) -> bool:
+    def without_heads(self) -> bool:
         """Whether this is ``(B, N, C)``."""
         return len(self.sizes) == 3
 
@@ -66,8 +72,8 @@ class Shape:
 
     @property
     def heads(self) -> int:
-        """H; 1 for WKV, whose channels are independent."""
-        return 1 if self.is_wkv else self.sizes[1]
+        """H; 1 without heads."""
+        return 1 if self.without_heads else self.sizes[1]
 
     @property
     def tokens(self) -> int:
@@ -75,8 +81,14 @@ class Shape:
         return self.sizes[-2]
 
     @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the tokens, as near to a square as N can be cut; the square of 3136 is 56 × 56."""
+        rows = next(rows for rows in range(isqrt(self.tokens), 0, -1) if self.tokens % rows == 0)
+        return rows, self.tokens // rows
+
+    @property
     def dim(self) -> int:
-        """D, or C for WKV."""
+        """D, or C without heads."""
         return self.sizes[-1]
 
     def __str__(self) -> str:
@@ -85,7 +97,7 @@ class Shape:
 
 def takes(op: str, shape: Shape) -> bool:
     """Whether an operator takes shapes of this rank."""
-    return shape.is_wkv == (op == WKV)
+    return shape.without_heads == (op in WITHOUT_HEADS)
 
 
 @dataclass(frozen=True)
@@ -100,7 +112,9 @@ class KernelCase:
 
     def __post_init__(self) -> None:
         if not takes(self.op, self.shape):
-            raise ValueError(f"{self.op} takes shapes {_LAYOUTS[3 if self.op == WKV else 4]}, got {self.shape}")
+            raise ValueError(
+                f"{self.op} takes shapes {_LAYOUTS[3 if self.op in WITHOUT_HEADS else 4]}, got {self.shape}"
+            )
 
     def __str__(self) -> str:
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
@@ -111,7 +125,7 @@ class KernelCase:
 ATTENTION_SHAPES = tuple(
     map(Shape.parse, ("8x6x196x64", "1x6x1024x64", "1x6x4096x64", "1x3x16384x32", "1x8x4096x128", "1x3x49x32"))
 )
-WKV_SHAPES = tuple(map(Shape.parse, ("8x3136x96", "1x16384x96", "1x65536x192")))
+TOKEN_SHAPES = tuple(map(Shape.parse, ("8x3136x96", "1x16384x96", "1x65536x192")))
 QUICK_SHAPES = (Shape.parse("1x6x1024x64"), Shape.parse("1x16384x96"))
 
 

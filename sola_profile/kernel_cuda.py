@@ -37,7 +37,7 @@ from sola_profile.kernel_targets import (
     RouteCase,
     Target,
 )
-from sola_profile.kernel_workload import Inputs, make_inputs, make_step
+from sola_profile.kernel_workload import Inputs, make_inputs, make_step, tensors_of
 from sola_profile.peers.attention import fused_softmax
 from sola_profile.peers.swap import pytorch_operators
 from sola_profile.peers.table import COMPILED, OURS, Function, compile_route, routes
@@ -207,7 +207,7 @@ def _difference(mine: Function, theirs: Function, inputs: Inputs) -> float | Non
 
     def of(function: Function) -> list[Tensor]:
         with torch.inference_mode():
-            return [function(*inputs)]
+            return list(tensors_of(function(*inputs)))
 
     return _largest_difference(partial(of, mine), partial(of, theirs))
 
@@ -317,7 +317,7 @@ def measure_feature(case: FeatureCase, clock: Clock) -> FeatureRow:
     def results(*names: str) -> list[Tensor]:
         leaves = [tensor.detach().requires_grad_(kernel.mode == BOTH) for tensor in inputs]
         with ops.cuda_without(*off, *names):
-            out = ours(*leaves)
+            (out,) = tensors_of(ours(*leaves))
             grad = torch.randn(out.shape, generator=torch.Generator(out.device).manual_seed(0), device=out.device)
             return [out.detach(), *(torch.autograd.grad(out, leaves, grad.to(out.dtype)) if out.requires_grad else ())]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sola_profile.kernel_case import BOTH, FORWARD, WKV, KernelCase, Shape
+from sola_profile.kernel_case import BOTH, FORWARD, SHIFT_MIX, WKV, KernelCase, Shape
 
 COPY = "copy"  # share of the measured copy bandwidth, for the least bytes that the case moves
 FLASH, BEST_SDPA, RETENTION, BIDIRECTIONAL = "SDPA flash", "best SDPA", "fla", "flash_bla"
@@ -99,6 +99,7 @@ def targets() -> tuple[Target, ...]:
     for shape in ("8x3136x192", "1x65536x192"):
         for dtype in ("float32", "bfloat16"):
             found += _both(WKV, shape, COPY, (0.60, 0.40), dtype)
+    found += _both(SHIFT_MIX, "8x65536x96", COPY, _SHOWN)
     shapes = [f"1x16x{tokens}x{dim}" for dim in (64, 128) for tokens in (4096, 16384)]
     for shape in shapes:
         found += _both("softmax_attention", shape, FLASH, (0.9, 0.8), backend=OWN)

@@ -7,8 +7,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sola_profile.kernel_case import BOTH, WKV, KernelCase
-from sola_profile.peers.table import Function
+from sola_profile.kernel_case import BOTH, MIXES, SHIFT_MIX, WITHOUT_HEADS, WKV, KernelCase
+from sola_profile.peers.table import Function, Result
 from sola_profile.workload import SEED, Step
 
 Inputs = tuple[Tensor, ...]
@@ -18,20 +18,25 @@ def make_inputs(case: KernelCase, device: str = "cpu") -> Inputs:
     """Random inputs as layers hand them over; decays and bonuses in float32 (float64 with float64).
 
     Attention takes q, k, v ``(B, N, H, D)``, the three slices of one projection, and its decay RetNet's
-    ``1 − 2^(−5−h)``. WKV takes k, v ``(B, N, C)`` and Vision-RWKV's initial decay and bonus.
+    ``1 − 2^(−5−h)``. WKV takes k, v ``(B, N, C)`` and Vision-RWKV's initial decay and bonus; mixes
+    take x ``(B, H, W, C)`` and shares ``(K, C)`` that rise over the channels as Vision-RWKV's do.
     """
     dtype: torch.dtype = getattr(torch, case.dtype)
     sums = torch.float64 if dtype == torch.float64 else torch.float32
     shape = case.shape
     # on the device, where a hundred million numbers take no time
-    place = device if device != "meta" else "cpu"
-    generator = torch.Generator(place).manual_seed(SEED)
+    home = device if device != "meta" else "cpu"
+    generator = torch.Generator(home).manual_seed(SEED)
 
     def normal(*sizes: int) -> Tensor:
         if device == "meta":
             return torch.empty(sizes, dtype=dtype, device=device)
-        return torch.randn(sizes, generator=generator, device=place).to(dtype)
+        return torch.randn(sizes, generator=generator, device=home).to(dtype)
 
+    if case.op == SHIFT_MIX:
+        place = torch.arange(shape.dim, dtype=sums) / shape.dim
+        shares = torch.stack([place**power for power in (1.0, 1.0, 0.5)[:MIXES]])
+        return normal(shape.batch, *shape.grid, shape.dim), shares.to(device)
     if case.op == WKV:
         decay = torch.linspace(-5, 3, shape.dim, dtype=sums)
         bonus = -1.2 + 0.5 * (torch.arange(shape.dim, dtype=sums).remainder(3) - 1)
@@ -56,9 +61,16 @@ def make_step(case: KernelCase, function: Function, inputs: Inputs) -> Step:
     # unused: with one token there is no decay
     leaves = tuple(x.detach().requires_grad_() for x in inputs)
     with torch.no_grad():
-        grad = torch.ones_like(leaves[0] if case.op == WKV else leaves[2], memory_format=torch.contiguous_format)
+        like = leaves[0] if case.op in WITHOUT_HEADS else leaves[2]
+        grad = torch.ones_like(like, memory_format=torch.contiguous_format)
 
     def both() -> None:
-        torch.autograd.grad(function(*leaves), leaves, grad, allow_unused=True)
+        outputs = tensors_of(function(*leaves))
+        torch.autograd.grad(outputs, leaves, (grad,) * len(outputs), allow_unused=True)
 
     return both
+
+
+def tensors_of(result: Result) -> tuple[Tensor, ...]:
+    """What a route gives, in the same form for all of them."""
+    return (result,) if isinstance(result, Tensor) else result

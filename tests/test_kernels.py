@@ -80,8 +80,9 @@ def test_a_shape_alone_chooses_the_operators_that_take_it(run):
     code, out, err = run("--shape", "1x6x3", *TINY[2:], "--mode", "forward", "--no-report")
     assert code == 0
     assert "wkv, forward" in out
+    assert "shift_mix, forward" in out
     assert "softmax_attention" not in out
-    assert err.count("timing") == 1
+    assert err.count("timing") == 2
 
 
 def test_everything_is_measured_and_written(run, tmp_path, monkeypatch):
@@ -101,7 +102,8 @@ def test_everything_is_measured_and_written(run, tmp_path, monkeypatch):
             assert route["error"] < 1e-5
             assert (route["ratio"] is None) == (route["name"] == "ours")
             assert route["missing"] is None
-        assert row["shares"]["floor"] > 0
+        # no products, no exponentials
+        assert (row["shares"]["floor"] > 0) == (row["op"] != "shift_mix")
     assert {entry["threads"] for entry in document["ceilings"]} == {1}
     assert any(backend["chosen"] for backend in document["backends"])
     assert document["crossovers"] == document["models"] == []
@@ -270,5 +272,5 @@ def test_cases_combine_everything_that_fits():
         tuple(KERNELS), (Shape((1, 2, 3, 4)), Shape((1, 2, 3))), ("float32", "bfloat16"), ("forward",), (1, 2)
     )
     found = choice.cases()
-    assert len(found) == len(set(found)) == 5 * 2 * 2
+    assert len(found) == len(set(found)) == len(KERNELS) * 2 * 2
     assert str(found[0]) == "softmax_attention 1x2x3x4 float32 forward 1 thread"

@@ -6,7 +6,7 @@ from tolerances import check_close
 
 import sola_vision
 from sola_profile.cost.kernels import equal_products_tokens, work
-from sola_profile.kernel_case import BOTH, FORWARD, KERNEL_MODES, KERNELS, KernelCase, Shape
+from sola_profile.kernel_case import BOTH, FORWARD, KERNEL_MODES, KERNELS, WITHOUT_HEADS, KernelCase, Shape
 from sola_profile.kernel_workload import make_inputs, make_step
 from sola_profile.measure import accuracy
 from sola_profile.measure.flop_counter import count_step
@@ -18,13 +18,14 @@ from sola_vision import ops
 from sola_vision.ops import reference
 
 # fewer tokens than a chunk, whole chunks, and a remainder
-SHAPES = {"attention": ("2x3x1x5", "1x2x64x8", "1x2x150x8"), "wkv": ("2x1x5", "1x33x7", "2x150x3")}
+ATTENTION = ("2x3x1x5", "1x2x64x8", "1x2x150x8")
+CHANNELS = ("2x1x5", "1x33x7", "2x150x9")
 DECAYED = ("decay_attention", "causal_decay_attention")
 
 
 def cases(mode=FORWARD, dtype="float64"):
     for op in KERNELS:
-        for shape in SHAPES["wkv" if op == "wkv" else "attention"]:
+        for shape in CHANNELS if op in WITHOUT_HEADS else ATTENTION:
             yield KernelCase(op, Shape.parse(shape), dtype, mode, 1)
 
 
@@ -32,6 +33,8 @@ def refer(case, inputs):
     """The definition in plain PyTorch."""
     if case.op == "wkv":
         return reference.wkv(*inputs)
+    if case.op == "shift_mix":
+        return accuracy.joined(reference.shift_mix(*inputs))
     if case.op == "softmax_attention":
         return reference.softmax_attention(*inputs)
     options = {"decay": inputs[3], "causal": case.op.startswith("causal")} if case.op in DECAYED else {}
@@ -40,7 +43,7 @@ def refer(case, inputs):
 
 def with_gradients(function, inputs):
     leaves = [x.detach().requires_grad_() for x in inputs]
-    out = function(*leaves)
+    out = accuracy.joined(function(*leaves))
     upstream = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view(out.shape)
     return [out.detach(), *torch.autograd.grad(out, leaves, upstream, materialize_grads=True)]
 
@@ -70,14 +73,14 @@ def test_the_exact_rows_are_those_of_the_definition(op):
     torch.testing.assert_close(accuracy.exact_rows(op, inputs, rows), refer(case, inputs)[:, rows])
 
 
-@pytest.mark.parametrize("op", ["linear_attention", "wkv"])
+@pytest.mark.parametrize("op", ["linear_attention", "wkv", "shift_mix"])
 def test_a_wrong_result_or_gradient_is_an_error(op, monkeypatch):
     # not all channels are looked at, but the same of every tensor
     monkeypatch.setattr(accuracy, "MOST_CHANNELS", 2)
     case = next(case for case in cases(BOTH) if case.op == op and case.shape.tokens == 150)
     inputs = make_inputs(case)
     sampled, function = accuracy.sample(case, inputs), table.ROUTES[op][0].function
-    assert sampled.error(lambda *args: 1.01 * function(*args), inputs) == pytest.approx(0.01, rel=0.01)
+    assert sampled.error(lambda *args: 1.01 * accuracy.joined(function(*args)), inputs) == pytest.approx(0.01, rel=0.01)
 
     def wrong_gradient(first, *rest):
         # the value of x + (0.1 x − 0.1 x), with a tenth more gradient
@@ -154,7 +157,7 @@ def test_a_swapped_model_computes_the_same_and_is_put_back():
 @pytest.mark.parametrize("mode", KERNEL_MODES)
 @pytest.mark.parametrize("op", KERNELS)
 def test_work_is_what_the_counter_counts(op, mode):
-    for shape in ("2x4x33x7", "1x2x200x8") if op != "wkv" else ("2x33x5",):
+    for shape in ("2x4x33x7", "1x2x200x8") if op not in WITHOUT_HEADS else ("2x33x5",):
         case = KernelCase(op, Shape.parse(shape), "float32", mode, 1)
         step = make_step(case, table.ROUTES[op][0].function, make_inputs(case, "meta"))
         assert work(case).macs == count_step(step).macs
@@ -166,6 +169,9 @@ def test_bytes_and_exponentials():
     assert forward.flops == 2 * forward.macs == 2 * 2 * 600 * 4
     both = work(KernelCase("wkv", Shape.parse("2x10x4"), "float32", BOTH, 1))
     assert (both.macs, both.moved_bytes, both.exponentials) == (0, 8 * 80 * 4, 3 * 80)
+    both = work(KernelCase("shift_mix", Shape.parse("2x10x4"), "float32", BOTH, 1))
+    # x and three mixes; x, three gradients and one
+    assert (both.macs, both.moved_bytes, both.exponentials) == (0, 9 * 80 * 4, 0)
 
 
 @pytest.mark.parametrize("mode", KERNEL_MODES)
@@ -198,4 +204,4 @@ def test_compiled_routes_have_no_graph_break(op, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda function, **options: compiler(function, backend="eager", **options))
     case = next(case for case in cases() if case.op == op and case.shape.tokens == 150)
     inputs = make_inputs(case)
-    torch.testing.assert_close(table.compile_route(route)(*inputs), refer(case, inputs))
+    torch.testing.assert_close(accuracy.joined(table.compile_route(route)(*inputs)), refer(case, inputs))

@@ -14,7 +14,7 @@ from schemas import conforming
 
 from sola_profile.compare.ratios import Ratio, ratio
 from sola_profile.cost.kernels import work
-from sola_profile.kernel_case import ATTENTION_SHAPES, DEFAULT_DTYPES, KERNEL_MODES, WKV_SHAPES, Choice
+from sola_profile.kernel_case import ATTENTION_SHAPES, DEFAULT_DTYPES, KERNEL_MODES, TOKEN_SHAPES, Choice
 from sola_profile.kernel_result import Backend, Crossover, KernelReport, KernelRow, ModelRow, RouteResult
 from sola_profile.machine import environment
 from sola_profile.measure.ceilings import Ceilings, Gemm
@@ -41,7 +41,7 @@ from sola_profile.result import LeftOut, OverBudget
 
 OPS = ("softmax_attention", "linear_attention", "wkv")
 PEERS = {"softmax_attention": ("SDPA", "eager"), "linear_attention": ("eager", "compile"), "wkv": ("cumsum", "loop")}
-SHAPES = (ATTENTION_SHAPES[0], ATTENTION_SHAPES[3], ATTENTION_SHAPES[5], *WKV_SHAPES[:2])
+SHAPES = (ATTENTION_SHAPES[0], ATTENTION_SHAPES[3], ATTENTION_SHAPES[5], *TOKEN_SHAPES[:2])
 RATIOS = (2.0, 5.0)
 
 

@@ -19,7 +19,7 @@ from sola_profile.kernel_case import (
     KERNEL_MODES,
     KERNELS,
     QUICK_SHAPES,
-    WKV_SHAPES,
+    TOKEN_SHAPES,
     Choice,
     parse_dtypes,
     parse_names,
@@ -71,7 +71,9 @@ class Request:
 )
 @click.option("--plan", metavar="GPU", help="With --device cuda: write the targets, measure nothing.")
 @click.option("--op", "ops", multiple=True, metavar="NAMES", help=f"{', '.join(KERNELS)}; all unless given.")
-@click.option("--shape", "shapes", multiple=True, metavar="SHAPES", help="BxHxNxD such as 1x6x4096x64; wkv: BxNxC.")
+@click.option(
+    "--shape", "shapes", multiple=True, metavar="SHAPES", help="BxHxNxD such as 1x6x4096x64; wkv, shift_mix: BxNxC."
+)
 @click.option("--dtype", "dtypes", multiple=True, metavar="DTYPES", help=f"[default: {','.join(DEFAULT_DTYPES)}]")
 @click.option(
     "--mode", "modes", multiple=True, metavar="MODES", help=f"{' or '.join(KERNEL_MODES)}; both unless given."
@@ -211,7 +213,7 @@ def read_choice(options: dict[str, Any]) -> Choice:
         shapes = checked(lambda: parse_shapes(options["shapes"]), "--shape")
         ops = ops if options["ops"] else tuple(op for op in ops if any(takes(op, shape) for shape in shapes))
     else:
-        known = QUICK_SHAPES if options["quick"] else ATTENTION_SHAPES + WKV_SHAPES
+        known = QUICK_SHAPES if options["quick"] else ATTENTION_SHAPES + TOKEN_SHAPES
         shapes = tuple(shape for shape in known if any(takes(op, shape) for op in ops))
     dtypes = checked(lambda: parse_dtypes(options["dtypes"] or DEFAULT_DTYPES), "--dtype")
     modes = checked(lambda: parse_names(options["modes"] or KERNEL_MODES, KERNEL_MODES, "mode"), "--mode")

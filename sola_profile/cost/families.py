@@ -33,6 +33,7 @@ from sola_profile.families import (
     POOL,
     RESIZE,
     SDPA,
+    SHIFT_MIX,
     SOFTMAX,
     SOFTMAX_ATTENTION,
     STEM,
@@ -168,6 +169,10 @@ def _wkv(_out: Tensor, k: Tensor, *_: Any, **__: Any) -> Place:
     return Place(WKV, {"tokens": k.shape[1], "channels": k.shape[2]}, k.numel())
 
 
+def _shift_mix(_out: Tensor, x: Tensor, ratios: Tensor) -> Place:
+    return Place(SHIFT_MIX, {"mixes": ratios.shape[0], "channels": x.shape[3]}, ratios.shape[0] * x.numel())
+
+
 def _layer_norm(_out: Tensor, x: Tensor, normalized: Sequence[int], *_: Any, **__: Any) -> Place:
     return Place(LAYER_NORM, {"width": prod(normalized)}, x.numel())
 
@@ -273,6 +278,7 @@ _PLACES: Mapping[str, Callable[..., Place]] = {
     "sola::linear_attention": _linear_attention(LINEAR_ATTENTION),
     "sola::chunked_linear_attention": _linear_attention(CHUNKED_ATTENTION),
     "sola::wkv": _wkv,
+    "sola::shift_mix": _shift_mix,
     "native_layer_norm": _layer_norm,
     "_native_batch_norm_legit_no_training": _batch_norm,
     "native_group_norm": _group_norm,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from sola_profile.kernel_case import BOTH, WKV, KernelCase
+from sola_profile.kernel_case import BOTH, MIXES, SHIFT_MIX, WKV, KernelCase
 from sola_vision.ops.linear_attention import chunked_backward_macs, chunked_macs
 from sola_vision.ops.linear_attention import macs as linear_macs
 from sola_vision.ops.softmax_attention import macs as softmax_macs
@@ -39,10 +39,14 @@ def work(case: KernelCase) -> Work:
     both = case.mode == BOTH
     shape = case.shape
     elements = shape.batch * shape.heads * shape.tokens * shape.dim
-    inputs = 2 if case.op == WKV else 3
-    # backward: the inputs and the gradient of the output in, the gradients of the inputs out
-    tensors = inputs + 1 + (2 * inputs + 1 if both else 0)
+    # tensors of tokens; what parameters take is left out
+    inputs = {WKV: 2, SHIFT_MIX: 1}.get(case.op, 3)
+    outputs = MIXES if case.op == SHIFT_MIX else 1
+    # backward: the inputs and the gradients of the outputs in, the gradients of the inputs out
+    tensors = inputs + outputs + (2 * inputs + outputs if both else 0)
     moved_bytes = tensors * elements * int(getattr(torch, case.dtype).itemsize)
+    if case.op == SHIFT_MIX:
+        return Work(0, 0, moved_bytes)
     if case.op == WKV:
         return Work(0, (3 if both else 1) * elements, moved_bytes)
     times = 2 if both else 1

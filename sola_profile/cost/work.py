@@ -18,6 +18,7 @@ from typing import Any
 
 from sola_vision.ops.linear_attention import chunked_macs
 from sola_vision.ops.linear_attention import macs as linear_macs
+from sola_vision.ops.shift_mix import scalar_ops as mix_scalar_ops
 from sola_vision.ops.softmax_attention import macs as softmax_macs
 from sola_vision.ops.wkv import scalar_ops as wkv_scalar_ops
 
@@ -161,6 +162,10 @@ def _sola_wkv(_out: Any, k: Operand, *_: Any) -> Work:
     return Work(0, wkv_scalar_ops(*k.shape))
 
 
+def _sola_mix(_out: Any, x: Operand, ratios: Operand) -> Work:
+    return Work(0, mix_scalar_ops(elements(x.shape), ratios.shape[0]))
+
+
 PRODUCTS: Mapping[str, Formula] = {
     "aten::mm": _mm,
     "aten::bmm": _mm,
@@ -174,6 +179,7 @@ PRODUCTS: Mapping[str, Formula] = {
     "sola::linear_attention": _sola_linear,
     "sola::chunked_linear_attention": _sola_chunked,
     "sola::wkv": _sola_wkv,
+    "sola::shift_mix": _sola_mix,
 }
 
 

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sola_profile.kernel_case import BOTH, WKV, KernelCase
+from sola_profile.kernel_case import BOTH, SHIFT_MIX, WKV, KernelCase
 from sola_profile.kernel_workload import Inputs
-from sola_profile.peers.table import Function
+from sola_profile.peers.table import Function, Result
 from sola_profile.workload import SEED
 
 # weights of the sample at most, in float64 with a few copies for the gradients
@@ -29,7 +29,7 @@ CANCELLED = 1e-3
 
 @dataclass(frozen=True)
 class Sampled:
-    """The sampled tokens, the channels (all of attention, some of WKV), and exact values in float64.
+    """The sampled tokens, the channels (some of WKV, else all), and exact values in float64.
 
     ``exact``: the output ``(B, R, …)`` at the sampled tokens, then with a backward the gradients of all inputs.
     ``weights``: the gradient of the loss at the sampled tokens, zero elsewhere.
@@ -66,11 +66,10 @@ def sample(case: KernelCase, inputs: Inputs) -> Sampled:
         channels = _spread(shape.dim, MOST_CHANNELS)
     per_row = shape.batch * shape.heads * shape.tokens * (min(shape.dim, MOST_CHANNELS) if case.op == WKV else 1)
     rows = _spread(shape.tokens, max(FEWEST_ROWS, min(MOST_ROWS, MOST_WEIGHTS // per_row)))
-    like = inputs[0] if case.op == WKV else inputs[2]
+    tail = _result_tail(case, inputs)
     generator = torch.Generator().manual_seed(SEED + 1)
-    weights = torch.zeros(like.shape, dtype=like.dtype)
-    chosen = (shape.batch, len(rows), *like.shape[2:])
-    weights[:, rows] = torch.randn(chosen, generator=generator).to(like.dtype)
+    weights = torch.zeros((shape.batch, shape.tokens, *tail), dtype=inputs[0].dtype)
+    weights[:, rows] = torch.randn((shape.batch, len(rows), *tail), generator=generator).to(weights.dtype)
     wide = [x if channels is None else x.index_select(-1, channels) for x in (*inputs, weights)]
     *narrow, upstream = (x.double() for x in wide)
 
@@ -80,6 +79,20 @@ def sample(case: KernelCase, inputs: Inputs) -> Sampled:
     return Sampled(case, rows, channels, weights, _run(case, exact, tuple(narrow), upstream[:, rows]))
 
 
+def _result_tail(case: KernelCase, inputs: Inputs) -> tuple[int, ...]:
+    """What follows ``(B, N, …)`` in a result; mixes lie side by side."""
+    if case.op == SHIFT_MIX:
+        return (inputs[1].numel(),)
+    return tuple(inputs[0 if case.op == WKV else 2].shape[2:])
+
+
+def joined(result: Result) -> Tensor:
+    """A result as one tensor ``(B, N, …)``, mixes side by side."""
+    if isinstance(result, Tensor):
+        return result
+    return torch.cat([mix.flatten(1, 2) for mix in result], -1)
+
+
 def exact_rows(op: str, inputs: Sequence[Tensor], rows: Tensor) -> Tensor:
     """The operator's definition at some tokens, in the dtype of the inputs; ``(B, R, …)``."""
     if op == WKV:
@@ -87,6 +100,8 @@ def exact_rows(op: str, inputs: Sequence[Tensor], rows: Tensor) -> Tensor:
         distance = (rows[:, None] - torch.arange(k.size(1))).abs()[..., None]
         logits = torch.where(distance == 0, bonus, -(distance - 1) * decay / k.size(1)) + k[:, None]
         return (torch.softmax(logits, 2) * v[:, None]).sum(2)
+    if op == SHIFT_MIX:
+        return _exact_mixes(inputs[0], inputs[1], rows)
     q, k, v, *decay_of_heads = inputs
     if op == "softmax_attention":
         weights = torch.einsum("brhd,bmhd->bhrm", q[:, rows] * float(q.size(-1)) ** -0.5, k).softmax(-1)
@@ -101,13 +116,29 @@ def exact_rows(op: str, inputs: Sequence[Tensor], rows: Tensor) -> Tensor:
     return torch.einsum("bhrm,bmhv->brhv", weights, v)
 
 
+def _exact_mixes(x: Tensor, ratios: Tensor, rows: Tensor) -> Tensor:
+    height, width, channels = x.shape[1:]
+    row, column, group = rows // width, rows % width, channels // 4
+    tokens = torch.cat((x.flatten(1, 2), x.new_zeros(x.size(0), 1, channels)), 1)
+    parts = []
+    for number, (down, right) in enumerate(((0, -1), (0, 1), (-1, 0), (1, 0))):
+        r, c = row + down, column + right
+        exists = (r >= 0) & (r < height) & (c >= 0) & (c < width)
+        # the last one is the zeros beyond the edge
+        source = torch.where(exists, r * width + c, height * width)
+        parts.append(tokens[:, source, number * group : (number + 1) * group])
+    own = tokens[:, rows]
+    shifted = torch.cat((*parts, own[..., 4 * group :]), -1)
+    return torch.cat([ratio * own + (1 - ratio) * shifted for ratio in ratios], -1)
+
+
 def _run(case: KernelCase, function: Function, inputs: Inputs, upstream: Tensor) -> tuple[Tensor, ...]:
     """Output, and with a backward the gradients of all inputs."""
     if case.mode != BOTH:
         with torch.inference_mode():
-            return (function(*inputs),)
+            return (joined(function(*inputs)),)
     leaves = tuple(x.detach().requires_grad_() for x in inputs)
-    out = function(*leaves)
+    out = joined(function(*leaves))
     return (out.detach(), *torch.autograd.grad(out, leaves, upstream, materialize_grads=True))
 
 

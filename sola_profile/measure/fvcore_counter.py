@@ -72,8 +72,7 @@ def _chunked_linear_attention(inputs: list[Any], _outputs: list[Any]) -> int:
     return int(chunked_macs(q[0], q[1], q[2], q[3], v[3], causal=causal, chunk=chunk))
 
 
-def _wkv(_inputs: list[Any], _outputs: list[Any]) -> int:
-    # a scan of scalar operations, no matrix product
+def _no_product(_inputs: list[Any], _outputs: list[Any]) -> int:
     return 0
 
 
@@ -81,7 +80,8 @@ _HANDLES: Mapping[str, Handle] = {
     "sola::softmax_attention": _softmax_attention,
     "sola::linear_attention": _linear_attention,
     "sola::chunked_linear_attention": _chunked_linear_attention,
-    "sola::wkv": _wkv,
+    "sola::wkv": _no_product,
+    "sola::shift_mix": _no_product,
 }
 
 # as fvcore names them; its handles for norms, pooling and resampling count scalar operations

@@ -129,6 +129,11 @@ def _wkv(tensor: Any, tokens: int, channels: int) -> tuple[Step, float]:
     return lambda: ops.wkv(k, v, decay, bonus), float(k.numel())
 
 
+def _shift_mix(tensor: Any, mixes: int, channels: int, tokens: int = 1024) -> tuple[Step, float]:
+    x, ratios = tensor(1, tokens // 32 or 1, min(tokens, 32), channels), tensor(mixes, channels)
+    return lambda: ops.shift_mix(x, ratios), float(mixes * x.numel())
+
+
 def _layer_norm(tensor: Any, width: int, elements: int = CACHED) -> tuple[Step, float]:
     x, weight, bias = tensor(max(1, elements // width), width), tensor(width), tensor(width)
     return lambda: F.layer_norm(x, (width,), weight, bias), float(x.numel())
@@ -315,6 +320,13 @@ FAMILIES: Sequence[Family] = (
         _wkv,
         {"tokens": (50, 500, 5000), "channels": (40, 160, 640)},
         {"tokens": 1, "channels": 1},
+    ),
+    Family(
+        names.SHIFT_MIX,
+        ELEMENTS,
+        _shift_mix,
+        {"mixes": (2, 3), "channels": (40, 160, 640)},
+        {"mixes": 1, "channels": 1, "tokens": 1},
     ),
     Family(names.LAYER_NORM, ELEMENTS, _layer_norm, {"width": (20, 80, 320, 1280)}, {"width": 1, "elements": 1}),
     Family(

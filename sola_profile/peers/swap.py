@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,6 +10,8 @@ from torch import Tensor
 
 from sola_profile.peers.attention import eager_linear, fused_softmax
 from sola_profile.peers.decay import chunked
+from sola_profile.peers.shift import eager_shift_mix
+from sola_profile.peers.table import Function
 from sola_profile.peers.wkv import cumulative
 from sola_vision import ops
 
@@ -26,10 +28,11 @@ def best_linear(
 
 
 # operator → its best route in PyTorch
-BEST: Mapping[str, Callable[..., Tensor]] = {
+BEST: Mapping[str, Function] = {
     "softmax_attention": fused_softmax,
     "linear_attention": best_linear,
     "wkv": cumulative,
+    "shift_mix": eager_shift_mix,
 }
 
 
@@ -44,6 +47,6 @@ def pytorch_operators() -> Iterator[None]:
         _put(kept)
 
 
-def _put(functions: Mapping[str, Callable[..., Tensor]]) -> None:
+def _put(functions: Mapping[str, Function]) -> None:
     for name, function in functions.items():
         setattr(ops, name, function)

@@ -11,10 +11,13 @@ from torch import Tensor
 from sola_profile.kernel_case import KernelCase
 from sola_profile.peers.attention import eager_linear, eager_softmax, fused_softmax
 from sola_profile.peers.decay import chunked, masked
+from sola_profile.peers.shift import eager_shift_mix
 from sola_profile.peers.wkv import cumulative, token_loop
 from sola_vision import ops
 
-Function = Callable[..., Tensor]
+# a tensor, or of mixes one for each
+Result = Tensor | tuple[Tensor, ...]
+Function = Callable[..., Result]
 
 OURS, COMPILED = "ours", "compile"
 
@@ -66,7 +69,7 @@ def compilable_chunks(q: Tensor, k: Tensor, v: Tensor, decay: Tensor, *, causal:
     return chunked(q, k, v, decay, causal=causal, length=max(64, q.size(3) // 16 * 16))
 
 
-def _decay(function: Function, *, causal: bool) -> Function:
+def _decay(function: Callable[..., Tensor], *, causal: bool) -> Function:
     def call(q: Tensor, k: Tensor, v: Tensor, decay: Tensor) -> Tensor:
         return function(q, k, v, decay=decay, causal=causal)
 
@@ -102,6 +105,11 @@ ROUTES: Mapping[str, tuple[Route, ...]] = {
         Route("cumsum", "running sums of e^(k ± i·w)", cumulative),
         Route("loop", "the recurrence, token by token", token_loop, _looped),
         Route(COMPILED, "torch.compile of cumsum", cumulative, compiled=True),
+    ),
+    "shift_mix": (
+        Route(OURS, "sola_vision.ops.shift_mix", ops.shift_mix),
+        Route("eager", "padded copies, a join, lerps", eager_shift_mix),
+        Route(COMPILED, "torch.compile of eager", eager_shift_mix, compiled=True),
     ),
 }
 

@@ -101,7 +101,8 @@ def share_table(report: KernelReport, op: str, mode: str, rows: Sequence[KernelR
             products = (
                 [f"{significant(found.flops_per_s / 1e9)}", percent(found.gemm, 0)] if row.work.macs else [NONE] * 2
             )
-            rates = [*products, significant(found.bytes_per_s / 1e9), percent(found.copy, 0), percent(found.floor, 0)]
+            floor = percent(found.floor, 0) if found.floor else NONE
+            rates = [*products, significant(found.bytes_per_s / 1e9), percent(found.copy, 0), floor]
         errors = [peer.error for peer in row.peers if peer.error is not None]
         cells.append(
             (*_head(row), *rates, _error(row.ours.error), _error(min(errors, default=None)), _to_forward(report, row))
