@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from sola_vision.layers import Grid
+from sola_vision.layers.gate import gated
 from sola_vision.layers.shift import ShiftMix
 from sola_vision.terms import Terms, linear, sigmoid_gate, total
 
@@ -44,8 +44,7 @@ class ChannelMix(nn.Module):
         # the largest tensor of the layer: nothing but its square is needed, and for a gradient the ReLU under it
         hidden = self.key(for_key).relu_()
         hidden = hidden.square() if hidden.requires_grad else hidden.square_()
-        out: Tensor = torch.sigmoid(self.receptance(for_receptance)) * self.value(hidden)
-        return out
+        return gated(self.receptance(for_receptance), self.value(hidden))
 
     @staticmethod
     def terms(dim: int, ratio: float, tokens: Any, *, shift: bool) -> Terms:
