@@ -1,5 +1,6 @@
 """A whole study: its result, its reports, the command."""
 
+import hashlib
 import io
 import json
 import sys
@@ -114,12 +115,16 @@ def test_the_command_reads_weights_and_images_and_writes_a_page(sola_profile, ti
     )
     assert code == 0
     assert "48: matrices of layer 3.1 (S)" in err
-    assert "weights of tiny.safetensors, images: noise.jpg, red.png" in " ".join(printed.split())
+    assert "images: noise.jpg, red.png" in " ".join(printed.split())
     page = (out / "README.md").read_text()
     for chart in ("depth.svg", "maps-32.svg", "reach.svg", "exponent.svg"):
         assert f"]({chart})" in page
         assert (out / chart).read_text().startswith("<svg")
-    assert conforming("study", (tmp_path / "x.json").read_text())["weights"] == "tiny.safetensors"
+    document = conforming("study", (tmp_path / "x.json").read_text())
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert (document["weights"], document["weights_sha256"]) == ("tiny.safetensors", digest)
+    for text in (printed, page):
+        assert f"weights of tiny.safetensors (sha256 {digest[:12]}), images:" in " ".join(text.split())
 
 
 def test_a_matrix_that_is_not_the_operator_s_is_an_error(sola_profile, tiny, monkeypatch):
@@ -221,7 +226,7 @@ def test_the_page_says_what_the_report_holds():
     ("arguments", "sentence"),
     [
         (("--model", "sola_x"), "did you mean 'sola_"),
-        (("--model", "timm:resnet18"), "expected a preset such as sola_t"),
+        (("--model", "timm:resnet18"), "expected a Backbone of sola_vision"),
         (("--res", "224,"), "an empty size"),
         (("--count", "0"), "count: expected at least 1 image, got 0"),
         (("--matrices", "0"), "matrices: expected a whole number of at least 1, got 0"),

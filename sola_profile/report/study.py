@@ -22,6 +22,8 @@ from sola_profile.study.study_result import (
 )
 
 NONE = "–"
+# images that a headline names
+MOST_NAMES = 6
 _LEFT = frozenset({"Layer", "Layers", "Of", "Matrices", ""})
 
 
@@ -151,8 +153,16 @@ def headline(study: Study) -> str:
     """What was studied."""
     question = study.question
     sizes = ", ".join(map(str, question.sizes))
-    weights = f"weights of {question.weights}" if question.weights else "fresh weights"
-    return f"{question.model.spec.name} at {sizes}, {weights}, images: {', '.join(study.images)}"
+    return f"{question.model.spec.name} at {sizes}, {question.weights}, images: {images_text(study)}"
+
+
+def images_text(study: Study) -> str:
+    """Their names, as far as there are few of them; of a task the task."""
+    task, names = study.question.samples.task, study.images
+    if task is not None:
+        return f"{len(names)} of task:{task}"
+    more = len(names) - MOST_NAMES
+    return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def sentences(study: Study) -> Iterator[str]:

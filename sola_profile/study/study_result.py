@@ -12,6 +12,7 @@ from sola_profile.case import Resolution
 from sola_profile.machine import Environment
 from sola_profile.study.images import Samples
 from sola_profile.study.matrix_metrics import RowFigures, Spectrum
+from sola_profile.study.weights import Weights
 from sola_vision.backbone import Backbone
 from sola_vision.layers import Grid
 from sola_vision.spec import LayerId
@@ -38,13 +39,13 @@ class Extent:
 
 @dataclass(frozen=True)
 class StudyQuestion:
-    """What is studied: a model at some sizes. ``weights``: where they come from, for the report; fresh ones if empty."""
+    """What is studied: a model at some sizes. ``weights``: where they come from, for the report."""
 
     model: Backbone
     sizes: tuple[Resolution, ...]
     samples: Samples
     extent: Extent = field(default_factory=Extent)
-    weights: str = ""
+    weights: Weights = field(default_factory=Weights)
     threads: int | None = None
     command: str = ""
 
@@ -131,7 +132,7 @@ class DepthFigures:
 
     ``deviation``: of the product of all mixing matrices so far from uniform, 1 for the identity and 0 for uniform. ``apart``: of
     its rows from each other, in the same unit. ``product_rank``: effective rank of the product as far as its probes see. All three
-    None behind a layer whose matrix isn't known. ``residual``: distance of the features from rank one over their size.
+    None behind a layer whose matrix isn't known, the first two for one token. ``residual``: distance of the features from rank one over their size.
     ``similarity``: mean cosine between tokens. ``high_frequency``: ``|x − mean x| / |mean x|``; ``gain``: that ratio behind the mixer over
     that before it. ``areas``: share of the gradient → share of the image that holds it.
     """
