@@ -323,7 +323,7 @@ def test_budgets_that_nothing_keeps_leave_no_choice():
         (("--table", "x.csv"), "--table belongs to --score accuracy, got run"),
         (("--score", "accuracy", "--table", "no.csv"), "can't read no.csv"),
         (("--decay-per", "token"), "--decay-per belongs to --score horizon, got run"),
-        (("--model", "timm:resnet18"), "expected a preset such as sola_t"),
+        (("--model", "timm:resnet18"), "expected a Backbone of sola_vision"),
         (("--res", "0"), "a side has 1 to 65,536 pixels"),
     ],
 )

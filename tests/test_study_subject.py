@@ -1,5 +1,6 @@
 """What a study and a placement take: presets, backbones of the user's own, trained weights; and what they say otherwise."""
 
+import re
 import sys
 from dataclasses import replace
 
@@ -193,3 +194,27 @@ def test_the_horizon_is_at_the_token_grids_of_the_paper(monkeypatch):
         Resolution(16, 16),
         Resolution(24, 24),
     ]
+
+
+@pytest.mark.usefixtures("mine")
+@pytest.mark.parametrize("name", ["mine:make", "mine:spec"])
+def test_softmax_layers_are_placed_in_a_backbone_of_the_user_s_own(sola_profile, name):
+    code, printed, err = sola_profile(
+        *("place", "--model", name, "--pattern", "L|L|S|S", "--res", "32", "--no-measure", "--softmax", "1"),
+    )
+    # six letters in four layers
+    assert (code, "searching 1,296 patterns" in err) == (0, True)
+    assert "L|L|S|S" in printed
+    assert "small at 32, batch 1, float32" in printed
+    pattern = re.search(r"create_model\(spec, pattern=\"(.*)\"\)  # spec: of mine:", printed)[1]
+    assert f"sola-profile study --model {name} --pattern '{pattern}'" in printed
+    assert create_model(SMALL, pattern=pattern).spec.pattern == pattern
+
+
+def test_a_placement_takes_a_backbone_and_names_its_spec():
+    given, built = (sola_profile.place(model, 32) for model in (SMALL, create_model(SMALL)))
+    assert given.front == built.front
+    assert 'create_model(spec, pattern="' in given._repr_html_().replace("&quot;", '"')
+    assert "# spec: of small" in given._repr_html_()
+    with pytest.raises(TypeError, match="got Identity"):
+        sola_profile.place(nn.Identity(), 32)

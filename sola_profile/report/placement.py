@@ -22,6 +22,7 @@ from sola_profile.report.terminal import rich_table
 from sola_profile.study.placement import ACCURACY, Confirmation, Option, Placement
 from sola_profile.study.reach import HORIZON, RUN
 from sola_profile.study.space import LATENCY
+from sola_vision.presets import PRESETS
 
 NONE = "–"
 CHOSEN = "chosen"
@@ -186,14 +187,19 @@ def chosen_sentences(placement: Placement) -> Iterator[str]:
 
 
 def usage(placement: Placement) -> Iterator[str]:
-    """How to build and profile the chosen pattern, one line each."""
+    """How to build the chosen pattern, and how to profile a preset's or to study a factory's, one line each."""
     if placement.chosen is None:
         return
     mixers = placement.question.mixers
     more = f", mixers={mixers!r}" if mixers else ""
-    name, pattern = placement.question.spec.name, placement.chosen.pattern
-    yield f'sola_vision.create_model("{name}", pattern="{pattern}"{more})'
-    yield f"sola-profile --model '{placement.model}'"
+    spec, pattern, source = placement.question.spec, placement.chosen.pattern, placement.question.source
+    if PRESETS.get(spec.name) == spec:
+        yield f'sola_vision.create_model("{spec.name}", pattern="{pattern}"{more})'
+        yield f"sola-profile --model '{placement.model}'"
+        return
+    yield f'sola_vision.create_model(spec, pattern="{pattern}"{more})  # spec: of {source or spec.name}'
+    if source:
+        yield f"sola-profile study --model {source} --pattern '{pattern}'"
 
 
 def _horizon_sentence(placement: Placement) -> str:

@@ -31,6 +31,11 @@ class Subject:
     spec: BackboneSpec
     made: Backbone | None = None
 
+    @property
+    def source(self) -> str:
+        """The factory, or an empty string for a preset."""
+        return "" if self.made is None else self.name
+
     def model(self, weights: Path | None = None) -> tuple[Backbone, Weights]:
         """The model to be studied and where its weights come from: a file, a factory, or nowhere.
 
