@@ -180,8 +180,11 @@ def test_a_mixer_without_a_known_matrix_is_a_line_of_its_own(tiny, monkeypatch):
         materialized, "mixing_of", lambda mixer, *rest: None if isinstance(mixer, Unknown) else mixing_of(mixer, *rest)
     )
     found = sola_profile.study_model(tiny.rewired(mixers={"D": "unknown"}), 32, count=1)
-    assert "the matrix of Unknown is not defined here" in found._repr_html_()
+    assert "the matrix of Unknown is not known, which needs a line in" in found._repr_html_()
     assert found.sizes[0].layers[0].matrices
+    # figures of features are drawn all the same, those of matrices where there are some
+    entropy, *_, area = study_charts(found)["depth.svg"]["concat"]
+    assert [len(panel["layer"][1]["data"]["values"]) for panel in (entropy, area)] == [3, 4]
 
 
 def test_generated_images_are_one_picture_at_every_size():

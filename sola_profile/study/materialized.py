@@ -46,7 +46,10 @@ def study_layer(taken: Taken, extent: Extent, pixels: int) -> LayerFigures:
     mixing = mixing_of(taken.block.mixer, taken.mixer_in[0], taken.grid)
     place, mixer = taken.layer.id, taken.layer.mixer.name
     if mixing is None:
-        note = f"the matrix of {type(taken.block.mixer).__name__} is not defined here"
+        note = (
+            f"the matrix of {type(taken.block.mixer).__name__} is not known, which needs a line in "
+            "sola_profile.study.mixing.MIXINGS (docs/adding-a-mixer.md)"
+        )
         return LayerFigures(place, taken.layer.letter, mixer, taken.is_softmax, taken.grid, note=note)
     numbers = mixing.sampled(extent.matrices)
     queries = torch.tensor(spread(mixing.tokens, extent.rows or mixing.tokens))
