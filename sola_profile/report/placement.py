@@ -162,8 +162,10 @@ def sentences(placement: Placement) -> Iterator[str]:
     """What was found, what to do with it, and what to know besides."""
     listed = placement.score.listed
     kind = "of those whose score is known" if listed else f"of all {placement.size:,} patterns, exactly"
-    yield f"The front has {len(placement.front)} points {kind}; searched in {duration(placement.searched_s)}."
+    points = "1 point" if len(placement.front) == 1 else f"{whole(len(placement.front))} points"
+    yield f"The front has {points} {kind}; searched in {duration(placement.searched_s)}."
     yield from chosen_sentences(placement)
+    yield from residual_sentences(placement)
     if placement.question.score == HORIZON:
         yield _horizon_sentence(placement)
     yield from placement.remarks
@@ -183,6 +185,19 @@ def chosen_sentences(placement: Placement) -> Iterator[str]:
         f"Chosen: {chosen.pattern}, the best by {placement.score.title.lower()} {why}: {score_text(name, chosen.score)} at "
         f"{cost_text(chosen, placement.cost)}, where {own.pattern} has {score_text(name, own.score)} at "
         f"{cost_text(own, placement.cost)}."
+    )
+
+
+def residual_sentences(placement: Placement) -> Iterator[str]:
+    """How far whole models are from the sums of their layers, and what that means for patterns that are near each other."""
+    residuals = sorted(residual for each in placement.confirmations if (residual := each.residual) is not None)
+    if len(residuals) < 2:
+        return
+    low, high = residuals[0], residuals[-1]
+    apart = (1 + high) / (1 + low) - 1
+    yield (
+        f"Measured as a whole, models differ by {signed_percent(low)} to {signed_percent(high)} from the sums of their layers. What all share changes no "
+        f"order; patterns whose latencies are within {percent(apart)} of each other can't be told apart."
     )
 
 
