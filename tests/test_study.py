@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -44,6 +45,10 @@ def test_a_study_has_every_figure_of_every_layer(studied):
     assert all(layer.mean.entropy >= layer.rows_mean.entropy - 0.05 for layer in size.layers)
     assert {layer.rows for layer in size.layers} == {20, 12, 4}
     assert [len(layer.matrices) for layer in size.layers] == [3, 3, 2, 2, 3, 3, 3, 3]
+    # one for each image, of the first as many rows as there are
+    assert all(len(layer.entropies) == 2 for layer in size.layers)
+    assert size.layers[-1].entropies[0] == pytest.approx(size.layers[-1].rows_mean.entropy)
+    assert size.layers[-1].entropies[0] != size.layers[-1].entropies[1]
     by_letter = {layer.letter: layer for layer in size.layers}
     assert by_letter["L"].known_mean("confusion") is None
     assert by_letter["R"].rows_mean.negative > 0
@@ -58,7 +63,9 @@ def test_a_study_has_every_figure_of_every_layer(studied):
     assert [row[index] for index, row in enumerate(size.cka)] == pytest.approx([1] * 8)
     assert {each.variant for each in studied.horizons} == {OWN, FIXED}
     assert {each.resolution for each in studied.horizons} == {SIZE, Resolution(32, 32)}
-    assert "Where rows look, at 40x56 on objects 1" in studied._repr_html_()
+    shown = studied._repr_html_()
+    assert "Where rows look, at 40x56 on objects 1" in shown
+    assert "The weights are fresh: figures say what the model is built to do" in shown
 
 
 def test_charts_keep_to_the_schema_and_json_has_everything(studied):
@@ -117,6 +124,11 @@ def test_the_command_reads_weights_and_images_and_writes_a_page(sola_profile, ti
     assert "48: matrices of layer 3.1 (S)" in err
     assert "images: noise.jpg, red.png" in " ".join(printed.split())
     page = (out / "README.md").read_text()
+    # on one side of the even row of 9 of 64 tokens or the other
+    assert "Top 9 (even) |" in page
+    assert " % (14.1) |" in page
+    assert re.search(r"\| Entropy over images \|.*\n.*\n.*\| 0\.\d{3} ± 0\.\d{3} \|", page)
+    assert "The weights are fresh" not in page
     for chart in ("depth.svg", "maps-32.svg", "reach.svg", "exponent.svg"):
         assert f"]({chart})" in page
         assert (out / chart).read_text().startswith("<svg")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from sola_profile.report.charts import STYLE
-from sola_profile.report.study import layer_name
+from sola_profile.report.study import headline, layer_name
 from sola_profile.report.study_curves import layer_curves, layer_value
 from sola_profile.report.study_maps import map_chart
 from sola_profile.report.study_reach import of_variants
@@ -22,7 +22,7 @@ def study_charts(study: Study) -> dict[str, Spec]:
     """File name → Vega-Lite spec; what was not reached is left out."""
     found: dict[str, Spec | None] = {"depth.svg": depth_chart(study)}
     for size in study.sizes:
-        found[f"maps-{size.resolution}.svg"] = map_chart(size)
+        found[f"maps-{size.resolution}.svg"] = map_chart(size, study.images)
         found[f"cka-{size.resolution}.svg"] = cka_chart(size)
     found["reach.svg"] = reach_chart(study)
     stacked = _stacked(study)
@@ -49,10 +49,10 @@ def _of_rows(figure: Callable[[RowFigures], float]) -> Figure:
 
 
 PANELS: tuple[tuple[str, bool, Figure], ...] = (
-    ("Entropy of rows, over that of uniform", False, _of_rows(lambda rows: rows.entropy)),
-    ("3 × 3 mass over chance", False, _of_rows(lambda rows: rows.local / rows.local_chance)),
+    ("Entropy of rows, over that of an even row", False, _of_rows(lambda rows: rows.entropy)),
+    ("3 × 3 mass, over that of an even row", False, _of_rows(lambda rows: rows.local / rows.local_chance)),
     (
-        "Distance over that of uniform",
+        "Distance, over that of an even row",
         False,
         _of_rows(lambda rows: rows.distance_px / (rows.distance_chance_px or 1)),
     ),
@@ -72,7 +72,8 @@ def depth_chart(study: Study) -> Spec | None:
         return None
     order = [layer_name(layer) for layer in sizes[0].layers]
     panels = [drawn for panel in PANELS if (drawn := _panel(sizes, order, *panel)) is not None]
-    title = {"text": "As depth grows", "subtitle": "squares on grey lines: softmax layers, circles: the others"}
+    subtitle = [headline(study), "squares on grey lines: softmax layers, circles: the others"]
+    title = {"text": "As depth grows", "subtitle": subtitle}
     return {"title": title, "concat": panels, "columns": 3, "spacing": 26}
 
 

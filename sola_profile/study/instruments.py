@@ -26,7 +26,7 @@ from sola_profile.study.across import (
 )
 from sola_profile.study.effective_field import centre_gradient, window_share
 from sola_profile.study.horizons import horizon_variants, study_horizon
-from sola_profile.study.materialized import study_layer
+from sola_profile.study.materialized import row_entropy, study_layer
 from sola_profile.study.mixing import mixing_of
 from sola_profile.study.study_result import (
     HELD,
@@ -61,6 +61,7 @@ class _Features:
     products: list[Product | None] = field(default_factory=list)
     areas: list[dict[float, float]] = field(default_factory=list)
     examples: list[list[Tensor]] = field(default_factory=list)
+    entropies: list[list[float | None]] = field(default_factory=list)
 
 
 class Studying:
@@ -119,6 +120,8 @@ class Studying:
                 features.products = _products(taken)
             _check_finite(taken, name)
             _add_features(features, taken)
+            with torch.no_grad():
+                features.entropies.append([row_entropy(each, self.question.extent) for each in taken])
 
     def _matrices(self, size: Resolution, taken: list[Taken]) -> Iterator[str]:
         for each in taken:
@@ -171,7 +174,11 @@ class Studying:
                 )
             )
         cka = linear_cka([torch.cat(each) for each in features.examples])
-        self._sizes[size] = replace(found, depths=tuple(depths), cka=cka)
+        layers = tuple(
+            replace(layer, entropies=tuple(value for value in each if value is not None))
+            for layer, each in zip(found.layers, zip(*features.entropies, strict=True), strict=True)
+        )
+        self._sizes[size] = replace(found, layers=layers, depths=tuple(depths), cka=cka)
 
     def _theory(self) -> Iterator[str]:
         if not all(parameter.isfinite().all() for parameter in self._exact.parameters()):

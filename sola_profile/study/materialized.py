@@ -80,6 +80,19 @@ def study_layer(taken: Taken, extent: Extent, pixels: int) -> LayerFigures:
     )
 
 
+def row_entropy(taken: Taken, extent: Extent) -> float | None:
+    """Entropy of the rows of a layer's matrices on one image, over few rows; None where the matrix isn't known."""
+    mixing = mixing_of(taken.block.mixer, taken.mixer_in[0], taken.grid)
+    if mixing is None:
+        return None
+    queries, sums = torch.tensor(spread(mixing.tokens, FEW_ROWS)), RowSums()
+    # distances don't matter here
+    geometry = Geometry.of(queries, taken.grid, 1)
+    for number in mixing.sampled(extent.matrices):
+        sums.add(mixing.rows(number, queries), geometry)
+    return sums.figures().entropy
+
+
 def _largest(tensor: Tensor) -> float:
     return float(tensor.abs().max())
 

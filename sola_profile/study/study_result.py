@@ -78,7 +78,7 @@ class LayerFigures:
     """One layer's matrices: ``matrices`` of its ``count``, over ``rows`` of their rows.
 
     ``mean``: of the mean of all its matrices, over at most 64 rows. ``centre``: that mean's row of the token in the middle, as a map.
-    ``note``: why there is no matrix.
+    ``entropies``: of the rows of every image, means over the same matrices and at most 64 rows. ``note``: why there is no matrix.
     """
 
     place: LayerId
@@ -92,6 +92,7 @@ class LayerFigures:
     matrices: tuple[MatrixFigures, ...] = ()
     mean: RowFigures | None = None
     centre: Tensor | None = None
+    entropies: tuple[float, ...] = ()
     note: str = ""
 
     @property
