@@ -3,6 +3,7 @@
 import re
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from sola_profile.study.images import Samples
 from sola_profile.study.subject import read_subject
 from sola_profile.study.weights import Weights, fresh_model, with_weights
 from sola_vision import create_model, save_weights
-from sola_vision.train import Output, TrainConfig, train
+from sola_vision.train import Output, TrainConfig, proxy_config, train
 
 SMALL = replace(TINY, name="small", pattern="L|L|S|D")
 TASK = "task:match:patch=4,d=8,distractors=1"
@@ -218,3 +219,29 @@ def test_a_placement_takes_a_backbone_and_names_its_spec():
     assert "# spec: of small" in given._repr_html_()
     with pytest.raises(TypeError, match="got Identity"):
         sola_profile.place(nn.Identity(), 32)
+
+
+def python_block(page):
+    text = (Path(__file__).parents[1] / "docs" / page).read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    names = {}
+    exec(compile(block, page, "exec"), names)
+    return names
+
+
+def test_the_page_s_own_backbone_is_the_one_that_is_trained():
+    names = python_block("study.md")
+    model = names["fresh"]()
+    assert replace(model.spec, num_classes=1000) == names["spec"] == proxy_config("match", "LLSLLS").model
+    # two fresh ones are the same weights, since the run's seed draws them
+    again = names["fresh"]().state_dict()
+    assert all(torch.equal(value, again[key]) for key, value in model.state_dict().items())
+
+
+def test_the_page_s_own_mixer_goes_into_the_proxy(monkeypatch):
+    import sola_vision.train
+
+    monkeypatch.setattr(sola_vision.train, "train", lambda config: config, raising=False)
+    found = python_block("experiments.md")["result"]
+    assert (found.model.mixers["L"].name, found.model.pattern) == ("relu", "L|L|LLSLLS|L")
+    assert found.output.folder == Path("runs/relu-0")
