@@ -66,7 +66,7 @@ def _paper(order: list[str]) -> Spec:
 
 
 def _x() -> Spec:
-    axis = {"title": "accuracy (%)", "tickCount": 6}
+    axis = {"title": "accuracy (%)", "tickCount": 6, "labelOverlap": True}
     return {
         "field": "accuracy",
         "type": "quantitative",

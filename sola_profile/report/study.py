@@ -95,7 +95,10 @@ def _look_cells(rows: RowFigures, tokens: int) -> tuple[str, ...]:
 
 def _mean_and_deviation(values: Sequence[float]) -> str:
     """Over images; a dash where they were not finished."""
-    return f"{fmean(values):.3f} ± {stdev(values):.3f}" if len(values) > 1 else NONE
+    if len(values) < 2:
+        return NONE
+    deviation = f"{stdev(values):.3f}"
+    return f"{fmean(values):.3f} ± {'< 0.001' if float(deviation) == 0 else deviation}"
 
 
 def _matrices_text(layer: LayerFigures) -> str:
