@@ -253,7 +253,7 @@ def _called(name: str, factory: Callable[..., Any], resolution: Resolution | Non
         parameters.bind(**sized)
     except TypeError as error:
         raise BuildError(
-            f"model: {name} can't be called without arguments ({error}); expected a factory that takes none, or img_size"
+            f"model: {name} can't be built without arguments ({error}); expected a factory that takes none, or img_size"
         ) from error
     except ValueError:
         # of a function written in C nothing is known before it is called

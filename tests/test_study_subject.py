@@ -47,6 +47,7 @@ def mine(tmp_path, monkeypatch):
         "def segmenter():\n"
         "    return nn.ModuleDict({'backbone': make(), 'head': nn.Identity()})\n"
         "def sized(width): return make()\n"
+        "def broken(): raise RuntimeError('no such file')\n"
         "number = 3\n"
     )
     monkeypatch.chdir(tmp_path)
@@ -94,7 +95,8 @@ def test_another_pattern_of_a_factory_has_fresh_weights():
     [
         ("timm:resnet18", "whose spec says by what mixer every layer moves information; timm:resnet18 isn't one"),
         ("mine:segmenter", "mine:segmenter gave ModuleDict, whose part 'backbone' is one: give that"),
-        ("mine:sized", "mine:sized can't be called without arguments (missing a required argument: 'width')"),
+        ("mine:sized", "mine:sized can't be built without arguments (missing a required argument: 'width')"),
+        ("mine:broken", "mine:broken can't be built: RuntimeError: no such file"),
         ("mine:number", "mine:number gave int, not a torch.nn.Module or a BackboneSpec"),
         ("mine:mak", "mine has no 'mak'; did you mean 'make'"),
         ("sola_x", "package.module:factory works too"),

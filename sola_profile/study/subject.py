@@ -85,7 +85,12 @@ def _built(source: ModelSource) -> Backbone:
     # a factory that draws fresh weights gives the same ones every time
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        made = source.build()
+        try:
+            made = source.build()
+        except BuildError:
+            raise
+        except Exception as error:
+            raise BuildError(f"model: {source.name} can't be built: {type(error).__name__}: {error}") from error
     if not isinstance(made, Backbone):
         raise BuildError(_refusal(source.name, f"gave {type(made).__name__}{inner_backbone(made)}"))
     return made
