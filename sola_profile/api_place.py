@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from sola_profile.api import Shown
-from sola_profile.case import Resolution, Settings, read_spec
+from sola_profile.case import Resolution, Settings
 from sola_profile.hardware import Machine
 from sola_profile.machine_store import find_machine
 from sola_profile.report.placement import print_placement
@@ -16,7 +16,8 @@ from sola_profile.report.placement_json import placement_json
 from sola_profile.study.placement import Budgets, Placement, Question
 from sola_profile.study.placing import Placing
 from sola_profile.study.reach import RUN
-from sola_vision.presets import get_spec
+from sola_profile.study.subject import Subject, read_subject
+from sola_vision.backbone import Backbone
 from sola_vision.spec import BackboneSpec
 
 
@@ -33,7 +34,7 @@ class ShownPlacement(Shown, Placement):
 
 
 def place(
-    model: str | BackboneSpec,
+    model: str | BackboneSpec | Backbone,
     resolution: str | int | Resolution = 224,
     *,
     score: str = RUN,
@@ -50,8 +51,9 @@ def place(
     """Which layers of a backbone should be softmax: the exact front of cost and reach over all its patterns.
 
     Args:
-        model: a preset such as ``sola_t``, with a pattern to compare with as in ``sola_t[LL|LL|LLSLLS|LL]``, or a
-            ``BackboneSpec`` with any mixers.
+        model: a preset such as ``sola_t``, with a pattern to compare with as in ``sola_t[LL|LL|LLSLLS|LL]``,
+            ``package.module:factory`` that gives a ``Backbone`` or a ``BackboneSpec``, or one of these itself, with any mixers. Of a
+            ``Backbone`` the spec is looked at, not the weights.
         resolution: of the image in pixels.
         score: of reach: ``run``, ``horizon``, ``accuracy`` or ``erf``.
         budgets: the most softmax layers, seconds, multiply-accumulates and bytes.
@@ -75,13 +77,13 @@ def place(
 
     """
     settings = settings or Settings()
-    asked = read_spec(model) if isinstance(model, str) else model
+    subject = _subject(model)
     size = resolution if isinstance(resolution, Resolution) else Resolution.parse(str(resolution))
     question = Question(
-        spec=get_spec(asked.name.partition("[")[0]) if isinstance(model, str) else asked,
+        spec=subject.base,
         resolution=size,
         settings=settings,
-        pattern=asked.pattern,
+        pattern=subject.spec.pattern,
         score=score,
         budgets=budgets or Budgets(),
         stages=tuple(stages),
@@ -91,6 +93,7 @@ def place(
         budget_s=budget_s,
         machine=find_machine(machine, settings.dtype) if isinstance(machine, str) else machine,
         cost=cost,
+        source=subject.source,
     )
     placing = Placing(question)
     try:
@@ -99,3 +102,13 @@ def place(
     except KeyboardInterrupt:
         placing.finish()
     return ShownPlacement(**vars(placing.result()))
+
+
+def _subject(model: str | BackboneSpec | Backbone) -> Subject:
+    """A name's, or that of a spec."""
+    if isinstance(model, str):
+        return read_subject(model)
+    spec = model.spec if isinstance(model, Backbone) else model
+    if not isinstance(spec, BackboneSpec):
+        raise TypeError(f"model: expected a name, a BackboneSpec or a Backbone, got {type(model).__name__}")
+    return Subject(spec.name, spec, spec)

@@ -6,14 +6,17 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from rich.console import Console
+from torch import nn
 
 from sola_profile.api import Shown
-from sola_profile.case import Resolution, parse_resolutions, read_spec
+from sola_profile.case import Resolution, parse_resolutions
 from sola_profile.report.study import print_study
 from sola_profile.report.study_json import study_json
 from sola_profile.study.images import Samples
-from sola_profile.study.instruments import Studying, fresh_model
+from sola_profile.study.instruments import Studying
 from sola_profile.study.study_result import Extent, Study, StudyQuestion
+from sola_profile.study.subject import Subject, inner_backbone, read_subject
+from sola_profile.study.weights import Weights
 from sola_vision.backbone import Backbone
 from sola_vision.spec import BackboneSpec
 
@@ -44,11 +47,12 @@ def study_model(
     """The mixing matrices of every layer, features across layers, and how far a stack of layers reaches.
 
     Args:
-        model: a preset such as ``sola_t`` or ``sola_t[LL|LL|SSSSSS|SS]``, a ``BackboneSpec``, or a ``Backbone``, of which
-            a copy is looked at.
+        model: a preset such as ``sola_t`` or ``sola_t[LL|LL|SSSSSS|SS]``, ``package.module:factory`` that gives a ``Backbone`` or a
+            ``BackboneSpec``, one of these itself, with any mixers. Of a ``Backbone`` a copy is looked at.
         sizes: of images in pixels, such as ``"224,512"``.
-        weights: a safetensors file; fresh weights unless given. Not for a ``Backbone``, which has its own.
-        images: a folder; generated images unless given.
+        weights: a safetensors file, or ``checkpoint.pt`` of a training run; fresh weights unless given, or those that a factory
+            gives. Not for a ``Backbone``, which has its own.
+        images: a folder, or a training task such as ``task:match:d=16``; generated images unless given.
         count: how many images; the matrices are those of the first.
         matrices: how many heads or channels of a layer are written out.
         rows: how many rows of each; 0 for all.
@@ -62,19 +66,13 @@ def study_model(
         ValueError: names the argument, what came and what is allowed.
 
     """
-    if isinstance(model, Backbone):
-        if weights is not None:
-            raise ValueError(f"weights: a Backbone has its own, got {weights}")
-        built = model
-    else:
-        spec = read_spec(model) if isinstance(model, str) else model
-        built = fresh_model(spec, None if weights is None else Path(weights))
+    built, source = _built(model, None if weights is None else Path(weights))
     question = StudyQuestion(
         model=built,
         sizes=parse_resolutions(str(sizes)) if isinstance(sizes, (str, int)) else tuple(sizes),
-        samples=Samples(count, None if images is None else Path(images)),
+        samples=Samples.of(count, images),
         extent=Extent(matrices, rows),
-        weights="the given model" if isinstance(model, Backbone) else "" if weights is None else Path(weights).name,
+        weights=source,
         threads=threads,
     )
     studying = Studying(question)
@@ -84,3 +82,17 @@ def study_model(
     except KeyboardInterrupt:
         studying.interrupted = True
     return ShownStudy(**vars(studying.result()))
+
+
+def _built(model: str | BackboneSpec | Backbone, weights: Path | None) -> tuple[Backbone, Weights]:
+    """The model, and where its weights come from."""
+    if isinstance(model, Backbone):
+        if weights is not None:
+            raise ValueError(f"weights: a Backbone has its own, got {weights}")
+        return model, Weights("the given model", given=True)
+    if isinstance(model, BackboneSpec):
+        return Subject(model.name, model, model).model(weights)
+    if isinstance(model, str):
+        return read_subject(model).model(weights)
+    inner = inner_backbone(model) if isinstance(model, nn.Module) else ""
+    raise TypeError(f"model: expected a name, a BackboneSpec or a Backbone, got {type(model).__name__}{inner}")

@@ -232,14 +232,33 @@ def _build_factory(source: ModelSource, resolution: Resolution | None) -> nn.Mod
     if isinstance(made, nn.Module):
         # a module of the user's own keeps its mode and its weights
         made = copy.deepcopy(made)
-    else:
-        sized = {}
-        if resolution is not None and "img_size" in inspect.signature(made).parameters:
-            sized = {"img_size": (resolution.height, resolution.width)}
-        made = made(**sized)
+    elif callable(made):
+        made = _called(source.name, made, resolution)
+    if isinstance(made, BackboneSpec):
+        from sola_vision import create_model
+
+        made = create_model(made)
     if not isinstance(made, nn.Module):
-        raise BuildError(f"model: {source.name} gave {type(made).__name__}, not a torch.nn.Module")
+        raise BuildError(f"model: {source.name} gave {type(made).__name__}, not a torch.nn.Module or a BackboneSpec")
     return made
+
+
+def _called(name: str, factory: Callable[..., Any], resolution: Resolution | None) -> Any:
+    """What a factory gives when it is called, with ``img_size`` where it takes that."""
+    sized = {}
+    try:
+        parameters = inspect.signature(factory)
+        if resolution is not None and "img_size" in parameters.parameters:
+            sized = {"img_size": (resolution.height, resolution.width)}
+        parameters.bind(**sized)
+    except TypeError as error:
+        raise BuildError(
+            f"model: {name} can't be built without arguments ({error}); expected a factory that takes none, or img_size"
+        ) from error
+    except ValueError:
+        # of a function written in C nothing is known before it is called
+        pass
+    return factory(**sized)
 
 
 _BUILDERS: Mapping[str, Callable[[ModelSource, Resolution | None], nn.Module]] = {

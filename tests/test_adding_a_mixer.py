@@ -3,17 +3,20 @@
 import ast
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+import sola_profile
+from sola_profile.study import mixing
 from sola_vision import create_model
 from sola_vision.backbone_terms import spec_terms
 from sola_vision.layers import mixers
 
 PAGE = Path(__file__).parent.parent / "docs" / "adding-a-mixer.md"
-FILE, LINE, USE, CHECK = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+FILE, LINE, USE, CHECK, STUDY = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
 @pytest.fixture
@@ -61,6 +64,17 @@ def test_a_new_mixer_is_costed_with_the_rest(added):
     pieces = spec_terms(model.spec, 224, 224)
     assert sum(piece.terms.params for piece in pieces) == sum(parameter.numel() for parameter in model.parameters())
     assert {piece.kind for piece in pieces if piece.place == model.spec.layer("1.1").id} == {"linear", "channel mix"}
+
+
+def test_the_page_s_matrix_is_the_operator_s(added, monkeypatch):
+    monkeypatch.setattr(mixing, "MIXINGS", dict(mixing.MIXINGS))
+    spec = replace(run(STUDY)["spec"], dims=(32, 32, 64, 64))
+    found = sola_profile.study_model(spec, 64, count=1)
+    assert found.agrees
+    assert all(layer.matrices for layer in found.sizes[0].layers)
+    assert all(depth.apart is not None for depth in found.sizes[0].depths)
+    assert any("the decays of ReluAttention are not known" in remark for remark in found.remarks)
+    assert sola_profile.place(spec, 64).chosen.pattern
 
 
 def test_without_the_line_there_is_no_mixer():

@@ -4,13 +4,16 @@ import os
 import signal
 from dataclasses import dataclass
 
+import altair
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from scipy import stats
 
 from sola_profile.commands.experiment import experiment, read_patterns
-from sola_profile.study.experiment import contests, paper_rows
+from sola_profile.machine import environment
+from sola_profile.report.experiment_chart import experiment_chart
+from sola_profile.study.experiment import Experiment, contests, paper_rows
 from sola_profile.study.seed_statistics import (
     bootstrap_interval,
     differences,
@@ -73,6 +76,19 @@ def test_bootstrap_holds_the_mean_and_is_the_same_every_time():
     assert interval == bootstrap_interval(values)
     assert min(values) <= interval.low < np.mean(values) < interval.high <= max(values)
     assert bootstrap_interval([0.6]) is None
+
+
+def test_the_chart_shows_chance_where_runs_stayed_at_it():
+    found = contests([outcome(correct=60), outcome("LLSLLS", correct=99)], PATTERNS, {"match": 0.5})
+    chart = experiment_chart(Experiment(found, (), 2, (), "", environment()))
+    altair.ConcatChart.from_dict(chart, validate=True)
+    assert chart["concat"][0]["layer"][0]["data"]["values"] == [{"accuracy": 50.0}]
+    found = contests([outcome(correct=90), outcome("LLSLLS", correct=99)], PATTERNS, {"match": 0.5})
+    assert len(experiment_chart(Experiment(found, (), 2, (), "", environment()))["concat"][0]["layer"]) == 3
+
+
+def test_a_rank_correlation_says_of_how_many_patterns():
+    assert rank_agreement([5, 4, 3], [1, 2, 3]).count == 3
 
 
 def test_rank_agreement_of_an_order_and_its_reverse():

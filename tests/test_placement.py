@@ -18,6 +18,7 @@ from sola_profile.case import Resolution, Settings
 from sola_profile.cost.recording import record_at
 from sola_profile.cost.roofline import predict_times
 from sola_profile.machine_store import find_machine
+from sola_profile.report.placement import residual_sentences, sentences
 from sola_profile.report.placement_chart import placement_chart
 from sola_profile.source import ModelSource
 from sola_profile.study import block_times, confirming, placing
@@ -202,6 +203,22 @@ def test_latencies_are_sums_of_measured_layers(measured):
     assert "Predicted from layers, and measured as a whole" in found._repr_html_()
 
 
+def test_the_page_says_how_far_sums_of_layers_can_be_trusted(measured):
+    def measured_as(confirmation, residual):
+        seconds = (1 + residual) * confirmation.option.latency_s
+        latency = replace(confirmation.latency, median_s=seconds)
+        return replace(confirmation, latency=latency)
+
+    first, second = measured.confirmations[:2]
+    both = (measured_as(first, 0.25), measured_as(second, -0.2))
+    (sentence,) = residual_sentences(replace(measured, confirmations=both))
+    assert "differ by -20.0 % to +25.0 % from the sums of their layers" in sentence
+    # 1.25 / 0.8
+    assert "latencies are within 56.2 % of each other can't be told apart" in sentence
+    assert not list(residual_sentences(replace(measured, confirmations=both[:1])))
+    assert "front has 1 point of all" in next(sentences(replace(measured, front=measured.front[:1])))
+
+
 def test_a_machine_predicts_the_layers_and_their_sums_are_whole_models():
     machine = find_machine("h200", "float32")
     found = sola_profile.place(TINY, 64, machine=machine, budgets=Budgets(latency_s=1.0))
@@ -323,7 +340,7 @@ def test_budgets_that_nothing_keeps_leave_no_choice():
         (("--table", "x.csv"), "--table belongs to --score accuracy, got run"),
         (("--score", "accuracy", "--table", "no.csv"), "can't read no.csv"),
         (("--decay-per", "token"), "--decay-per belongs to --score horizon, got run"),
-        (("--model", "timm:resnet18"), "expected a preset such as sola_t"),
+        (("--model", "timm:resnet18"), "expected a Backbone of sola_vision"),
         (("--res", "0"), "a side has 1 to 65,536 pixels"),
     ],
 )

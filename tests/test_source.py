@@ -36,6 +36,10 @@ def user_module(tmp_path, monkeypatch):
         "ready = nn.Conv2d(3, 4, 2)\n"
         "sized = lambda img_size=(1, 1): nn.Linear(*img_size)\n"
         "number = lambda: 3\n"
+        "wanting = lambda width: nn.Identity()\n"
+        "from sola_vision import get_spec\n"
+        "spec = get_spec('sola_t')\n"
+        "make_spec = lambda: spec\n"
         "class Zoo:\n"
         "    class Net(nn.Identity): pass\n"
     )
@@ -50,6 +54,9 @@ def test_a_factory_is_a_function_a_class_or_a_module_of_the_current_folder():
     assert isinstance(read_source("my_models:ready").build(), nn.Conv2d)
     assert type(read_source("my_models:Zoo.Net").build()).__name__ == "Net"
     assert read_source("my_models:sized").build(Resolution(5, 7)).in_features == 5
+    assert read_source("my_models:spec").build().spec == read_source("my_models:make_spec").build().spec
+    with pytest.raises(ValueError, match=r"my_models:wanting can't be built without arguments .*'width'"):
+        read_source("my_models:wanting").build()
     with pytest.raises(ValueError, match="my_models:number gave int, not a torch"):
         read_source("my_models:number").build()
     with pytest.raises(ValueError, match="my_models has no 'redy'; did you mean 'ready'"):

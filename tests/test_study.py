@@ -1,7 +1,9 @@
 """A whole study: its result, its reports, the command."""
 
+import hashlib
 import io
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -43,6 +45,10 @@ def test_a_study_has_every_figure_of_every_layer(studied):
     assert all(layer.mean.entropy >= layer.rows_mean.entropy - 0.05 for layer in size.layers)
     assert {layer.rows for layer in size.layers} == {20, 12, 4}
     assert [len(layer.matrices) for layer in size.layers] == [3, 3, 2, 2, 3, 3, 3, 3]
+    # one for each image, of the first as many rows as there are
+    assert all(len(layer.entropies) == 2 for layer in size.layers)
+    assert size.layers[-1].entropies[0] == pytest.approx(size.layers[-1].rows_mean.entropy)
+    assert size.layers[-1].entropies[0] != size.layers[-1].entropies[1]
     by_letter = {layer.letter: layer for layer in size.layers}
     assert by_letter["L"].known_mean("confusion") is None
     assert by_letter["R"].rows_mean.negative > 0
@@ -57,7 +63,9 @@ def test_a_study_has_every_figure_of_every_layer(studied):
     assert [row[index] for index, row in enumerate(size.cka)] == pytest.approx([1] * 8)
     assert {each.variant for each in studied.horizons} == {OWN, FIXED}
     assert {each.resolution for each in studied.horizons} == {SIZE, Resolution(32, 32)}
-    assert "Where rows look, at 40x56 on objects 1" in studied._repr_html_()
+    shown = studied._repr_html_()
+    assert "Where rows look, at 40x56 on objects 1" in shown
+    assert "The weights are fresh: figures say what the model is built to do" in shown
 
 
 def test_charts_keep_to_the_schema_and_json_has_everything(studied):
@@ -114,12 +122,21 @@ def test_the_command_reads_weights_and_images_and_writes_a_page(sola_profile, ti
     )
     assert code == 0
     assert "48: matrices of layer 3.1 (S)" in err
-    assert "weights of tiny.safetensors, images: noise.jpg, red.png" in " ".join(printed.split())
+    assert "images: noise.jpg, red.png" in " ".join(printed.split())
     page = (out / "README.md").read_text()
+    # on one side of the even row of 9 of 64 tokens or the other
+    assert "Top 9 (even) |" in page
+    assert " % (14.1) |" in page
+    assert re.search(r"\| Entropy over images \|.*\n.*\n.*\| 0\.\d{3} ± (< )?0\.\d{3} \|", page)
+    assert "The weights are fresh" not in page
     for chart in ("depth.svg", "maps-32.svg", "reach.svg", "exponent.svg"):
         assert f"]({chart})" in page
         assert (out / chart).read_text().startswith("<svg")
-    assert conforming("study", (tmp_path / "x.json").read_text())["weights"] == "tiny.safetensors"
+    document = conforming("study", (tmp_path / "x.json").read_text())
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert (document["weights"], document["weights_sha256"]) == ("tiny.safetensors", digest)
+    for text in (printed, page):
+        assert f"weights of tiny.safetensors (sha256 {digest[:12]}), images:" in " ".join(text.split())
 
 
 def test_a_matrix_that_is_not_the_operator_s_is_an_error(sola_profile, tiny, monkeypatch):
@@ -175,8 +192,11 @@ def test_a_mixer_without_a_known_matrix_is_a_line_of_its_own(tiny, monkeypatch):
         materialized, "mixing_of", lambda mixer, *rest: None if isinstance(mixer, Unknown) else mixing_of(mixer, *rest)
     )
     found = sola_profile.study_model(tiny.rewired(mixers={"D": "unknown"}), 32, count=1)
-    assert "the matrix of Unknown is not defined here" in found._repr_html_()
+    assert "the matrix of Unknown is not known, which needs a line in" in found._repr_html_()
     assert found.sizes[0].layers[0].matrices
+    # figures of features are drawn all the same, those of matrices where there are some
+    entropy, *_, area = study_charts(found)["depth.svg"]["concat"]
+    assert [len(panel["layer"][1]["data"]["values"]) for panel in (entropy, area)] == [3, 4]
 
 
 def test_generated_images_are_one_picture_at_every_size():
@@ -221,7 +241,7 @@ def test_the_page_says_what_the_report_holds():
     ("arguments", "sentence"),
     [
         (("--model", "sola_x"), "did you mean 'sola_"),
-        (("--model", "timm:resnet18"), "expected a preset such as sola_t"),
+        (("--model", "timm:resnet18"), "expected a Backbone of sola_vision"),
         (("--res", "224,"), "an empty size"),
         (("--count", "0"), "count: expected at least 1 image, got 0"),
         (("--matrices", "0"), "matrices: expected a whole number of at least 1, got 0"),

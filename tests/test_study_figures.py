@@ -144,6 +144,12 @@ def test_rank_one_and_signed_rows():
     assert rank_and_condition(torch.diag(torch.tensor([4.0, 2.0, 0.0]))) == (2, inf)
 
 
+def test_one_token_is_no_nearer_to_anything():
+    probes = ProductProbes((2, 2))
+    probes.through(LinearMixing(*(torch.zeros(1, 1, 1, dtype=torch.float64) for _ in range(3))), (1, 1))
+    assert (probes.deviation(), probes.apart()) == (None, None)
+
+
 def test_features():
     same = torch.tensor([1.0, -2.0, 3.0]).double().expand(10, -1)
     assert token_similarity(same) == pytest.approx(1)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sola_profile.case import DTYPES, Resolution, Settings, nearest, read_spec
+from sola_profile.case import DTYPES, Resolution, Settings, nearest
 from sola_profile.commands.formula import parse_bytes
 from sola_profile.commands.machine import find
 from sola_profile.commands.output import Targets, checked, checked_budget, written_command
 from sola_profile.report.svg import Renderer
-from sola_vision.presets import get_spec
+from sola_profile.study.subject import read_subject
 
 if TYPE_CHECKING:
     from sola_profile.hardware import Machine
@@ -28,9 +28,11 @@ COSTS = {"latency": "latency_ns", "macs": "macs"}
 
 
 @click.command()
-@click.option("-m", "--model", required=True, metavar="NAME", help="A preset such as sola_t, or sola_t[PATTERN].")
+@click.option(
+    "-m", "--model", required=True, metavar="NAME", help="A preset such as sola_t, or package.module:factory."
+)
 @click.option("-r", "--res", default="224", show_default=True, metavar="SIZE", help="Pixels: 224 or 512x2048.")
-@click.option("--pattern", metavar="PATTERN", help="The pattern to compare with, instead of the preset's.")
+@click.option("--pattern", metavar="PATTERN", help="The pattern to compare with, instead of the model's.")
 @click.option("--batch", default=1, show_default=True, metavar="N", help="Images per step.")
 @click.option("--dtype", default="float32", show_default=True, metavar="DTYPE", help=f"{', '.join(DTYPES)}.")
 @click.option("--device", default="cpu", show_default=True, metavar="DEVICE", help="cpu, cuda or cuda:N.")
@@ -70,7 +72,7 @@ def place(**options: Any) -> None:
 
 def read_question(options: dict[str, Any]) -> Question:
     """Check the command line; bad use raises ``click.UsageError``."""
-    asked = checked(lambda: read_spec(options["model"], options["pattern"]))
+    subject = checked(lambda: read_subject(options["model"], options["pattern"]))
     settings = checked(
         lambda: Settings(options["batch"], options["dtype"], options["device"], threads=options["threads"])
     )
@@ -93,11 +95,10 @@ def read_question(options: dict[str, Any]) -> Question:
 
     checked(lambda: check_device(settings.device), "--device")
     return Question(
-        # the preset itself, so that a pattern gets back the bridges that fit it
-        spec=get_spec(asked.name.partition("[")[0]),
+        spec=subject.base,
         resolution=resolution,
         settings=settings,
-        pattern=asked.pattern,
+        pattern=subject.spec.pattern,
         score=options["score"],
         budgets=budgets,
         stages=stages,
@@ -108,6 +109,7 @@ def read_question(options: dict[str, Any]) -> Question:
         machine=find_machine(options["machine"], settings),
         cost=COSTS[options["cost"]] if options["cost"] else None,
         command=written_command(),
+        source=subject.source,
     )
 
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sola_profile.case import parse_resolutions, read_spec
+from sola_profile.case import parse_resolutions
 from sola_profile.commands.output import Targets, checked, written_command
 from sola_profile.exit_codes import ExitCode
 from sola_profile.report.svg import Renderer
+from sola_profile.study.subject import read_subject
 
 if TYPE_CHECKING:
     from sola_profile.study.instruments import Studying
@@ -21,11 +22,13 @@ IMAGES, MATRICES, ROWS = 3, 8, 512
 
 
 @click.command()
-@click.option("-m", "--model", required=True, metavar="NAME", help="A preset such as sola_t, or sola_t[PATTERN].")
+@click.option(
+    "-m", "--model", required=True, metavar="NAME", help="A preset such as sola_t, or package.module:factory."
+)
 @click.option("-r", "--res", default="224", show_default=True, metavar="LIST", help="Pixels: 224,512 or 512x2048.")
 @click.option("--pattern", metavar="PATTERN", help="Another pattern of layers.")
-@click.option("--weights", metavar="FILE", help="Trained weights, safetensors.  [default: fresh ones]")
-@click.option("--images", metavar="FOLDER", help="Images to look at.  [default: generated ones]")
+@click.option("--weights", metavar="FILE", help="Trained weights: safetensors or a checkpoint.")
+@click.option("--images", metavar="FOLDER", help="Images to look at, or task:match:d=16.  [default: generated ones]")
 @click.option(
     "--count", default=IMAGES, show_default=True, metavar="N", help="Images; matrices are those of the first."
 )
@@ -58,23 +61,23 @@ def study(**options: Any) -> None:
 
 def read_question(options: dict[str, Any]) -> StudyQuestion:
     """Check the command line; bad use raises ``click.UsageError``."""
-    spec = checked(lambda: read_spec(options["model"], options["pattern"]))
+    subject = checked(lambda: read_subject(options["model"], options["pattern"]))
     sizes = checked(lambda: parse_resolutions(options["res"]), "--res")
     if options["threads"] is not None and options["threads"] < 1:
         raise click.BadParameter(f"expected at least 1, got {options['threads']}", param_hint="--threads")
     from sola_profile.study.images import Samples
-    from sola_profile.study.instruments import fresh_model
     from sola_profile.study.study_result import Extent, StudyQuestion
 
-    weights = Path(options["weights"]) if options["weights"] else None
-    folder = Path(options["images"]) if options["images"] else None
-    samples = checked(lambda: Samples(options["count"], folder), "--images" if folder else "--count")
+    file = Path(options["weights"]) if options["weights"] else None
+    images = options["images"] or None
+    samples = checked(lambda: Samples.of(options["count"], images), "--images" if images else "--count")
+    model, weights = checked(lambda: subject.model(file), "--weights")
     return StudyQuestion(
-        model=checked(lambda: fresh_model(spec, weights), "--weights"),
+        model=model,
         sizes=sizes,
         samples=samples,
         extent=checked(lambda: Extent(options["matrices"], options["rows"])),
-        weights=weights.name if weights else "",
+        weights=weights,
         threads=options["threads"],
         command=written_command(),
     )

@@ -110,8 +110,8 @@ def _contest_sentences(contest: Contest) -> Iterator[str]:
     if contest.paper is not None:
         agreement = contest.paper
         yield (
-            f"{name}: rank correlation with the paper's order {agreement.correlation:+.2f} "
-            f"(p {agreement.p:.2f} over {len(contest.standings)} patterns)."
+            f"{name}: Spearman's rank correlation with the paper's order {agreement.correlation:+.2f} "
+            f"(p {agreement.p:.2f} over {agreement.count} patterns, not adjusted for the number of contests)."
         )
 
 
@@ -123,7 +123,8 @@ def paper_sentence() -> str:
     beyond = f"; beyond it: {', '.join(row.pattern for row in far)}" if far else ""
     return (
         f"The paper's own table has one run per pattern on {whole(PAPER_SAMPLES)} images: {len(near)} of the "
-        f"{len(rows) - 1} others lie within 1.96 standard errors of its best, before any noise of seeds{beyond}."
+        f"{len(rows) - 1} others lie within 1.96 standard errors of its best, as if each had images of its own, and before any noise "
+        f"of seeds{beyond}."
     )
 
 

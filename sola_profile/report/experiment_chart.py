@@ -13,6 +13,7 @@ Spec = dict[str, Any]
 WIDTH, ROW_HEIGHT, COLUMNS = 240, 22, 2
 # after Okabe and Ito
 MEAN, SEEDS, PAPER = "#0072B2", "#56B4E9", "#D55E00"
+CHANCE = "#777777"
 
 
 def experiment_chart(experiment: Experiment) -> Spec | None:
@@ -24,8 +25,11 @@ def experiment_chart(experiment: Experiment) -> Spec | None:
     order += list(dict.fromkeys(extra))
     panels = [_contest(contest, order) for contest in experiment.contests]
     panels.append(_paper(order))
-    subtitle = "dot: mean over seeds, line: 95 % bootstrap interval, ticks: single seeds; paper: one run ± 1.96 standard errors"
-    title = {"text": "Accuracy of stage-3 patterns", "subtitle": subtitle}
+    subtitle = [
+        "dot: mean over seeds, line: 95 % bootstrap interval, ticks: single seeds; paper: one run ± 1.96 standard errors",
+        "dashes: chance, where some runs never left it",
+    ]
+    title = {"text": "Accuracy of stage-3 patterns", "subtitle": subtitle, "offset": 12}
     return {**STYLE, "title": title, "concat": panels, "columns": COLUMNS, "spacing": 24}
 
 
@@ -37,7 +41,19 @@ def _contest(contest: Contest, order: list[str]) -> Spec:
         means.append({"pattern": standing.pattern, "accuracy": mean, "low": low, "high": high})
         seeds += [{"pattern": standing.pattern, "accuracy": 100 * each} for each in standing.accuracies.values()]
     ticks = {"type": "tick", "color": SEEDS, "thickness": 1.5, "size": 11}
-    return _panel(contest_name(contest), order, [(seeds, ticks)], means, MEAN)
+    panel = _panel(contest_name(contest), order, [(seeds, ticks)], means, MEAN)
+    if contest.unlearnt:
+        panel["layer"].insert(0, _guess(100 * contest.chance))
+    return panel
+
+
+def _guess(chance: float) -> Spec:
+    """A line where guesses are."""
+    return {
+        "data": {"values": [{"accuracy": chance}]},
+        "mark": {"type": "rule", "color": CHANCE, "strokeDash": [3, 3]},
+        "encoding": {"x": _x()},
+    }
 
 
 def _paper(order: list[str]) -> Spec:
@@ -49,13 +65,18 @@ def _paper(order: list[str]) -> Spec:
     return _panel("paper, ImageNet-100", order, [], means, PAPER)
 
 
-def _panel(name: str, order: list[str], under: list[tuple[list[Spec], Spec]], means: list[Spec], color: str) -> Spec:
-    x = {
+def _x() -> Spec:
+    axis = {"title": "accuracy (%)", "tickCount": 6, "labelOverlap": True}
+    return {
         "field": "accuracy",
         "type": "quantitative",
-        "scale": {"zero": False, "nice": True},
-        "axis": {"title": "accuracy (%)", "tickCount": 6},
+        "scale": {"zero": False, "nice": True, "padding": 4},
+        "axis": axis,
     }
+
+
+def _panel(name: str, order: list[str], under: list[tuple[list[Spec], Spec]], means: list[Spec], color: str) -> Spec:
+    x = _x()
     y = {"field": "pattern", "type": "nominal", "sort": order, "axis": {"title": None, "labelFont": "monospace"}}
     layers = [{"data": {"values": values}, "mark": mark, "encoding": {"x": x, "y": y}} for values, mark in under]
     rule = {"x": {**x, "field": "low"}, "x2": {"field": "high"}, "y": y}

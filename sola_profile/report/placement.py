@@ -22,6 +22,7 @@ from sola_profile.report.terminal import rich_table
 from sola_profile.study.placement import ACCURACY, Confirmation, Option, Placement
 from sola_profile.study.reach import HORIZON, RUN
 from sola_profile.study.space import LATENCY
+from sola_vision.presets import PRESETS
 
 NONE = "–"
 CHOSEN = "chosen"
@@ -161,8 +162,10 @@ def sentences(placement: Placement) -> Iterator[str]:
     """What was found, what to do with it, and what to know besides."""
     listed = placement.score.listed
     kind = "of those whose score is known" if listed else f"of all {placement.size:,} patterns, exactly"
-    yield f"The front has {len(placement.front)} points {kind}; searched in {duration(placement.searched_s)}."
+    points = "1 point" if len(placement.front) == 1 else f"{whole(len(placement.front))} points"
+    yield f"The front has {points} {kind}; searched in {duration(placement.searched_s)}."
     yield from chosen_sentences(placement)
+    yield from residual_sentences(placement)
     if placement.question.score == HORIZON:
         yield _horizon_sentence(placement)
     yield from placement.remarks
@@ -185,15 +188,33 @@ def chosen_sentences(placement: Placement) -> Iterator[str]:
     )
 
 
+def residual_sentences(placement: Placement) -> Iterator[str]:
+    """How far whole models are from the sums of their layers, and what that means for patterns that are near each other."""
+    residuals = sorted(residual for each in placement.confirmations if (residual := each.residual) is not None)
+    if len(residuals) < 2:
+        return
+    low, high = residuals[0], residuals[-1]
+    apart = (1 + high) / (1 + low) - 1
+    yield (
+        f"Measured as a whole, models differ by {signed_percent(low)} to {signed_percent(high)} from the sums of their layers. What all share changes no "
+        f"order; patterns whose latencies are within {percent(apart)} of each other can't be told apart."
+    )
+
+
 def usage(placement: Placement) -> Iterator[str]:
-    """How to build and profile the chosen pattern, one line each."""
+    """How to build the chosen pattern, and how to profile a preset's or to study a factory's, one line each."""
     if placement.chosen is None:
         return
     mixers = placement.question.mixers
     more = f", mixers={mixers!r}" if mixers else ""
-    name, pattern = placement.question.spec.name, placement.chosen.pattern
-    yield f'sola_vision.create_model("{name}", pattern="{pattern}"{more})'
-    yield f"sola-profile --model '{placement.model}'"
+    spec, pattern, source = placement.question.spec, placement.chosen.pattern, placement.question.source
+    if PRESETS.get(spec.name) == spec:
+        yield f'sola_vision.create_model("{spec.name}", pattern="{pattern}"{more})'
+        yield f"sola-profile --model '{placement.model}'"
+        return
+    yield f'sola_vision.create_model(spec, pattern="{pattern}"{more})  # spec: of {source or spec.name}'
+    if source:
+        yield f"sola-profile study --model {source} --pattern '{pattern}'"
 
 
 def _horizon_sentence(placement: Placement) -> str:

@@ -74,6 +74,7 @@ def _frame(placement: Placement, values: Sequence[Spec]) -> Spec:
     if high / low > 2:
         scale["type"] = "log"
     unit = "latency predicted from layers (ms)" if placement.cost == LATENCY else "GMACs"
+    unit += ", logarithmic" if "type" in scale else ""
     score = placement.score.title if placement.score.name in (RUN, ACCURACY) else f"{placement.score.title} (%)"
     y_axis = {"title": score, "tickMinStep": 1} if placement.score.name == RUN else {"title": score}
     return {

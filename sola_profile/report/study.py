@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from statistics import fmean, stdev
 
 from rich.console import Console
 from rich.text import Text
@@ -11,7 +12,7 @@ from sola_profile.report.numbers import percent, significant, whole
 from sola_profile.report.study_reach import exponent_sentences, exponent_table, of_variants, reach_table
 from sola_profile.report.tables import Table
 from sola_profile.report.terminal import rich_table
-from sola_profile.study.matrix_metrics import RowFigures
+from sola_profile.study.matrix_metrics import TOP, RowFigures
 from sola_profile.study.study_result import (
     HELD,
     LARGEST_ERROR,
@@ -22,6 +23,13 @@ from sola_profile.study.study_result import (
 )
 
 NONE = "–"
+LOOKS = ("Entropy", "Spread", "Top 9 (even)", "3 × 3 (even)", "Distance (even)")
+# mean and deviation over images
+IMAGES = "Entropy over images"
+# columns that a terminal has no room for; how well matrices agree is a sentence besides
+PAGE_ONLY = ("Matrices", "Rows", "Spread", "Check", IMAGES)
+# images that a headline names
+MOST_NAMES = 6
 _LEFT = frozenset({"Layer", "Layers", "Of", "Matrices", ""})
 
 
@@ -34,25 +42,27 @@ def matrix_table(study: Study, size: SizeStudy) -> Table:
     """Where the rows of every layer look."""
     signed = any(layer.matrices and layer.rows_mean.negative > 0 for layer in size.layers)
     columns = (
-        *("Layer", "Tokens", "Matrices", "Rows", "Entropy", "Spread", "Top 9", "3 × 3 (even)", "Distance (even)"),
+        *("Layer", "Tokens", "Matrices", "Rows", *LOOKS),
         *(("Negative",) if signed else ()),
+        *((IMAGES,) if len(study.images) > 1 else ()),
         *("Check", ""),
     )
-    rows = tuple(_matrix_cells(layer, signed=signed) for layer in size.layers)
+    rows = tuple(_matrix_cells(layer, signed=signed, several=len(study.images) > 1) for layer in size.layers)
     return Table(f"Where rows look, at {size.resolution} on {study.images[0]}", columns, rows, _LEFT)
 
 
-def _matrix_cells(layer: LayerFigures, *, signed: bool) -> tuple[str, ...]:
+def _matrix_cells(layer: LayerFigures, *, signed: bool, several: bool) -> tuple[str, ...]:
     head = (layer_name(layer), whole(layer.tokens))
     if not layer.matrices:
-        return (*head, *[NONE] * (9 if signed else 8), layer.note)
+        return (*head, *[NONE] * (len(LOOKS) + 3 + signed + several), layer.note)
     looks = layer.rows_mean
     return (
         *head,
         _matrices_text(layer),
         whole(layer.rows),
-        *_look_cells(looks),
+        *_look_cells(looks, layer.tokens),
         *((percent(looks.negative),) if signed else ()),
+        *((_mean_and_deviation(layer.entropies),) if several else ()),
         f"{layer.error:.0e}",
         "" if layer.agrees else f"differs from the operator by {layer.error:.1e} of its largest result",
     )
@@ -60,23 +70,35 @@ def _matrix_cells(layer: LayerFigures, *, signed: bool) -> tuple[str, ...]:
 
 def mean_table(size: SizeStudy) -> Table:
     """Where the rows of every layer's mean matrix look."""
-    columns = ("Layer", "Mean of", "Entropy", "Spread", "Top 9", "3 × 3 (even)", "Distance (even)")
+    columns = ("Layer", "Mean of", *LOOKS)
     rows = tuple(
-        (layer_name(layer), f"{layer.count} {layer.unit}{'s' if layer.count != 1 else ''}", *_look_cells(layer.mean))
+        (
+            layer_name(layer),
+            f"{layer.count} {layer.unit}{'s' if layer.count != 1 else ''}",
+            *_look_cells(layer.mean, layer.tokens),
+        )
         for layer in size.layers
         if layer.mean is not None
     )
     return Table(f"Where rows of the mean matrix look, at {size.resolution}", columns, rows, _LEFT)
 
 
-def _look_cells(rows: RowFigures) -> tuple[str, ...]:
+def _look_cells(rows: RowFigures, tokens: int) -> tuple[str, ...]:
     return (
         f"{rows.entropy:.3f}",
         significant(rows.participation),
-        percent(rows.top),
+        f"{percent(rows.top)} ({100 * min(TOP, tokens) / tokens:.1f})",
         f"{percent(rows.local, 2)} ({100 * rows.local_chance:.2f})",
         f"{significant(rows.distance_px)} px ({significant(rows.distance_chance_px)})",
     )
+
+
+def _mean_and_deviation(values: Sequence[float]) -> str:
+    """Over images; a dash where they were not finished."""
+    if len(values) < 2:
+        return NONE
+    deviation = f"{stdev(values):.3f}"
+    return f"{fmean(values):.3f} ± {'< 0.001' if float(deviation) == 0 else deviation}"
 
 
 def _matrices_text(layer: LayerFigures) -> str:
@@ -151,8 +173,16 @@ def headline(study: Study) -> str:
     """What was studied."""
     question = study.question
     sizes = ", ".join(map(str, question.sizes))
-    weights = f"weights of {question.weights}" if question.weights else "fresh weights"
-    return f"{question.model.spec.name} at {sizes}, {weights}, images: {', '.join(study.images)}"
+    return f"{question.model.spec.name} at {sizes}, {question.weights}, images: {images_text(study)}"
+
+
+def images_text(study: Study) -> str:
+    """Their names, as far as there are few of them; of a task the task."""
+    task, names = study.question.samples.task, study.images
+    if task is not None:
+        return f"{len(names)} of task:{task}"
+    more = len(names) - MOST_NAMES
+    return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def sentences(study: Study) -> Iterator[str]:
@@ -171,6 +201,8 @@ def sentences(study: Study) -> Iterator[str]:
     if wrong:
         names = ", ".join(str(layer.place) for layer in wrong)
         yield f"Matrices that differ from the operator by more than {LARGEST_ERROR:.0e}: layers {names}."
+    if study.question.weights.fresh:
+        yield "The weights are fresh: figures say what the model is built to do, not what it learns."
     yield from exponent_sentences(study)
     yield from study.remarks
     if study.interrupted:
@@ -181,7 +213,10 @@ def tables(study: Study) -> Iterator[Table]:
     """Those of the terminal, narrower than the page's."""
     for size in study.sizes:
         if size.layers:
-            yield matrix_table(study, size).without("Matrices").without("Rows")
+            table = matrix_table(study, size)
+            for column in PAGE_ONLY:
+                table = table.without(column) if column in table.columns else table
+            yield table
             yield rank_table(size)
         if size.depths:
             yield depth_table(study, size).without("Rank").without("High").without(percent(HELD[1], 0))

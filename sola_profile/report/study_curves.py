@@ -11,6 +11,7 @@ PANEL_WIDTH, PANEL_HEIGHT = 250, 150
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
 DASHES = ([1, 0], [6, 3], [2, 2], [8, 2, 2, 2], [10, 4], [4, 4], [1, 3])
 GUIDE = "#9A9A9A"
+MANY = 1e4
 
 
 def pick(series: list[str], choices: tuple[Any, ...]) -> Spec:
@@ -29,12 +30,15 @@ def layer_curves(values: list[Spec], order: list[str], sizes: list[str], title: 
     x = {"field": "layer", "type": "ordinal", "sort": order, "axis": {"title": None, "labelAngle": -90}}
     axis: Spec = {"title": None, "tickCount": 5}
     if scale.get("type") == "log":
-        axis["format"] = "~g"
+        shown = [value["value"] for value in values]
+        # many powers of ten are read by their exponents
+        axis["format"] = "~e" if shown and max(shown) > MANY * min(shown) else "~g"
     y = {"field": "value", "type": "quantitative", "scale": scale, "axis": axis}
     color = pick(sizes, COLORS)
-    legend = {"title": "pixels", "orient": "top"}
+    # one legend of lines for colours and dashes
+    legend = {"title": "pixels", "orient": "top", "symbolType": "stroke", "symbolStrokeWidth": 2, "symbolSize": 300}
     series = {"field": "size", "type": "nominal", "scale": color, "legend": legend, "sort": None}
-    dash: Spec = {"field": "size", "type": "nominal", "legend": None, "sort": None}
+    dash: Spec = {"field": "size", "type": "nominal", "legend": legend, "sort": None}
     dash["scale"] = pick(sizes, DASHES)
     shape: Spec = {"field": "kind", "type": "nominal", "legend": None}
     shape["scale"] = {"domain": ["linear", "softmax"], "range": ["circle", "square"]}

@@ -29,8 +29,8 @@ NAMES, HIGHEST = 1.78, 1.95
 ROW_NAMES = ("gradient", "attention")
 
 
-def map_chart(size: SizeStudy) -> Spec | None:
-    """Two rows of maps, a column per layer; None without receptive fields."""
+def map_chart(size: SizeStudy, images: Sequence[str]) -> Spec | None:
+    """Two rows of maps, a column per layer; None without receptive fields. ``images``: that were looked at."""
     if not size.fields:
         return None
     shown = spread(len(size.layers), MOST_LAYERS)
@@ -48,8 +48,9 @@ def map_chart(size: SizeStudy) -> Spec | None:
     title = {
         "text": f"Maps at {size.resolution} pixels",
         "subtitle": [
-            "upper: gradient of the centre behind each layer with respect to the pixels, logarithmic over five decades",
-            "lower: where the token in the middle looks, mean of the layer's matrices; each map to its own largest",
+            "upper: gradient of the centre behind each layer with respect to the pixels, logarithmic over five decades"
+            + (f", sum over {len(images)} images" if len(images) > 1 else ""),
+            f"lower: where the token in the middle looks, mean of the layer's matrices on {images[0]}; each map to its own largest",
         ],
     }
     return {

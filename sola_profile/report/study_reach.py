@@ -19,7 +19,7 @@ _LEFT = frozenset({"Layer", "Layers"})
 
 def variant_name(variant: str) -> str:
     """In words."""
-    return "decays fixed per token" if variant == FIXED else "the model's own decays"
+    return "fresh decays, fixed per token" if variant == FIXED else "the model's own decays"
 
 
 def of_variants(study: Study) -> dict[str, list[Horizon]]:
@@ -39,7 +39,7 @@ def reach_table(variant: str, horizons: Sequence[Horizon]) -> Table:
         linear = [percent(each.linear[index].measured_99) for each in horizons]
         rows.append((f"{reach.place}{' softmax' if reach.is_softmax else ''}", *own, *linear))
     columns = ("Layer", *names, *(f"{name} linear" for name in names))
-    title = f"Reach as a share of the image, {variant_name(variant)}"
+    title = f"Reach as a share of the image (99 %: all of it), {variant_name(variant)}"
     return Table(title, columns, tuple(rows), _LEFT)
 
 

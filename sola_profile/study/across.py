@@ -44,13 +44,19 @@ class ProductProbes:
         with torch.no_grad():
             self._mixed = mixing.apply(self._mixed)
 
-    def deviation(self) -> float:
-        """``|A − U| / |I − U|``, U uniform over the image: 1 where nothing mixes, 0 for uniform rows."""
-        return float((self._mixed - self._uniform).norm() / (self._still - self._uniform).norm())
+    def deviation(self) -> float | None:
+        """``|A − U| / |I − U|``, U uniform over the image: 1 where nothing mixes, 0 for uniform rows; None for one token."""
+        return self._share(self._uniform, self._uniform)
 
-    def apart(self) -> float:
+    def apart(self) -> float | None:
         """The same from the nearest matrix of equal rows: 0 where every token receives the same."""
-        return float((self._mixed - self._mixed.mean(0)).norm() / (self._still - self._still.mean(0)).norm())
+        return self._share(self._mixed.mean(0), self._still.mean(0))
+
+    def _share(self, mixed: Tensor, still: Tensor) -> float | None:
+        # one token is uniform already
+        if len(self._still) == 1:
+            return None
+        return float((self._mixed - mixed).norm() / (self._still - still).norm())
 
     def rank(self) -> float:
         """Effective rank of the product times the probes, at most as many as these."""

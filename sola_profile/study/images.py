@@ -1,10 +1,10 @@
-"""Sample images for a study: generated ones, the same picture at every size, or those of a folder."""
+"""Sample images for a study: generated ones, the same picture at every size, those of a folder, or of a training task."""
 
 # H height, W width
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,8 @@ from torch import Tensor
 
 from sola_profile.case import Resolution
 from sola_profile.workload import SEED
+from sola_vision.train.config import TASK
+from sola_vision.train.tasks import CHANNELS, read_task
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 # mean and deviation of ImageNet's channels, by which models of images are fed; torchvision's figures
@@ -21,16 +23,33 @@ MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Samples:
-    """Where images come from: ``folder``, or generated without one; the first ``count`` by name."""
+    """Where images come from: ``folder``, a training ``task``, or generated without both; the first ``count`` of them.
+
+    ``task``: such as ``match:d=16``, whose images are those of its evaluation at seed 0, as the trainer makes them for the size.
+    """
 
     count: int
     folder: Path | None = None
+    task: str | None = None
 
     def __post_init__(self) -> None:
         if self.count < 1:
             raise ValueError(f"count: expected at least 1 image, got {self.count}")
         if self.folder is not None and not self.files():
             raise ValueError(f"images: no image in {self.folder}; expected files with {', '.join(SUFFIXES)}")
+
+    @classmethod
+    def of(cls, count: int, text: str | Path | None) -> Samples:
+        """Read a folder's name, or ``task:match:d=16`` as the trainer's ``--data`` takes it."""
+        if isinstance(text, str) and text.startswith(TASK):
+            return cls(count, task=text.removeprefix(TASK))
+        return cls(count, None if text is None else Path(text))
+
+    def check(self, channels: int, sizes: Iterable[Resolution]) -> None:
+        """Raise ``ValueError`` for an image that can't be read or made, before the work begins."""
+        for size in [Resolution(1, 1)] if self.task is None else sizes:
+            for number in range(len(self.names)):
+                self.load(number, channels, size)
 
     def files(self) -> list[Path]:
         """The images of the folder; raises ``ValueError`` when it can't be read."""
@@ -46,11 +65,18 @@ class Samples:
         """One for each image."""
         if self.folder is not None:
             return tuple(path.name for path in self.files())
+        if self.task is not None:
+            return tuple(f"{self.task.partition(':')[0]} {number + 1}" for number in range(self.count))
         kinds = list(GENERATED)
         return tuple(f"{kinds[number % len(kinds)]} {number + 1}" for number in range(self.count))
 
     def load(self, number: int, channels: int, resolution: Resolution) -> Tensor:
-        """Image ``number`` from 0 as ``(1, channels, H, W)`` in float32, normalised as ImageNet's where it has three."""
+        """Image ``number`` from 0 as ``(1, channels, H, W)`` in float32.
+
+        Normalised as ImageNet's where it has three channels; of a task as it is trained on.
+        """
+        if self.task is not None:
+            return _of_task(self.task, number, channels, resolution)
         if self.folder is None:
             pixels = _generated(number, channels, resolution)
         else:
@@ -110,6 +136,19 @@ GENERATED: dict[str, Callable[[Tensor, Tensor, int, torch.Generator], Tensor]] =
     "texture": _texture,
     "blobs": _blobs,
 }
+
+
+def _of_task(text: str, number: int, channels: int, resolution: Resolution) -> Tensor:
+    """An image of a task's evaluation, ``(1, 3, S, S)``."""
+    if channels != CHANNELS:
+        raise ValueError(f"images: those of a task have {CHANNELS} channels, the model takes {channels}")
+    if resolution.height != resolution.width:
+        raise ValueError(f"images: those of a task are square, got {resolution}")
+    try:
+        images, _ = read_task(text, resolution.height).samples("eval", SEED, [number])
+    except ValueError as error:
+        raise ValueError(f"images: task:{text} at {resolution}: {error}") from error
+    return torch.from_numpy(images)
 
 
 def _read(path: Path, resolution: Resolution) -> Tensor:

@@ -8,13 +8,12 @@ import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
-from pathlib import Path
 from statistics import fmean
 
 import torch
 from torch import Tensor
 
-from sola_profile.case import Resolution
+from sola_profile.case import MAX_SIDE, Resolution
 from sola_profile.machine import environment
 from sola_profile.measuring import is_out_of_memory
 from sola_profile.study.across import (
@@ -27,7 +26,7 @@ from sola_profile.study.across import (
 )
 from sola_profile.study.effective_field import centre_gradient, window_share
 from sola_profile.study.horizons import horizon_variants, study_horizon
-from sola_profile.study.materialized import study_layer
+from sola_profile.study.materialized import row_entropy, study_layer
 from sola_profile.study.mixing import mixing_of
 from sola_profile.study.study_result import (
     HELD,
@@ -40,13 +39,15 @@ from sola_profile.study.study_result import (
 )
 from sola_profile.study.taking import Taken, taking
 from sola_profile.study.thumbnail import thumbnail
-from sola_profile.workload import SEED, cpu_threads
+from sola_profile.workload import cpu_threads
 from sola_vision.backbone import Backbone
-from sola_vision.factory import create_model, load_weights
-from sola_vision.spec import BackboneSpec
 
-# the sizes at which the paper's Fig. 3 shows what linear layers lose
+# the sizes at which the paper's Fig. 3 shows what linear layers lose, for patches of so many pixels
 HORIZON_SIZES = (Resolution(224, 224), Resolution(512, 512), Resolution(1024, 1024))
+HORIZON_PATCH = 4
+
+# deviation from uniform and from equal rows, rank
+Product = tuple[float | None, float | None, float]
 
 
 @dataclass
@@ -57,9 +58,10 @@ class _Features:
     similarity: list[list[float]] = field(default_factory=list)
     high_frequency: list[list[float]] = field(default_factory=list)
     gain: list[list[float]] = field(default_factory=list)
-    products: list[tuple[float, float, float] | None] = field(default_factory=list)
+    products: list[Product | None] = field(default_factory=list)
     areas: list[dict[float, float]] = field(default_factory=list)
     examples: list[list[Tensor]] = field(default_factory=list)
+    entropies: list[list[float | None]] = field(default_factory=list)
 
 
 class Studying:
@@ -78,9 +80,7 @@ class Studying:
         self._horizons: list[Horizon] = []
         self._remarks: list[str] = []
         self._names = question.samples.names
-        # an image that can't be read is found before the work begins
-        for number in range(len(self._names)):
-            self._image(number, Resolution(1, 1))
+        question.samples.check(question.model.spec.in_channels, question.sizes)
         self._environment = environment()
         self._started = datetime.now(timezone.utc).isoformat(timespec="seconds")
 
@@ -120,6 +120,8 @@ class Studying:
                 features.products = _products(taken)
             _check_finite(taken, name)
             _add_features(features, taken)
+            with torch.no_grad():
+                features.entropies.append([row_entropy(each, self.question.extent) for each in taken])
 
     def _matrices(self, size: Resolution, taken: list[Taken]) -> Iterator[str]:
         for each in taken:
@@ -172,13 +174,17 @@ class Studying:
                 )
             )
         cka = linear_cka([torch.cat(each) for each in features.examples])
-        self._sizes[size] = replace(found, depths=tuple(depths), cka=cka)
+        layers = tuple(
+            replace(layer, entropies=tuple(value for value in each if value is not None))
+            for layer, each in zip(found.layers, zip(*features.entropies, strict=True), strict=True)
+        )
+        self._sizes[size] = replace(found, layers=layers, depths=tuple(depths), cka=cka)
 
     def _theory(self) -> Iterator[str]:
         if not all(parameter.isfinite().all() for parameter in self._exact.parameters()):
             self._remarks.append("No horizon: some of the weights are NaN or infinite.")
             return
-        sizes = sorted({*self.question.sizes, *HORIZON_SIZES}, key=lambda size: (size.pixels, size))
+        sizes = sorted({*self.question.sizes, *_horizon_sizes(self._exact)}, key=lambda size: (size.pixels, size))
         try:
             for variant in horizon_variants(self._exact):
                 for size in sizes:
@@ -206,17 +212,12 @@ class Studying:
         )
 
 
-def fresh_model(spec: BackboneSpec, weights: Path | None = None) -> Backbone:
-    """A backbone with seeded fresh weights, or those of a file; raises ``ValueError`` when they don't fit."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
-        model = create_model(spec)
-    if weights is not None:
-        try:
-            load_weights(model, weights)
-        except OSError as error:
-            raise ValueError(f"weights: can't read {weights}: {error.strerror or error}") from error
-    return model
+def _horizon_sizes(model: Backbone) -> Iterator[Resolution]:
+    """Sizes at which the model has the token grids of the paper's: what decays do depends on tokens, not on pixels."""
+    patch = model.spec.patch_size
+    for size in HORIZON_SIZES:
+        sides = (max(1, side * patch // HORIZON_PATCH) for side in (size.height, size.width))
+        yield Resolution(*(min(side, MAX_SIDE) for side in sides))
 
 
 class NotFiniteError(ValueError):
@@ -229,9 +230,9 @@ def _check_finite(taken: list[Taken], name: str) -> None:
             raise NotFiniteError(f"layer {each.layer.id} gives NaN or infinity on {name}")
 
 
-def _products(taken: list[Taken]) -> list[tuple[float, float, float] | None]:
+def _products(taken: list[Taken]) -> list[Product | None]:
     """Deviation from uniform, from equal rows, and rank, behind every layer; None from an unknown matrix on."""
-    probes, found = ProductProbes(taken[0].grid), list[tuple[float, float, float] | None]()
+    probes, found = ProductProbes(taken[0].grid), list[Product | None]()
     known = True
     for each in taken:
         mixing = mixing_of(each.block.mixer, each.mixer_in[0], each.grid) if known else None

@@ -46,7 +46,10 @@ def study_layer(taken: Taken, extent: Extent, pixels: int) -> LayerFigures:
     mixing = mixing_of(taken.block.mixer, taken.mixer_in[0], taken.grid)
     place, mixer = taken.layer.id, taken.layer.mixer.name
     if mixing is None:
-        note = f"the matrix of {type(taken.block.mixer).__name__} is not defined here"
+        note = (
+            f"the matrix of {type(taken.block.mixer).__name__} is not known, which needs a line in "
+            "sola_profile.study.mixing.MIXINGS (docs/adding-a-mixer.md)"
+        )
         return LayerFigures(place, taken.layer.letter, mixer, taken.is_softmax, taken.grid, note=note)
     numbers = mixing.sampled(extent.matrices)
     queries = torch.tensor(spread(mixing.tokens, extent.rows or mixing.tokens))
@@ -75,6 +78,19 @@ def study_layer(taken: Taken, extent: Extent, pixels: int) -> LayerFigures:
         mean=_mean_figures(mixing, taken.grid, pixels),
         centre=_centre_map(mixing, taken.grid),
     )
+
+
+def row_entropy(taken: Taken, extent: Extent) -> float | None:
+    """Entropy of the rows of a layer's matrices on one image, over few rows; None where the matrix isn't known."""
+    mixing = mixing_of(taken.block.mixer, taken.mixer_in[0], taken.grid)
+    if mixing is None:
+        return None
+    queries, sums = torch.tensor(spread(mixing.tokens, FEW_ROWS)), RowSums()
+    # distances don't matter here
+    geometry = Geometry.of(queries, taken.grid, 1)
+    for number in mixing.sampled(extent.matrices):
+        sums.add(mixing.rows(number, queries), geometry)
+    return sums.figures().entropy
 
 
 def _largest(tensor: Tensor) -> float:

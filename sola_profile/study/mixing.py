@@ -14,13 +14,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import sqrt
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from sola_vision import ops
 from sola_vision.layers import Grid
-from sola_vision.layers.mixers.base import Mixer
+from sola_vision.layers.mixers.base import AttentionMixer, Mixer
 from sola_vision.layers.mixers.decay import DecayAttention
 from sola_vision.layers.mixers.linear import LinearAttention, rotate, rotation_tables
 from sola_vision.layers.mixers.softmax import SoftmaxAttention
@@ -31,6 +32,8 @@ from sola_vision.ops.reference import feature
 EPS = 1e-6
 # elements of one operand when vectors are sent through WKV: one copy per channel of each
 MOST_ELEMENTS = 2**24
+# rows of a matrix that are in memory at once when vectors are sent through it
+BLOCK = 128
 # value width that the compiled operators take
 MOST_VECTORS = 256
 
@@ -58,9 +61,9 @@ class Mixing(ABC):
     def values(self, number: int) -> Tensor:
         """What the matrix is applied to: ``(N, V)``."""
 
-    @abstractmethod
     def apply(self, x: Tensor) -> Tensor:
-        """The mean of all matrices times ``x`` ``(N, P)``, differentiable, without N × N memory."""
+        """The mean of all matrices times ``x`` ``(N, P)``, without N × N memory; by rows unless there is a shorter way."""
+        return torch.cat([self.mean_rows(block) @ x for block in torch.arange(self.tokens).split(BLOCK)])
 
     def mean_rows(self, queries: Tensor) -> Tensor:
         """Rows of the mean of all matrices: ``(R, N)``."""
@@ -284,24 +287,43 @@ def spread(count: int, most: int) -> list[int]:
 
 
 def mixing_of(mixer: Mixer, x: Tensor, grid: Grid) -> Mixing | None:
-    """The matrices of a mixer at its input ``x`` ``(N, C)`` in float64; None for a mixer that isn't known here."""
+    """The matrices of a mixer at its input ``x`` ``(N, C)`` in float64; None for a mixer that isn't in ``MIXINGS``."""
+    known = next((MIXINGS[kind] for kind in type(mixer).__mro__ if kind in MIXINGS), None)
     with torch.no_grad():
-        if isinstance(mixer, WKV):
-            return _wkv(mixer, x, grid)
-        if isinstance(mixer, (SoftmaxAttention, LinearAttention, DecayAttention)):
-            q, k, v = (part[0] for part in mixer.project(x[None]))
-            if isinstance(mixer, SoftmaxAttention):
-                return SoftmaxMixing(q, k, v)
-            if isinstance(mixer, LinearAttention):
-                return LinearMixing(q, k, v, grid if mixer.rope else None)
-            return DecayMixing(q, k, v, torch.exp(-torch.exp(mixer.log_rate)))
-    return None
+        return None if known is None else known(mixer, x, grid)
+
+
+def projected(mixer: AttentionMixer, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values of the tokens ``(N, C)``: ``(N, H, D)`` each."""
+    q, k, v = mixer.project(x[None])
+    return q[0], k[0], v[0]
+
+
+def _softmax(mixer: SoftmaxAttention, x: Tensor, _: Grid) -> SoftmaxMixing:
+    return SoftmaxMixing(*projected(mixer, x))
+
+
+def _linear(mixer: LinearAttention, x: Tensor, grid: Grid) -> LinearMixing:
+    return LinearMixing(*projected(mixer, x), grid if mixer.rope else None)
+
+
+def _decay(mixer: DecayAttention, x: Tensor, _: Grid) -> DecayMixing:
+    return DecayMixing(*projected(mixer, x), torch.exp(-torch.exp(mixer.log_rate)))
 
 
 def _wkv(mixer: WKV, x: Tensor, grid: Grid) -> WKVMixing:
     for_key, for_value, _ = mixer.mix(x[None], grid)
     rate = mixer.decay / (x.size(0) if mixer.decay_per == "sequence" else 1)
     return WKVMixing(mixer.key(for_key)[0], mixer.value(for_value)[0], rate.detach(), mixer.bonus.detach())
+
+
+# class of a mixer → its matrices at an input (N, C) on a grid; a subclass has those of its parent
+MIXINGS: dict[type[Mixer], Callable[[Any, Tensor, Grid], Mixing]] = {
+    SoftmaxAttention: _softmax,
+    LinearAttention: _linear,
+    DecayAttention: _decay,
+    WKV: _wkv,
+}
 
 
 def even_mixing(mixer: Mixer, grid: Grid) -> Mixing | None:

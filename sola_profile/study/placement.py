@@ -74,6 +74,7 @@ class Question:
     name; the paper's unless given. ``decay_per``: of WKV layers, for the horizon; the spec's unless given. ``budget_s``: for
     all measuring; None measures nothing, and MACs are the cost. ``machine``: whose ceilings predict the time of
     every layer, instead of measuring. ``cost``: what the front is drawn against; latency where it is known, unless given.
+    ``source``: the factory that gave the spec, for the report.
     """
 
     spec: BackboneSpec
@@ -90,6 +91,7 @@ class Question:
     machine: Machine | None = None
     cost: str | None = None
     command: str = ""
+    source: str = ""
 
     @property
     def mixers(self) -> dict[str, tuple[str, dict[str, Any]]]:
@@ -192,5 +194,5 @@ class Placement:
 
     @property
     def model(self) -> str | None:
-        """The chosen pattern as ``sola-profile --model`` takes it."""
+        """The chosen pattern behind the name, as ``sola-profile --model`` takes it for a preset."""
         return None if self.chosen is None else f"{self.question.spec.name}[{self.chosen.pattern}]"

@@ -129,10 +129,11 @@ def power(effect: float, pairs: int, level: float) -> float:
 
 @dataclass(frozen=True)
 class RankAgreement:
-    """Spearman's rank correlation of two lists with its permutation p."""
+    """Spearman's rank correlation of two lists with its permutation p; ``count``: how long they are."""
 
     correlation: float
     p: float
+    count: int
 
 
 def rank_agreement(ours: Sequence[float], theirs: Sequence[float]) -> RankAgreement | None:
@@ -147,7 +148,7 @@ def rank_agreement(ours: Sequence[float], theirs: Sequence[float]) -> RankAgreem
     found = stats.permutation_test(
         (np.asarray(ours),), correlation, permutation_type="pairings", n_resamples=RESAMPLES, rng=0
     )
-    return RankAgreement(float(found.statistic), float(found.pvalue))
+    return RankAgreement(float(found.statistic), float(found.pvalue), len(ours))
 
 
 def standard_error(accuracy: float, samples: int) -> float:

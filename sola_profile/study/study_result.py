@@ -12,6 +12,7 @@ from sola_profile.case import Resolution
 from sola_profile.machine import Environment
 from sola_profile.study.images import Samples
 from sola_profile.study.matrix_metrics import RowFigures, Spectrum
+from sola_profile.study.weights import Weights
 from sola_vision.backbone import Backbone
 from sola_vision.layers import Grid
 from sola_vision.spec import LayerId
@@ -38,13 +39,13 @@ class Extent:
 
 @dataclass(frozen=True)
 class StudyQuestion:
-    """What is studied: a model at some sizes. ``weights``: where they come from, for the report; fresh ones if empty."""
+    """What is studied: a model at some sizes. ``weights``: where they come from, for the report."""
 
     model: Backbone
     sizes: tuple[Resolution, ...]
     samples: Samples
     extent: Extent = field(default_factory=Extent)
-    weights: str = ""
+    weights: Weights = field(default_factory=Weights)
     threads: int | None = None
     command: str = ""
 
@@ -77,7 +78,7 @@ class LayerFigures:
     """One layer's matrices: ``matrices`` of its ``count``, over ``rows`` of their rows.
 
     ``mean``: of the mean of all its matrices, over at most 64 rows. ``centre``: that mean's row of the token in the middle, as a map.
-    ``note``: why there is no matrix.
+    ``entropies``: of the rows of every image, means over the same matrices and at most 64 rows. ``note``: why there is no matrix.
     """
 
     place: LayerId
@@ -91,6 +92,7 @@ class LayerFigures:
     matrices: tuple[MatrixFigures, ...] = ()
     mean: RowFigures | None = None
     centre: Tensor | None = None
+    entropies: tuple[float, ...] = ()
     note: str = ""
 
     @property
@@ -131,7 +133,7 @@ class DepthFigures:
 
     ``deviation``: of the product of all mixing matrices so far from uniform, 1 for the identity and 0 for uniform. ``apart``: of
     its rows from each other, in the same unit. ``product_rank``: effective rank of the product as far as its probes see. All three
-    None behind a layer whose matrix isn't known. ``residual``: distance of the features from rank one over their size.
+    None behind a layer whose matrix isn't known, the first two for one token. ``residual``: distance of the features from rank one over their size.
     ``similarity``: mean cosine between tokens. ``high_frequency``: ``|x − mean x| / |mean x|``; ``gain``: that ratio behind the mixer over
     that before it. ``areas``: share of the gradient → share of the image that holds it.
     """
