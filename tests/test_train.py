@@ -149,6 +149,14 @@ def test_a_run_that_is_stopped_keeps_its_step(tmp_path):
         assert [line["step"] for line in csv.DictReader(file)] == list("123455")
 
 
+def test_a_checkpoint_is_written_through_a_link(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / NAME).symlink_to(tmp_path / "elsewhere.pt")
+    train(replace(TINY, steps=2, output=Output(tmp_path / "run")))
+    assert (tmp_path / "run" / NAME).is_symlink()
+    assert torch.load(tmp_path / "elsewhere.pt", weights_only=True)["step"] == 2
+
+
 def test_a_folder_with_a_run_is_neither_overwritten_nor_mistaken(tmp_path):
     config = replace(TINY, steps=1, output=Output(tmp_path))
     train(config)

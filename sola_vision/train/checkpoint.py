@@ -19,12 +19,15 @@ _FREE = ("output", "workers", "device")
 
 def write_checkpoint(folder: Path, config: TrainConfig, state: Mapping[str, Any]) -> None:
     """Write beside the old checkpoint and move over it, so that one of the two is whole whatever happens."""
-    part = folder / f"{NAME}.part"
+    path = folder / NAME
+    # through a link to the file itself, which may lie on another disk
+    path = path.resolve() if path.is_symlink() else path
+    part = path.with_name(f"{path.name}.part")
     with part.open("wb") as file:
         torch.save({"config": _told(config), **state}, file)
         file.flush()
         os.fsync(file.fileno())
-    part.replace(folder / NAME)
+    part.replace(path)
 
 
 def read_checkpoint(folder: Path, config: TrainConfig, device: torch.device) -> dict[str, Any] | None:
