@@ -78,11 +78,18 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
 
 
 def read_image(path: Path) -> Image.Image:
-    """The image in RGB; raises ``ValueError`` that names a file which can't be read."""
+    """The image in RGB; raises ``ValueError`` that names a file which can't be read.
+
+    16 bits per pixel are brought to 8, where Pillow makes everything above 255 white; wider numbers have no known range.
+    """
     try:
         with Image.open(path) as image:
+            if image.mode.startswith("I;16"):
+                return Image.fromarray((np.asarray(image) // 257).astype(np.uint8)).convert("RGB")
+            if image.mode in ("I", "F"):
+                raise ValueError(f"its mode is {image.mode}, 32 bits per pixel; expected 8 or 16")
             return image.convert("RGB")
-    except (OSError, UnidentifiedImageError, SyntaxError) as error:
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
         raise ValueError(f"data: can't read the image {path}: {error}") from error
 
 
