@@ -148,4 +148,6 @@ def _refusal(spec: BackboneSpec, metadata: Mapping[str, str], path: str | Path, 
     lines += [f"  {key}: {problems[key]}" for key in shown]
     if len(problems) > len(shown):
         lines.append(f"  and {len(problems) - len(shown)} more")
+    if all(key.startswith("head.") for key in problems):
+        lines.append("strict=False loads all but these")
     return "\n".join(lines)

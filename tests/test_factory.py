@@ -186,6 +186,10 @@ def test_says_which_weights_do_not_fit_and_loads_none(tmp_path):
 def test_another_classifier_is_left_as_it_was(tmp_path):
     source, target = filled(0), filled(1, num_classes=3)
     save_weights(source, tmp_path / "w")
+    with pytest.raises(
+        ValueError, match=r"\(5,\) in the file, \(3,\) in the model\n.*\nstrict=False loads all but these$"
+    ):
+        load_weights(target, tmp_path / "w")
     classifier = target.head.classifier.weight.clone()
     assert load_weights(target, tmp_path / "w", strict=False) == ["head.classifier.bias", "head.classifier.weight"]
     assert torch.equal(target.head.classifier.weight, classifier)
