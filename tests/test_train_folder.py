@@ -9,7 +9,7 @@ from PIL import Image
 from training import ALONE, SPEC
 
 from sola_profile.source import _package
-from sola_vision.train import Regularisation, TrainConfig, train
+from sola_vision.train import Output, Regularisation, TrainConfig, train
 from sola_vision.train.folder import DEVIATION, MEAN, FolderSource, read_image
 from sola_vision.train.world import World
 
@@ -69,6 +69,15 @@ def test_images_of_a_folder_are_the_same_from_workers_and_from_any_step(folder):
         assert torch.equal(labels, other_labels)
     plain = list(FolderSource(folder_config(folder), ALONE).train_batches(0, 5))
     assert not all(torch.equal(a[0], b[0]) for a, b in zip(alone, plain, strict=True))
+
+
+def test_a_run_does_not_go_on_with_other_images(folder, tmp_path):
+    config = folder_config(folder, output=Output(tmp_path / "run"))
+    train(config)
+    train(config, resume=True)
+    (folder / "train/red/40.png").rename(folder / "train/red/41.png")
+    with pytest.raises(ValueError, match=r"^resume: .*/train holds other images than the run began with"):
+        train(config, resume=True)
 
 
 def test_wide_pixels_keep_their_brightness_or_are_refused(tmp_path):

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import math
 import random
@@ -184,6 +185,8 @@ class FolderSource:
             raise ValueError(f"data: train and val of {folder} differ in their classes: {', '.join(odd[:5])}")
         self.eval_images = self._chosen(images)
         self.classes = len(names)
+        listed = "\n".join(f"{path.relative_to(folder)} {label}" for path, label in self.train_images)
+        self.fingerprint = hashlib.sha256(listed.encode(errors="surrogateescape")).hexdigest()
 
     def _chosen(self, images: list[tuple[Path, int]]) -> list[tuple[Path, int]]:
         """All, or ``eval_size`` of them spread over all classes by the seed."""
