@@ -72,6 +72,10 @@ def nearest(wrong: str, known: Collection[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
+# more than any machine has; starting tens of thousands fails inside the OpenMP runtime, with an error of memory
+MOST_THREADS = 4096
+
+
 @dataclass(frozen=True)
 class Settings:
     """How every case of a sweep is run.
@@ -95,6 +99,8 @@ class Settings:
             raise ValueError(f"batch: expected at least 1 image, got {self.batch}")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads: expected at least 1, got {self.threads}")
+        if self.threads is not None and self.threads > MOST_THREADS:
+            raise ValueError(f"threads: expected at most {MOST_THREADS}, got {self.threads}")
         choices = (("dtype", self.dtype, DTYPES), ("mode", self.mode, MODES), ("optimizer", self.optimizer, OPTIMIZERS))
         for name, value, known in choices:
             if value not in known:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import product
 from math import isqrt
 
-from sola_profile.case import DTYPES, nearest
+from sola_profile.case import DTYPES, MOST_THREADS, nearest
 
 FORWARD, BOTH = "forward", "forward+backward"
 KERNEL_MODES = (FORWARD, BOTH)
@@ -173,8 +173,9 @@ def parse_threads(text: str, cores: int) -> tuple[int, ...]:
     found = set()
     for part in text.split(","):
         name = part.strip()
-        if name != "all" and not (name.isdigit() and 1 <= int(name) <= MOST):
-            raise ValueError(f"threads: expected numbers or all, such as 1,all, got {name!r}{nearest(name, ['all'])}")
+        if name != "all" and not (name.isdigit() and 1 <= int(name) <= MOST_THREADS):
+            wanted = f"numbers of 1 to {MOST_THREADS} or all, such as 1,all"
+            raise ValueError(f"threads: expected {wanted}, got {name!r}{nearest(name, ['all'])}")
         found.add(cores if name == "all" else int(name))
     return tuple(sorted(found))
 

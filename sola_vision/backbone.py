@@ -72,6 +72,11 @@ class Backbone(nn.Module):
         """Keep only each layer's input for the backward pass and compute the rest again."""
         self.grad_checkpointing = enable
 
+    def no_weight_decay(self) -> set[str]:
+        """The names of all parameters but the matrices of linear maps and convolutions; timm's optimisers ask for them."""
+        matrices = {id(part.weight) for part in self.modules() if isinstance(part, (nn.Linear, nn.Conv2d))}
+        return {name for name, parameter in self.named_parameters() if id(parameter) not in matrices}
+
     def forward(self, image: Tensor) -> Tensor | list[Tensor]:
         self._check_image(image)
         x, grid = self.embedding(image)

@@ -71,10 +71,12 @@ def save_weights(model: Backbone, path: str | Path) -> None:
     """Write the weights as safetensors, with the spec's name, pattern, mixers and bridges as metadata.
 
     The file is written beside ``path`` first and then moved, so that an interrupted save leaves an old file whole.
+    Where ``path`` is a link, the file that it leads to is written.
     """
     from safetensors.torch import save
 
     path = Path(path)
+    path = path.resolve() if path.is_symlink() else path
     tensors = {key: value.detach().contiguous() for key, value in model.state_dict().items()}
     part = path.with_name(path.name + ".part")
     try:
@@ -146,4 +148,6 @@ def _refusal(spec: BackboneSpec, metadata: Mapping[str, str], path: str | Path, 
     lines += [f"  {key}: {problems[key]}" for key in shown]
     if len(problems) > len(shown):
         lines.append(f"  and {len(problems) - len(shown)} more")
+    if all(key.startswith("head.") for key in problems):
+        lines.append("strict=False loads all but these")
     return "\n".join(lines)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from sola_vision import Backbone, BackboneSpec, create_model, ops
 from sola_vision.layers.mixers import MIXERS
 from sola_vision.ops import reference
+from sola_vision.train.optim import parameter_groups
 
 SPEC = BackboneSpec("tiny", (16, 16, 32, 32), "L|L|LS|LS", head_dim=8, bridges=("1.1->3.2", "3.1->4.2"), num_classes=5)
 every_mixer = pytest.mark.parametrize("mixer", sorted(MIXERS))
@@ -265,3 +266,12 @@ def test_a_small_one_learns(mixer, pattern):
     with torch.no_grad():
         accuracy = (model(image).argmax(1) == label).float().mean().item()
     assert accuracy > 0.95
+
+
+def test_what_should_not_decay_is_named():
+    model = create_model("sola_t", mixers={"M": "decay"}, pattern="LL|LM|LLSLLS|LS", num_classes=3)
+    kept = model.no_weight_decay()
+    assert {name.rpartition(".")[2] for name in kept} == {"bias", "weight", "decay", "bonus", "log_rate", "ratios"}
+    _, others = parameter_groups(model, 0.05)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    assert {names[id(parameter)] for parameter in others["params"]} == kept

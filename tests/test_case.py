@@ -47,6 +47,7 @@ def test_a_wrong_size_names_the_nearest_right_spelling(text, hint):
     [
         ({"batch": 0}, "batch: expected at least 1"),
         ({"threads": 0}, "threads: expected at least 1"),
+        ({"threads": 100_000}, "threads: expected at most 4096, got 100000"),
         ({"dtype": "float31"}, "did you mean 'float32'?"),
         ({"mode": "training"}, "did you mean 'train'?"),
     ],

@@ -121,6 +121,17 @@ def test_weights_survive_the_round_trip(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["weights.safetensors"]
 
 
+def test_weights_are_saved_through_a_link(tmp_path):
+    (tmp_path / "store").mkdir()
+    link = tmp_path / "weights.safetensors"
+    link.symlink_to(tmp_path / "store" / "real")
+    for seed in range(2):
+        save_weights(filled(seed), link)
+        assert link.is_symlink()
+        assert load_file(tmp_path / "store" / "real").keys() == filled(0).state_dict().keys()
+    assert [file.name for file in (tmp_path / "store").iterdir()] == ["real"]
+
+
 def test_weights_are_cast_to_the_model(tmp_path):
     source, target = filled(0), filled(1).bfloat16()
     save_weights(source, tmp_path / "w")
@@ -175,6 +186,10 @@ def test_says_which_weights_do_not_fit_and_loads_none(tmp_path):
 def test_another_classifier_is_left_as_it_was(tmp_path):
     source, target = filled(0), filled(1, num_classes=3)
     save_weights(source, tmp_path / "w")
+    with pytest.raises(
+        ValueError, match=r"\(5,\) in the file, \(3,\) in the model\n.*\nstrict=False loads all but these$"
+    ):
+        load_weights(target, tmp_path / "w")
     classifier = target.head.classifier.weight.clone()
     assert load_weights(target, tmp_path / "w", strict=False) == ["head.classifier.bias", "head.classifier.weight"]
     assert torch.equal(target.head.classifier.weight, classifier)

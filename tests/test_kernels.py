@@ -51,7 +51,7 @@ def run(sola_profile):
         (("--op", "wkv", "--shape", "1x6x1024x64"), "none of wkv takes the shape 1x6x1024x64"),
         (("--dtype", "float31"), "did you mean 'float32'?"),
         (("--mode", "backward"), "expected one of forward, forward+backward"),
-        (("--threads", "0"), "expected numbers or all"),
+        (("--threads", "0"), "expected numbers of 1 to 4096 or all"),
         (("--threads", "al"), "did you mean 'all'?"),
         (("--budget", "0"), "expected more than 0 seconds"),
         (("--model", "sola_x"), "did you mean 'sola_t'?"),

@@ -90,7 +90,7 @@ def test_what_memory_bounds_takes_time_as_bandwidth_has_it(sola_profile, tmp_pat
         (("--model", "sola_t", "--machine", "apple-a16", "--dtype", "bfloat16"), "has figures for float32, float16"),
         (("--model", "sola_t", "--by", "kinds"), "did you mean 'kind'?"),
         (("--model", "sola_t", "--batch", "0"), "expected at least 1 image, got 0"),
-        (("--model", "sola_t", "--threads", "two"), "expected a number from 1 on, got 'two'"),
+        (("--model", "sola_t", "--threads", "two"), "expected a number from 1 to 4096, got 'two'"),
         (("--machine", "l4"), "--model is missing"),
     ],
 )

@@ -5,9 +5,11 @@ import warnings
 import pytest
 import torch
 from tolerances import check_close
+from torch import nn
 from torch.export import Dim
 
 from sola_vision import BackboneSpec, create_model
+from sola_vision.layers.bridge import HiddenStateBridge
 from sola_vision.layers.mixers import MIXERS
 
 SPEC = BackboneSpec("tiny", (16, 16, 32, 32), "L|L|L|LS", head_dim=8, bridges=("1.1->4.2", "4.1->4.2"), num_classes=5)
@@ -79,6 +81,52 @@ def test_exports_for_every_resolution(mixer):
         exported = program.module()
         for size in SIZES:
             same(exported(images(*size)), model(images(*size)))
+
+
+def test_exports_for_named_ranges_of_sizes():
+    model = tiny()
+    sides = {2: Dim("height", min=33, max=4096), 3: Dim("width", min=33, max=4096)}
+    with torch.no_grad():
+        program = torch.export.export(model, (images(64, 96),), dynamic_shapes=({0: Dim("batch", max=64), **sides},))
+        exported = program.module()
+        for size in SIZES:
+            same(exported(images(*size)), model(images(*size)))
+
+
+class Sampled(nn.Module):
+    """The part of a bridge whose windows are cut at some sizes."""
+
+    def __init__(self):
+        super().__init__()
+        self.bridge = HiddenStateBridge(8, 8, halvings=2)
+
+    def forward(self, image):
+        _, rows, columns, _ = image.shape
+        return self.bridge.sample(image.flatten(1, 2), (rows, columns))
+
+
+@pytest.mark.slow
+def test_a_compiled_package_cuts_windows_that_its_example_did_not(tmp_path):
+    # of a whole number of windows
+    example = torch.randn(1, 24, 32, 8)
+    side = Dim.DYNAMIC(min=2, max=4096)
+    program = torch.export.export(Sampled(), (example,), dynamic_shapes=({1: side, 2: side},))
+    with warnings.catch_warnings():
+        # of torch.jit, which the compiler uses itself
+        warnings.simplefilter("ignore")
+        path = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "sampled.pt2"))
+        package = torch._inductor.aoti_load_package(path)
+    for size in [(24, 32), (25, 30), (9, 50)]:
+        image = torch.randn(1, *size, 8)
+        same(package(image), Sampled()(image))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_recorded_bridge_takes_the_means_of_the_other(dtype):
+    image = torch.randn(2, 9, 14, 8).to(dtype)
+    program = torch.export.export(Sampled(), (image,))
+    expected = Sampled()(image)
+    check_close("means", [program.module()(image)], [expected], [Sampled()(image.double())], dtype)
 
 
 def test_traces_for_every_resolution():

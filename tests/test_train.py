@@ -1,6 +1,8 @@
 """The trainer: known answers of its parts, and the same bits whatever interrupts it."""
 
 import csv
+import errno
+import io
 import json
 import os
 import signal
@@ -9,6 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +22,7 @@ from training import EVERYTHING, SPEC, TINY, numbers
 
 from sola_vision import create_model
 from sola_vision.train import Optimiser, Output, Regularisation, proxy_config, train
-from sola_vision.train.checkpoint import NAME
+from sola_vision.train.checkpoint import NAME, write_checkpoint
 from sola_vision.train.loop import Trainer
 from sola_vision.train.mixing import mix
 from sola_vision.train.optim import average, learning_rate, parameter_groups
@@ -147,6 +150,29 @@ def test_a_run_that_is_stopped_keeps_its_step(tmp_path):
     assert numbers(train(config, resume=True)) == numbers(train(replace(config, output=Output())))
     with (tmp_path / "log.csv").open() as file:
         assert [line["step"] for line in csv.DictReader(file)] == list("123455")
+
+
+def test_a_checkpoint_is_written_through_a_link(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / NAME).symlink_to(tmp_path / "elsewhere.pt")
+    train(replace(TINY, steps=2, output=Output(tmp_path / "run")))
+    assert (tmp_path / "run" / NAME).is_symlink()
+    assert torch.load(tmp_path / "elsewhere.pt", weights_only=True)["step"] == 2
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    class Full(io.BytesIO):
+        def write(self, data):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    config = replace(TINY, steps=2, output=Output(tmp_path))
+    (tmp_path / NAME).write_bytes(b"old")
+    (tmp_path / f"{NAME}.part").write_bytes(b"cut off")
+    monkeypatch.setattr(Path, "open", lambda *_, **__: Full())
+    with pytest.raises(OSError, match=f"No space left on device: '{tmp_path}/checkpoint.pt'"):
+        write_checkpoint(tmp_path, config, {"model": {"weight": torch.ones(9)}})
+    monkeypatch.undo()
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [(NAME, b"old")]
 
 
 def test_a_folder_with_a_run_is_neither_overwritten_nor_mistaken(tmp_path):

@@ -73,6 +73,7 @@ def test_ctrl_c_finishes_the_step(tmp_path, monkeypatch, capsys):
     [
         (torch.OutOfMemoryError("CUDA"), "out of memory: a smaller --batch or --res needs less"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "out of memory: a smaller --batch"),
+        (OSError(28, "No space left on device", "run/checkpoint.pt"), "[Errno 28] No space left on device: 'run/check"),
         (FloatingPointError("the loss is nan at step 3"), "the loss is nan at step 3"),
     ],
 )

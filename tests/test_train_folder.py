@@ -9,8 +9,8 @@ from PIL import Image
 from training import ALONE, SPEC
 
 from sola_profile.source import _package
-from sola_vision.train import Regularisation, TrainConfig, train
-from sola_vision.train.folder import DEVIATION, MEAN, FolderSource
+from sola_vision.train import Output, Regularisation, TrainConfig, train
+from sola_vision.train.folder import DEVIATION, MEAN, FolderSource, read_image
 from sola_vision.train.world import World
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -69,6 +69,28 @@ def test_images_of_a_folder_are_the_same_from_workers_and_from_any_step(folder):
         assert torch.equal(labels, other_labels)
     plain = list(FolderSource(folder_config(folder), ALONE).train_batches(0, 5))
     assert not all(torch.equal(a[0], b[0]) for a, b in zip(alone, plain, strict=True))
+
+
+def test_a_run_does_not_go_on_with_other_images(folder, tmp_path):
+    config = folder_config(folder, output=Output(tmp_path / "run"))
+    train(config)
+    train(config, resume=True)
+    (folder / "train/red/40.png").rename(folder / "train/red/41.png")
+    with pytest.raises(ValueError, match=r"^resume: .*/train holds other images than the run began with"):
+        train(config, resume=True)
+
+
+def test_wide_pixels_keep_their_brightness_or_are_refused(tmp_path):
+    grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    for order in ("<u2", ">u2"):
+        Image.fromarray(grey.astype(order) * 257).save(tmp_path / "wide.tiff")
+        assert np.array_equal(np.asarray(read_image(tmp_path / "wide.tiff"))[..., 1], grey)
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "wide.png")
+    assert np.array_equal(np.asarray(read_image(tmp_path / "wide.png"))[..., 1], grey)
+    for dtype in (np.int32, np.float32):
+        Image.fromarray(grey.astype(dtype)).save(tmp_path / "wider.tiff")
+        with pytest.raises(ValueError, match=r"can't read the image .*wider.tiff: its mode is [IF], 32 bits per pixel"):
+            read_image(tmp_path / "wider.tiff")
 
 
 def test_errors_name_the_folder_and_the_file(folder):

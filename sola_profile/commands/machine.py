@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sola_profile.case import DTYPES, nearest
+from sola_profile.case import DTYPES, MOST_THREADS, nearest
 from sola_profile.commands.output import Targets, checked
 from sola_profile.exit_codes import ExitCode
 from sola_profile.kernel_case import parse_threads
@@ -80,8 +80,8 @@ def read_threads(text: str | None) -> int | None:
     """``--threads``: a number, or None when it wasn't given."""
     if text is None:
         return None
-    if not text.isdigit() or int(text) < 1:
-        raise click.BadParameter(f"expected a number from 1 on, got {text!r}", param_hint="--threads")
+    if not text.isdigit() or not 1 <= int(text) <= MOST_THREADS:
+        raise click.BadParameter(f"expected a number from 1 to {MOST_THREADS}, got {text!r}", param_hint="--threads")
     return int(text)
 
 

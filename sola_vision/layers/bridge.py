@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sola_vision.layers import Grid
+from sola_vision.layers.recording import is_recorded
 from sola_vision.terms import Terms, elementwise, linear, sigmoid_gate, total
 
 
@@ -33,8 +34,10 @@ class HiddenStateBridge(nn.Module):
         if self.factor == 1:
             return state
         batch, _, channels = state.shape
-        image = state.view(batch, grid[0], grid[1], channels).permute(0, 3, 1, 2)
-        image = F.avg_pool2d(image, self.factor, ceil_mode=True)
+        image = state.view(batch, grid[0], grid[1], channels)
+        if is_recorded():
+            return _means(image, self.factor).flatten(1, 2)
+        image = F.avg_pool2d(image.permute(0, 3, 1, 2), self.factor, ceil_mode=True)
         return image.flatten(2).transpose(1, 2)
 
     def forward(self, x: Tensor, sampled: Tensor) -> Tensor:
@@ -53,3 +56,24 @@ class HiddenStateBridge(nn.Module):
             sigmoid_gate(tokens * dim),
             elementwise(tokens * dim),
         )
+
+
+def _means(image: Tensor, factor: int) -> Tensor:
+    """``avg_pool2d`` with ``ceil_mode`` of ``(B, rows, columns, C)``, for graphs of any size.
+
+    In ceil mode PyTorch asks whether the last window is cut: ``torch.export`` refuses a range of sizes for that, and
+    AOTInductor (2.13) takes the answer of the example for all sizes and then reads behind the image.
+    """
+    batch, rows, columns, channels = image.shape
+    high, wide = (rows + factor - 1) // factor, (columns + factor - 1) // factor
+    image = F.pad(image, (0, 0, 0, wide * factor - columns, 0, high * factor - rows))
+    means = image.view(batch, high, factor, wide, factor, channels).mean((2, 4))
+    # a window over the edge has fewer tokens than it was divided by
+    by_row, by_column = _fullness(image, rows, high, factor), _fullness(image, columns, wide, factor)
+    return means / (by_row[:, None, None] * by_column[:, None])
+
+
+def _fullness(like: Tensor, tokens: int, windows: int, factor: int) -> Tensor:
+    """The share of each window that holds tokens, ``(windows)``."""
+    starts = torch.arange(windows, device=like.device) * factor
+    return ((tokens - starts).clamp(max=factor) / factor).to(like.dtype)

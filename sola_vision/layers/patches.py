@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sola_vision.layers import Grid
+from sola_vision.layers.recording import is_recorded
 from sola_vision.terms import Terms, layer_norm, linear, total
 
 
 def _pad(x: Tensor, rows: int, columns: int, sides: tuple[int, ...]) -> Tensor:
     """Zeros below and to the right; ``sides`` are the pads of the dimensions behind the columns."""
     # a recorded graph pads by zero too, so that it serves every resolution without a case
-    recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    if not (recorded or rows or columns):
+    if not (is_recorded() or rows or columns):
         return x
     return F.pad(x, (*sides, 0, columns, 0, rows))
 

@@ -18,13 +18,27 @@ _FREE = ("output", "workers", "device")
 
 
 def write_checkpoint(folder: Path, config: TrainConfig, state: Mapping[str, Any]) -> None:
-    """Write beside the old checkpoint and move over it, so that one of the two is whole whatever happens."""
-    part = folder / f"{NAME}.part"
-    with part.open("wb") as file:
-        torch.save({"config": _told(config), **state}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(folder / NAME)
+    """Write beside the old checkpoint and move over it, so that one of the two is whole whatever happens.
+
+    Raises ``OSError`` that names the checkpoint where the disk is full.
+    """
+    path = folder / NAME
+    # through a link to the file itself, which may lie on another disk
+    path = path.resolve() if path.is_symlink() else path
+    part = path.with_name(f"{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            torch.save({"config": _told(config), **state}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except (OSError, RuntimeError) as error:
+        part.unlink(missing_ok=True)
+        # torch's archive hides the error of the disk behind one of its own
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise
+        raise OSError(cause.errno, cause.strerror, str(path)) from error
 
 
 def read_checkpoint(folder: Path, config: TrainConfig, device: torch.device) -> dict[str, Any] | None:

@@ -170,6 +170,8 @@ def run(config: TrainConfig, *, resume: bool, threads: int | None) -> TrainResul
                 f"out of memory: a smaller --batch or --res needs less{_kept(config)}"
             ) from error
         raise
+    except OSError as error:
+        raise click.ClickException(f"{error}{_kept(config)}") from error
     except KeyboardInterrupt:
         click.echo(f"interrupted{_kept(config)}", err=True)
         raise click.Abort from None

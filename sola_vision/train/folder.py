@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import math
 import random
@@ -78,11 +79,18 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
 
 
 def read_image(path: Path) -> Image.Image:
-    """The image in RGB; raises ``ValueError`` that names a file which can't be read."""
+    """The image in RGB; raises ``ValueError`` that names a file which can't be read.
+
+    16 bits per pixel are brought to 8, where Pillow makes everything above 255 white; wider numbers have no known range.
+    """
     try:
         with Image.open(path) as image:
+            if image.mode.startswith("I;16"):
+                return Image.fromarray((np.asarray(image) // 257).astype(np.uint8)).convert("RGB")
+            if image.mode in ("I", "F"):
+                raise ValueError(f"its mode is {image.mode}, 32 bits per pixel; expected 8 or 16")
             return image.convert("RGB")
-    except (OSError, UnidentifiedImageError, SyntaxError) as error:
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
         raise ValueError(f"data: can't read the image {path}: {error}") from error
 
 
@@ -177,6 +185,8 @@ class FolderSource:
             raise ValueError(f"data: train and val of {folder} differ in their classes: {', '.join(odd[:5])}")
         self.eval_images = self._chosen(images)
         self.classes = len(names)
+        listed = "\n".join(f"{path.relative_to(folder)} {label}" for path, label in self.train_images)
+        self.fingerprint = hashlib.sha256(listed.encode(errors="surrogateescape")).hexdigest()
 
     def _chosen(self, images: list[tuple[Path, int]]) -> list[tuple[Path, int]]:
         """All, or ``eval_size`` of them spread over all classes by the seed."""

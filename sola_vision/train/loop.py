@@ -116,6 +116,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "averaged": self.averaged.state_dict() if self.averaged is not None else None,
             "optimiser": self.optimiser.state_dict(),
+            "images": self.source.fingerprint,
             "step": self.step,
             "last_losses": list(self.last_losses),
             "new_losses": self.new_losses,
@@ -123,7 +124,12 @@ class Trainer:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Go on from there; raises ``ValueError`` where the images are others."""
+        if state.get("images", self.source.fingerprint) != self.source.fingerprint:
+            raise ValueError(
+                f"resume: {self.config.data}/train holds other images than the run began with; their order, and with it "
+                "the run, would be another"
+            )
         self.model.load_state_dict(state["model"])
         if self.averaged is not None:
             self.averaged.load_state_dict(state["averaged"])

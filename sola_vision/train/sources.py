@@ -26,6 +26,8 @@ class Source(Protocol):
     """
 
     classes: int
+    # of the training images and their order: a run can't go on with others
+    fingerprint: str
 
     def steps(self) -> int:
         """How many steps the config asks for."""
@@ -44,6 +46,8 @@ class TaskSource:
         self.config, self.world = config, world
         self.task: Task = read_task(config.data.removeprefix(TASK), config.size)
         self.classes = self.task.classes
+        # all that the images depend on is in the config
+        self.fingerprint = ""
 
     def steps(self) -> int:
         """``Source.steps``."""

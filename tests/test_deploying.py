@@ -1,0 +1,71 @@
+"""The snippets of docs/deploying.md run, one after the other, and give what the model gives."""
+
+import re
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from tolerances import check_close
+
+import sola_vision
+from sola_vision import BackboneSpec
+
+PAGE = Path(__file__).resolve().parents[1] / "docs/deploying.md"
+SPEC = BackboneSpec(
+    "tiny",
+    (8, 8, 8, 8),
+    "L|M|D|LS",
+    {"L": "wkv", "M": "linear", "D": "decay", "S": "softmax"},
+    head_dim=8,
+    bridges=("1.1->4.2",),
+)
+
+pytestmark = pytest.mark.slow
+
+
+def same(got, expected):
+    check_close("scores", [got], [expected], [expected.double()], torch.float32, conditioning=4.0)
+
+
+@pytest.fixture(scope="module")
+def names(tmp_path_factory):
+    """What the snippets leave behind."""
+    build, found = sola_vision.create_model, {}
+    torch.compiler.reset()
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        # torch's compiler uses what torch deprecates
+        warnings.simplefilter("ignore")
+        patch.chdir(tmp_path_factory.mktemp("deploying"))
+        patch.setattr(sola_vision, "create_model", lambda _, **options: build(SPEC, **options))
+        for snippet in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL):
+            exec(snippet, found)
+            found.setdefault("exported", found["model"])
+        yield found
+
+
+@pytest.mark.parametrize("form", ["loaded", "compiled", "plain"])
+def test_every_form_gives_the_scores_of_the_model(names, form):
+    run = names[form].module() if form == "plain" else names[form]
+    for shape in [(2, 3, 224, 320), (1, 3, 33, 100), (3, 3, 100, 70)]:
+        image = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+        with torch.no_grad():
+            same(run(image), names["exported"](image))
+
+
+def test_the_plain_program_holds_no_operator_of_ours(names):
+    assert any("sola" in str(node.target) for node in names["program"].graph.nodes)
+    assert not any("sola" in str(node.target) for node in names["plain"].graph.nodes)
+
+
+def test_fine_tuning_trains_all_that_is_not_frozen(names):
+    model, groups = names["model"], names["groups"]
+    assert names["fresh"] == ["head.classifier.bias", "head.classifier.weight"]
+    weights = {
+        name: weight for name, weight in model.named_parameters() if not name.startswith(("embedding", "stages.0"))
+    }
+    assert {id(group["params"][0]) for group in groups} == {id(weight) for weight in weights.values()}
+    rates = {id(group["params"][0]): (group["lr"], group["weight_decay"]) for group in groups}
+    assert rates[id(weights["head.classifier.weight"])] == (1e-3, 0.05)
+    assert rates[id(weights["stages.3.blocks.1.norm1.weight"])] == (pytest.approx(8e-4), 0.0)
+    assert rates[id(weights["stages.3.blocks.0.mixer.mix.ratios"])] == (pytest.approx(6.4e-4), 0.0)
