@@ -10,13 +10,15 @@ if TYPE_CHECKING:
     from sola_profile.api_place import place
     from sola_profile.api_study import study_model
     from sola_profile.api_time import predict
+    from sola_profile.peers.swap import pytorch_operators
 
-__all__ = ["__version__", "formula", "load", "place", "predict", "profile", "study_model"]
+__all__ = ["__version__", "formula", "load", "place", "predict", "profile", "pytorch_operators", "study_model"]
 
 _HOMES = {
     **dict.fromkeys(("formula", "load", "profile"), "sola_profile.api"),
     "place": "sola_profile.api_place",
     "predict": "sola_profile.api_time",
+    "pytorch_operators": "sola_profile.peers.swap",
     "study_model": "sola_profile.api_study",
 }
 

@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,14 +10,15 @@ import torch
 from tolerances import check_close
 
 import sola_vision
+from sola_profile import pytorch_operators
 from sola_vision import BackboneSpec
 
 PAGE = Path(__file__).resolve().parents[1] / "docs/deploying.md"
 SPEC = BackboneSpec(
     "tiny",
     (8, 8, 8, 8),
-    "L|M|D|LS",
-    {"L": "wkv", "M": "linear", "D": "decay", "S": "softmax"},
+    "L|M|L|LS",
+    {"L": "wkv", "M": "linear", "S": "softmax"},
     head_dim=8,
     bridges=("1.1->4.2",),
 )
@@ -56,6 +58,17 @@ def test_every_form_gives_the_scores_of_the_model(names, form):
 def test_the_plain_program_holds_no_operator_of_ours(names):
     assert any("sola" in str(node.target) for node in names["program"].graph.nodes)
     assert not any("sola" in str(node.target) for node in names["plain"].graph.nodes)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_decays_are_exported_for_one_size_without_our_operators(batch):
+    model = sola_vision.create_model(replace(SPEC, mixers={"L": "decay", "M": "linear", "S": "softmax"})).eval()
+    image = torch.randn(batch, 3, 70, 100)
+    with torch.no_grad():
+        with pytorch_operators():
+            plain = torch.export.export(model, (image,))
+        assert not any("sola" in str(node.target) for node in plain.graph.nodes)
+        same(plain.module()(image), model(image))
 
 
 def test_fine_tuning_trains_all_that_is_not_frozen(names):

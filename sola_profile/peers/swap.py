@@ -38,7 +38,11 @@ BEST: Mapping[str, Function] = {
 
 @contextmanager
 def pytorch_operators() -> Iterator[None]:
-    """Run every layer that calls ``sola_vision.ops`` on PyTorch's operators instead; not for two threads at once."""
+    """Run every layer that calls ``sola_vision.ops`` on PyTorch's operators instead; not for two threads at once.
+
+    What is exported inside holds none of ours: a model for ONNX, say. WKV's running sums are right for decays of up to
+    ``2 · LARGEST_EXPONENT`` a sequence, of either sign (``sola_profile.peers.wkv``).
+    """
     kept = {name: getattr(ops, name) for name in BEST}
     _put(BEST)
     try:
