@@ -65,6 +65,30 @@ def test_second_derivative_is_an_error(case: Case) -> None:
         grad.sum().backward()
 
 
+@pytest.mark.parametrize("case", SMALL_CASES, ids=str)
+def test_vmap_takes_examples_one_by_one(case: Case) -> None:
+    examples = [case.inputs(torch.float32, seed=seed) for seed in range(3)]
+    batched = [torch.stack(tensors, 1) for tensors in zip(*examples, strict=True)]
+    # the last input is shared, the others lie along dimension 1
+    dims = [1] * (len(batched) - 1) + [None]
+    shared = batched[-1][:, 0]
+    got = torch.vmap(lambda *tensors: case.run(list(tensors)), in_dims=tuple(dims))(*batched[:-1], shared)
+    for mine, inputs in zip(got, examples, strict=True):
+        assert torch.equal(mine, case.run([*inputs[:-1], shared]))
+
+
+@pytest.mark.parametrize("case", [case for case in SMALL_CASES if case.op != "shift_mix"], ids=str)
+def test_many_gradients_at_once(case: Case) -> None:
+    """As ``torch.autograd.functional.jacobian(vectorize=True)`` asks for them."""
+    inputs = [tensor.requires_grad_() for tensor in case.inputs(torch.float32)]
+    out = case.run(inputs)
+    grads = torch.randn(3, *out.shape, generator=torch.Generator().manual_seed(1))
+    together = torch.autograd.grad(out, inputs, grads, retain_graph=True, is_grads_batched=True)
+    for number, grad in enumerate(grads):
+        alone = torch.autograd.grad(out, inputs, grad, retain_graph=True)
+        assert all(torch.equal(many[number], one) for many, one in zip(together, alone, strict=True))
+
+
 # the rules of forward mode in torch are still decorated with torch.jit
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from sola_vision.ops._batched import one_by_one
 from sola_vision.ops._checks import check_parameter, check_tensor, require, require_tensors
 
 OP = "shift_mix"
@@ -71,3 +72,7 @@ def _(grads: list[Tensor], x: Tensor, ratios: Tensor) -> tuple[Tensor, Tensor]:
 def _flops(*args: Any, **kwargs: Any) -> int:
     # no matrix product
     return 0
+
+
+one_by_one("shift_mix")
+one_by_one("shift_mix_backward")
