@@ -161,6 +161,20 @@ def test_a_profile_has_the_predicted_time_where_ceilings_are_kept(sola_profile, 
     assert "--predict speaks of inference" in " ".join(err.split())
 
 
+def test_a_profile_predicts_nothing_from_ceilings_that_no_longer_hold(sola_profile, tmp_path):
+    """They may have been measured on a busy machine; a profile would show predictions that are off by any factor."""
+    kept(1.0)
+    file = tmp_path / "result.json"
+    command = ("--model", "timm:resnet18", "--res", "32", "--budget", "1", "--no-report", "--json", str(file))
+    code, _, err = sola_profile(*command)
+    assert code == 0
+    (row,) = package.load(str(file)).model.rows
+    assert row.predicted_time is None
+    said = " ".join(err.split())
+    assert "no latency is predicted: the kept ceilings no longer hold: element-wise exp" in said
+    assert "--predict measures all anew" in said
+
+
 def test_the_latency_table_has_a_prediction_and_its_error():
     profile = sample_profile("sola_t", "64,128")
     assert "Predicted" not in latency_table(profile).columns

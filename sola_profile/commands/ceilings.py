@@ -28,8 +28,11 @@ def this_machine(wanted: Wanted, *, fresh: bool = False) -> Machine:
     return measured(wanted)
 
 
-def for_profile(settings: Settings, *, measure: bool) -> Machine | None:
-    """Ceilings of this machine: kept ones, measured ones where asked for; None without or where nothing is predicted."""
+def for_profile(settings: Settings, *, measure: bool, runs: bool) -> Machine | None:
+    """Ceilings of this machine: kept ones, measured ones where asked for; None without or where nothing is predicted.
+
+    Before a profile that ``runs`` anything it is looked whether kept ones still hold.
+    """
     if settings.mode != "infer" or settings.compile or settings.device_type != "cpu":
         if measure:
             raise click.UsageError("--predict speaks of inference on the CPU without --compile")
@@ -37,18 +40,22 @@ def for_profile(settings: Settings, *, measure: bool) -> Machine | None:
     import torch
 
     threads = settings.threads or torch.get_num_threads()
-    if measure:
-        from sola_profile.machine_measuring import Wanted
-
-        return this_machine(Wanted("cpu", settings.dtype, threads))
+    from sola_profile.machine_measuring import Wanted, kept
     from sola_profile.machine_store import stored
 
+    wanted = Wanted("cpu", settings.dtype, threads)
+    if measure:
+        return this_machine(wanted)
     try:
-        return stored("cpu", settings.dtype, threads)
+        machine, drifts = kept(wanted) if runs else (stored("cpu", settings.dtype, threads), [])
     except ValueError as error:
         # a prediction is an extra; a broken file of it stops no profile
         click.echo(f"no latency is predicted: {error}", err=True)
         return None
+    if drifts:
+        click.echo(f"no latency is predicted: {drift_text(drifts[0])}; --predict measures all anew", err=True)
+        return None
+    return machine
 
 
 def drift_text(drift: Drift) -> str:

@@ -138,7 +138,7 @@ def run(request: Request, renderer: Renderer | None) -> Profile:
             request.with_twins,
             request.limit_s,
             isolate=request.isolate,
-            machine=for_profile(request.settings, measure=request.predict),
+            machine=for_profile(request.settings, measure=request.predict, runs=request.budget_s is not None),
         )
     )
     if request.baseline is not None:
