@@ -66,7 +66,7 @@ def _paper(order: list[str]) -> Spec:
 
 
 def _x() -> Spec:
-    axis = {"title": "accuracy (%)", "tickCount": 6, "labelOverlap": True}
+    axis = {"title": "accuracy (%)", "tickCount": 4, "labelOverlap": True, "labelSeparation": 6}
     return {
         "field": "accuracy",
         "type": "quantitative",
