@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sola_profile.case import parse_resolutions
+from sola_profile.case import MOST_THREADS, parse_resolutions
 from sola_profile.commands.output import Targets, checked, written_command
 from sola_profile.exit_codes import ExitCode
 from sola_profile.report.svg import Renderer
@@ -34,7 +34,9 @@ IMAGES, MATRICES, ROWS = 3, 8, 512
 )
 @click.option("--matrices", default=MATRICES, show_default=True, metavar="N", help="Heads or channels per layer.")
 @click.option("--rows", default=ROWS, show_default=True, metavar="N", help="Rows of each matrix; 0 for all.")
-@click.option("--threads", type=int, metavar="N", help="Threads of PyTorch's CPU operators.")
+@click.option(
+    "--threads", type=click.IntRange(1, MOST_THREADS), metavar="N", help="Threads of PyTorch's CPU operators."
+)
 @click.option("--out", metavar="FOLDER", help="Write a page with its charts there.")
 @click.option("--json", "json_file", metavar="FILE", help="Write everything as JSON; - is standard output.")
 def study(**options: Any) -> None:
@@ -63,8 +65,6 @@ def read_question(options: dict[str, Any]) -> StudyQuestion:
     """Check the command line; bad use raises ``click.UsageError``."""
     subject = checked(lambda: read_subject(options["model"], options["pattern"]))
     sizes = checked(lambda: parse_resolutions(options["res"]), "--res")
-    if options["threads"] is not None and options["threads"] < 1:
-        raise click.BadParameter(f"expected at least 1, got {options['threads']}", param_hint="--threads")
     from sola_profile.study.images import Samples
     from sola_profile.study.study_result import Extent, StudyQuestion
 
