@@ -45,10 +45,12 @@ def test_blindness_is_said_aloud_and_does_not_fail_strict(command):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--model", "json:loads"), "model: json:loads can't be built: TypeError: loads() missing 1 required"),
+        (("--model", "json:loads"), "json:loads can't be built without arguments (missing a required argument: 's')"),
+        # a function in C says nothing of its arguments before it is called
+        (("--model", "builtins:next"), "builtins:next can't be built: TypeError: next expected at least 1 argument"),
         (("--model", "sola_t", "--input", "3xHxW", "--res", "224"), "sola_t takes none of these sizes of 3xHxW"),
     ],
-    ids=["raises", "refuses all sizes"],
+    ids=["wants arguments", "raises", "refuses all sizes"],
 )
 def test_a_model_that_cannot_be_had_is_bad_use(command, arguments, message):
     code, _, err = command("formula", *arguments)
