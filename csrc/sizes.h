@@ -142,6 +142,20 @@ inline View view_of(const at::Tensor& tensor) {
   return {tensor.data_ptr(), tensor.stride(0), tensor.stride(1), tensor.dim() == 4 ? tensor.stride(2) : 0};
 }
 
+// `mixed`: outputs, or their gradients; ratios are contiguous
+inline ShiftMixParams mix_params(const at::Tensor& x, const at::Tensor& ratios, at::TensorList mixed) {
+  ShiftMixParams p{};
+  p.B = x.size(0);
+  p.H = x.size(1);
+  p.W = x.size(2);
+  p.C = x.size(3);
+  p.mixes = int(ratios.size(0));
+  p.x = view_of(x);
+  for (int i = 0; i < p.mixes; ++i) p.mixed[i] = view_of(mixed[i]);
+  p.ratios = ratios.data_ptr();
+  return p;
+}
+
 // a gradient may come expanded (stride 0) in any dimension; the kernels want the last one contiguous
 inline at::Tensor dense_last(const at::Tensor& tensor) {
   return tensor.stride(-1) == 1 || tensor.size(-1) <= 1 ? tensor : tensor.contiguous();

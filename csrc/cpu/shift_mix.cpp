@@ -17,19 +17,6 @@ constexpr int64_t kRange = 128;
 // what a channel of a mix of a token costs, in scalar operations
 constexpr double kForwardOps = 4, kBackwardOps = 12;
 
-ShiftMixParams params_of(const at::Tensor& x, const at::Tensor& ratios, at::TensorList mixed) {
-  ShiftMixParams p{};
-  p.B = x.size(0);
-  p.H = x.size(1);
-  p.W = x.size(2);
-  p.C = x.size(3);
-  p.mixes = int(ratios.size(0));
-  p.x = view_of(x);
-  for (int i = 0; i < p.mixes; ++i) p.mixed[i] = view_of(mixed[i]);
-  p.ratios = ratios.data_ptr();
-  return p;
-}
-
 int64_t ranges_of(const ShiftMixParams& p) { return (p.H * p.W + kRange - 1) / kRange; }
 
 // f(task, place, index) for every range of every image
@@ -50,7 +37,7 @@ std::vector<at::Tensor> forward(const at::Tensor& x, const at::Tensor& ratios) {
   for (int64_t i = 0; i < ratios.size(0); ++i) mixed.push_back(at::empty(x.sizes(), x.options()));
   if (x.numel() == 0) return mixed;
   const at::Tensor shares = ratios.contiguous();
-  const ShiftMixParams p = params_of(x, shares, mixed);
+  const ShiftMixParams p = mix_params(x, shares, mixed);
   over_ranges(p, dtype_of(x), kForwardOps,
               [&](const Task& task, Place place, int64_t) { kernels().shift_mix.forward(p, task, place); });
   return mixed;
@@ -64,7 +51,7 @@ std::tuple<at::Tensor, at::Tensor> backward(at::TensorList grads, const at::Tens
   std::vector<at::Tensor> dense;
   for (const at::Tensor& grad : grads) dense.push_back(dense_last(grad));
   const at::Tensor shares = ratios.contiguous();
-  ShiftMixParams p = params_of(x, shares, dense);
+  ShiftMixParams p = mix_params(x, shares, dense);
   p.grad_x = view_of(grad_x);
   const auto sums = at::empty({p.B * ranges_of(p), p.mixes * p.C}, ratios.options());
   p.grad_ratios = sums.data_ptr();

@@ -32,17 +32,9 @@ bool is_wide(const ShiftMixParams& p, int64_t item_size) {
 
 ShiftMixWork work_of(const at::Tensor& x, const at::Tensor& ratios, at::TensorList mixed) {
   ShiftMixWork work{};
-  ShiftMixParams& p = work.op;
-  p.B = x.size(0);
-  p.H = x.size(1);
-  p.W = x.size(2);
-  p.C = x.size(3);
-  p.mixes = int(ratios.size(0));
-  p.x = view_of(x);
-  for (int i = 0; i < p.mixes; ++i) p.mixed[i] = view_of(mixed[i]);
-  p.ratios = ratios.data_ptr();
-  work.ranges = (p.H * p.W + kMixRange - 1) / kMixRange;
-  work.wide = is_wide(p, x.element_size());
+  work.op = mix_params(x, ratios, mixed);
+  work.ranges = (work.op.H * work.op.W + kMixRange - 1) / kMixRange;
+  work.wide = is_wide(work.op, x.element_size());
   return work;
 }
 
