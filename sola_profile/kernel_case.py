@@ -19,8 +19,9 @@ DEFAULT_DTYPES = ("float32", "bfloat16")
 WKV, SHIFT_MIX = "wkv", "shift_mix"
 # they take (B, N, C): tokens whose channels are independent
 WITHOUT_HEADS = (WKV, SHIFT_MIX)
-# of a token, as the WKV layer wants them
-MIXES = 3
+# mixes of a token, as many as the WKV layer wants: the powers of c/C that its shares begin as
+MIX_POWERS = (1.0, 1.0, 0.5)
+MIXES = len(MIX_POWERS)
 # name → what it computes
 KERNELS: Mapping[str, str] = {
     "softmax_attention": "softmax(q kᵀ / √D) v",

@@ -7,7 +7,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sola_profile.kernel_case import BOTH, MIXES, SHIFT_MIX, WITHOUT_HEADS, WKV, KernelCase
+from sola_profile.kernel_case import BOTH, MIX_POWERS, SHIFT_MIX, WITHOUT_HEADS, WKV, KernelCase
 from sola_profile.peers.table import Function, Result
 from sola_profile.workload import SEED, Step
 
@@ -35,7 +35,7 @@ def make_inputs(case: KernelCase, device: str = "cpu") -> Inputs:
 
     if case.op == SHIFT_MIX:
         place = torch.arange(shape.dim, dtype=sums) / shape.dim
-        shares = torch.stack([place**power for power in (1.0, 1.0, 0.5)[:MIXES]])
+        shares = torch.stack([place**power for power in MIX_POWERS])
         return normal(shape.batch, *shape.grid, shape.dim), shares.to(device)
     if case.op == WKV:
         decay = torch.linspace(-5, 3, shape.dim, dtype=sums)

@@ -13,28 +13,25 @@ from sola_vision import ops
 
 def _attention(**changes):
     shapes = {"q": (2, 5, 3, 8), "k": (2, 7, 3, 8), "v": (2, 7, 3, 4)}
-    tensors = {name: torch.zeros(changes.get(name, shape)) for name, shape in shapes.items()}
-    for name, dtype in changes.get("dtypes", {}).items():
-        tensors[name] = tensors[name].to(dtype)
+    tensors = _tensors(shapes, changes)
     for name in changes.get("sparse_last", ()):
         tensors[name] = tensors[name].transpose(2, 3).contiguous().transpose(2, 3)
     return tensors
 
 
-def _wkv(**changes):
-    shapes = {"k": (2, 5, 6), "v": (2, 5, 6), "decay": (6,), "bonus": (6,)}
+def _tensors(shapes, changes):
     tensors = {name: torch.zeros(changes.get(name, shape)) for name, shape in shapes.items()}
     for name, dtype in changes.get("dtypes", {}).items():
         tensors[name] = tensors[name].to(dtype)
     return tensors
+
+
+def _wkv(**changes):
+    return _tensors({"k": (2, 5, 6), "v": (2, 5, 6), "decay": (6,), "bonus": (6,)}, changes)
 
 
 def _shift_mix(**changes):
-    shapes = {"x": (2, 4, 5, 6), "ratios": (3, 6)}
-    tensors = {name: torch.zeros(changes.get(name, shape)) for name, shape in shapes.items()}
-    for name, dtype in changes.get("dtypes", {}).items():
-        tensors[name] = tensors[name].to(dtype)
-    return tensors
+    return _tensors({"x": (2, 4, 5, 6), "ratios": (3, 6)}, changes)
 
 
 _ATTENTION = {

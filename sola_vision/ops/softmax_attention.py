@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from sola_vision.ops._checks import check_attention, require_tensors
+from sola_vision.ops._checks import accumulate_dtype, check_attention, require_tensors
 
 OP = "softmax_attention"
 
@@ -69,7 +69,7 @@ def _pairs(queries: Any, keys: Any, causal: bool) -> Any:
 def _(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
     check_attention(OP, q, k, v)
     batch, queries, heads, _dim = q.shape
-    accumulate = torch.float64 if q.dtype == torch.float64 else torch.float32
+    accumulate = accumulate_dtype(q)
     return q.new_empty((batch, queries, heads, v.size(3))), q.new_empty((batch, heads, queries), dtype=accumulate)
 
 

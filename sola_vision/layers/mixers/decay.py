@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from sola_vision import ops
 from sola_vision.layers import Grid
 from sola_vision.layers.mixers.base import AttentionMixer
+from sola_vision.ops._checks import accumulate_dtype
 from sola_vision.ops.linear_attention import chunked_macs
 from sola_vision.terms import Terms, total
 
@@ -36,8 +37,7 @@ class DecayAttention(AttentionMixer):
 
     def forward(self, x: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
         q, k, v = self.project(x)
-        dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-        decay = torch.exp(-torch.exp(self.log_rate.to(dtype)))
+        decay = torch.exp(-torch.exp(self.log_rate.to(accumulate_dtype(q))))
         state = ops.linear_attention(q, k, v, feature_map="elu1", decay=decay).flatten(2)
         return self.output(state), state
 

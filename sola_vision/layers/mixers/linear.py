@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from sola_vision import ops
 from sola_vision.layers import Grid
 from sola_vision.layers.mixers.base import AttentionMixer
+from sola_vision.ops._checks import accumulate_dtype
 from sola_vision.ops.linear_attention import macs
 from sola_vision.terms import Terms, total
 
@@ -88,7 +89,7 @@ def rotation_tables(x: Tensor, grid: Grid, scale: float) -> tuple[Tensor, Tensor
     rows, columns = grid
     count = x.size(-1) // 4
     # angles of far tokens need more digits than half precision has
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    dtype = accumulate_dtype(x)
     # the base is RoFormer's, arXiv 2104.09864
     frequency = torch.exp(torch.arange(count, dtype=dtype, device=x.device) * (-math.log(10_000) / count))
     by_row = (torch.arange(rows, dtype=dtype, device=x.device)[:, None] * frequency)[:, None]
