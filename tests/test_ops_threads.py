@@ -4,6 +4,7 @@ import concurrent.futures
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -96,6 +97,7 @@ def test_a_forked_child_may_call() -> None:
 
 _CHECK_SET = """
 import sys
+from pathlib import Path
 sys.path.insert(0, "tests")
 import torch
 from against_reference import agrees
@@ -109,7 +111,13 @@ print(sum(agrees(case, dtype) for case in CASES for dtype in DTYPES))
 
 @pytest.mark.parametrize(
     "setting",
-    [{"SOLA_ISA": "baseline"}, {"SOLA_ISA": "avx2"}, {"SOLA_ISA": "avx512"}, {"SOLA_BF16": "float"}],
+    [
+        {"SOLA_ISA": "baseline"},
+        {"SOLA_ISA": "avx2"},
+        {"SOLA_ISA": "avx512"},
+        {"SOLA_BF16": "float"},
+        {"SOLA_BF16": "brgemm"},
+    ],
     ids=lambda setting: "-".join(setting.values()),
 )
 def test_every_instruction_set_is_right(setting: dict[str, str]) -> None:
@@ -123,8 +131,8 @@ def test_every_instruction_set_is_right(setting: dict[str, str]) -> None:
         timeout=600,
         check=False,
     )
-    if "lacks these instructions" in run.stderr:
-        pytest.skip(f"this machine can't run {wanted}")
+    if "lacks these instructions" in run.stderr or "SOLA_BF16=brgemm: " in run.stderr:
+        pytest.skip(f"this machine can't run {setting}")
     assert run.returncode == 0, run.stderr[-2000:]
     # a case is passed over only where plain PyTorch overflows
     assert int(run.stdout) >= 0.99 * len(CASES) * len(DTYPES)
@@ -150,3 +158,20 @@ def test_build_info_names_what_was_chosen() -> None:
     info = ops.build_info()
     assert set(info) == {"version", "compiler", "cuda_architectures", "instruction_set", "gemm", "gemm_bfloat16"}
     assert info["instruction_set"] in ("avx512", "avx2", "baseline")
+
+
+def test_bfloat16_runs_on_the_faster_units() -> None:
+    """Asked of Linux, which knows the maker and what the processor lets programs use."""
+    processor = Path("/proc/cpuinfo")
+    fields = dict(
+        tuple(part.strip() for part in line.split(":", 1))
+        for line in (processor.read_text().splitlines() if processor.exists() else [])
+        if ":" in line
+    )
+    flags = fields.get("flags", "").split()
+    if "avx512_bf16" not in flags or "SOLA_BF16" in os.environ:
+        pytest.skip("no bfloat16 units here, or told which to use")
+    native = "amx_bf16" in flags or fields["vendor_id"] != "GenuineIntel"
+    assert ops.build_info()["gemm_bfloat16"] == (
+        "oneDNN brgemm" if native else "own micro-kernel on tiles widened to float"
+    )

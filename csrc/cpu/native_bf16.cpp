@@ -36,6 +36,25 @@ std::string try_brgemm() {
   return c == std::vector<float>(M * N, float(K)) ? "" : "this torch gets it wrong";
 }
 
+#if defined(__x86_64__)
+bool made_by_intel() {
+  unsigned most = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid(0, &most, &ebx, &ecx, &edx) && ebx == signature_INTEL_ebx && edx == signature_INTEL_edx &&
+         ecx == signature_INTEL_ecx;
+}
+#endif
+
+// empty unless tiles widened to float are faster. Intel's AVX512-BF16 starts a product every second cycle and its FMA two
+// a cycle, so float does twice the work; AMX, which torch's `could_pack` asks for, and AMD's Zen 4 and 5 do more
+std::string slowness() {
+#if defined(__x86_64__)
+  if (made_by_intel() && !at::native::cpublas::could_pack(at::kBFloat16)) {
+    return "slower here: Intel's bfloat16 units do half the work of its float units where AMX is off";
+  }
+#endif
+  return "";
+}
+
 // empty where brgemm can run
 std::string refusal() {
 #if defined(__x86_64__)
@@ -59,7 +78,8 @@ BrgemmBf16 choose() {
     throw std::runtime_error("SOLA_BF16=" + wish + " names no GEMM backend; known: brgemm, float");
   }
   if (wish == kBrgemm && !refusal().empty()) throw std::runtime_error("SOLA_BF16=brgemm: " + refusal());
-  return wish == kFloat || !refusal().empty() ? nullptr : &brgemm;
+  if (wish == kBrgemm) return &brgemm;
+  return wish == kFloat || !refusal().empty() || !slowness().empty() ? nullptr : &brgemm;
 }
 
 }  // namespace
@@ -71,7 +91,8 @@ BrgemmBf16 native_bf16() {
 
 std::vector<Choice> bf16_backends() {
   const bool native = native_bf16() != nullptr;
-  return {{"oneDNN brgemm", refusal(), native}, {"own micro-kernel on tiles widened to float", "", !native}};
+  const std::string refused = refusal();
+  return {{"oneDNN brgemm", refused.empty() ? slowness() : refused, native}, {"own micro-kernel on tiles widened to float", "", !native}};
 }
 
 }  // namespace sola
