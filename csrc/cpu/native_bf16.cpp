@@ -44,8 +44,8 @@ bool made_by_intel() {
 }
 #endif
 
-// empty unless tiles widened to float are faster. Intel's AVX512-BF16 starts a product every second cycle and its FMA two
-// a cycle, so float does twice the work; AMX, which torch's `could_pack` asks for, and AMD's Zen 4 and 5 do more
+// empty unless tiles widened to float are faster. Intel's AVX512-BF16 starts a product every second cycle and its FMA
+// two a cycle, so float does twice the work; AMX, which torch's `could_pack` asks for, and AMD's Zen 4 and 5 do more
 std::string slowness() {
 #if defined(__x86_64__)
   if (made_by_intel() && !at::native::cpublas::could_pack(at::kBFloat16)) {
@@ -92,7 +92,8 @@ BrgemmBf16 native_bf16() {
 std::vector<Choice> bf16_backends() {
   const bool native = native_bf16() != nullptr;
   const std::string refused = refusal();
-  return {{"oneDNN brgemm", refused.empty() ? slowness() : refused, native}, {"own micro-kernel on tiles widened to float", "", !native}};
+  return {{"oneDNN brgemm", refused.empty() ? slowness() : refused, native},
+          {"own micro-kernel on tiles widened to float", "", !native}};
 }
 
 }  // namespace sola
