@@ -251,6 +251,46 @@ std::vector<Tensor> mix_autograd(const Tensor& x, const Tensor& ratios) {
   return MixNode::apply(x, ratios);
 }
 
+// ---- channel mix
+
+using ChannelForward = Tensor(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&);
+using ChannelBackward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&,
+                                                                           const Tensor&, const Tensor&, const Tensor&,
+                                                                           const Tensor&);
+
+Tensor channel_forward(const Tensor& x_k, const Tensor& x_r, const Tensor& key, const Tensor& value,
+                       const Tensor& receptance) {
+  at::AutoDispatchBelowADInplaceOrView below;
+  return find<ChannelForward>("sola::channel_mix").call(x_k, x_r, key, value, receptance);
+}
+
+struct ChannelNode : Function<ChannelNode> {
+  static Tensor forward(AutogradContext* context, const Tensor& x_k, const Tensor& x_r, const Tensor& key,
+                        const Tensor& value, const Tensor& receptance) {
+    const Tensor out = channel_forward(x_k, x_r, key, value, receptance);
+    context->save_for_backward({x_k, x_r, key, value, receptance, out});
+    return out;
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& grads) {
+    const auto saved = context->get_saved_variables();
+    auto [x_k, x_r, key, value, receptance] =
+        find<ChannelBackward>("sola::channel_mix_backward")
+            .call(grads[0], saved[0], saved[1], saved[2], saved[3], saved[4], saved[5]);
+    return {x_k, x_r, key, value, receptance};
+  }
+};
+
+Tensor channel_autograd(const Tensor& x_k, const Tensor& x_r, const Tensor& key, const Tensor& value,
+                        const Tensor& receptance) {
+  refuse_tangents("channel_mix",
+                  {{"x_k", x_k}, {"x_r", x_r}, {"key", key}, {"value", value}, {"receptance", receptance}});
+  if (!needs_graph({&x_k, &x_r, &key, &value, &receptance})) {
+    return channel_forward(x_k, x_r, key, value, receptance);
+  }
+  return ChannelNode::apply(x_k, x_r, key, value, receptance);
+}
+
 // ---- autocast: the token tensors in the lower precision, parameters as they are
 
 Tensor lower(const Tensor& tensor) {
@@ -295,6 +335,13 @@ std::vector<Tensor> mix_autocast(const Tensor& x, const Tensor& ratios) {
   return find<MixForward>("sola::shift_mix").call(lower(x), ratios);
 }
 
+Tensor channel_autocast(const Tensor& x_k, const Tensor& x_r, const Tensor& key, const Tensor& value,
+                        const Tensor& receptance) {
+  const auto guard = without_autocast();
+  return find<ChannelForward>("sola::channel_mix")
+      .call(lower(x_k), lower(x_r), lower(key), lower(value), lower(receptance));
+}
+
 // ---- devices without kernels
 
 void refuse(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
@@ -311,7 +358,7 @@ void refuse(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
 }
 
 constexpr const char* kForwardOps[] = {"softmax_attention", "linear_attention", "chunked_linear_attention", "wkv",
-                                       "shift_mix"};
+                                       "shift_mix",         "channel_mix"};
 
 void refuse_all(torch::Library& m) {
   for (const char* op : kForwardOps) m.impl(op, torch::CppFunction::makeFromBoxedFunction<&refuse>());
@@ -325,6 +372,7 @@ TORCH_LIBRARY_IMPL(sola, Autograd, m) {
   m.impl("chunked_linear_attention", &chunked_autograd);
   m.impl("wkv", &wkv_autograd);
   m.impl("shift_mix", &mix_autograd);
+  m.impl("channel_mix", &channel_autograd);
   // a second derivative is an error, never silently zero
   for (const char* op : kForwardOps) {
     m.impl((std::string(op) + "_backward").c_str(), torch::autograd::autogradNotImplementedFallback());
@@ -337,6 +385,7 @@ TORCH_LIBRARY_IMPL(sola, AutocastCPU, m) {
   m.impl("chunked_linear_attention", &chunked_autocast);
   m.impl("wkv", &wkv_autocast);
   m.impl("shift_mix", &mix_autocast);
+  m.impl("channel_mix", &channel_autocast);
 }
 
 TORCH_LIBRARY_IMPL(sola, AutocastCUDA, m) {
@@ -345,6 +394,7 @@ TORCH_LIBRARY_IMPL(sola, AutocastCUDA, m) {
   m.impl("chunked_linear_attention", &chunked_autocast);
   m.impl("wkv", &wkv_autocast);
   m.impl("shift_mix", &mix_autocast);
+  m.impl("channel_mix", &channel_autocast);
 }
 
 // csrc/cuda registers its kernels where nvcc was found

@@ -87,4 +87,23 @@ struct ShiftMixParams {
   void* grad_ratios;  // (B, ranges of tokens, mixes, C) partial sums, float or double
 };
 
+// tokens `stride` numbers apart
+struct Rows {
+  void* data = nullptr;
+  int64_t stride = 0;
+};
+
+// N tokens, C channels, M hidden units; weights are dense
+struct ChannelMixParams {
+  int64_t N, C, M;
+  Rows x_k, x_r, out;
+  const void *key, *value, *receptance;  // (M, C), (C, M), (C, C)
+  // backward only
+  Rows grad_out, grad_x_k, grad_x_r;
+  // weights transposed, for products that can't read them so: (C, M), (M, C), (C, C); null otherwise
+  const void *key_t, *value_t, *receptance_t;
+  // shares of the weights' gradients, float or double, columns padded to vectors
+  void *grad_key, *grad_value, *grad_receptance;  // (shares, M, C), (shares, C, M), (shares, C, C)
+};
+
 }  // namespace sola

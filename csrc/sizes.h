@@ -137,6 +137,28 @@ inline void check_mixed(const char* op, at::TensorList grads, const at::Tensor& 
   }
 }
 
+// x_k, x_r (B, N, C), key (M, C), value (C, M), receptance (C, C), all of one dtype and device
+inline void check_channel_mix(const char* op, const at::Tensor& x_k, const at::Tensor& x_r, const at::Tensor& key,
+                              const at::Tensor& value, const at::Tensor& receptance) {
+  check_tensor(op, "x_k", x_k, "(B, N, C)");
+  check_tensor(op, "x_r", x_r, "(B, N, C)");
+  check_like(op, "x_r", x_r, "x_k", x_k);
+  TORCH_CHECK_VALUE(x_r.sizes() == x_k.sizes(), op, ": x_r must have the shape of x_k, ", shape_text(x_k.sizes()),
+                    ", got ", shape_text(x_r.sizes()));
+  const int64_t C = x_k.size(2);
+  TORCH_CHECK_VALUE(key.dim() == 2 && key.size(1) == C && key.size(0) >= 1, op,
+                    ": key must be (M, C) with M of at least 1 and C = ", C, ", got ", shape_text(key.sizes()));
+  const auto check_weight = [&](const char* name, const at::Tensor& weight, int64_t inputs, const char* letters) {
+    TORCH_CHECK_VALUE(weight.dim() == 2 && weight.size(0) == C && weight.size(1) == inputs, op, ": ", name, " must be ",
+                      letters, " = ", shape_text({C, inputs}), ", got ", shape_text(weight.sizes()));
+  };
+  check_weight("value", value, key.size(0), "(C, M)");
+  check_weight("receptance", receptance, C, "(C, C)");
+  for (const auto& [name, tensor] : {std::pair{"key", &key}, {"value", &value}, {"receptance", &receptance}}) {
+    check_like(op, name, *tensor, "x_k", x_k);
+  }
+}
+
 // (batch, token, head, channel)
 inline View view_of(const at::Tensor& tensor) {
   return {tensor.data_ptr(), tensor.stride(0), tensor.stride(1), tensor.dim() == 4 ? tensor.stride(2) : 0};

@@ -108,6 +108,28 @@ struct ShiftMixKernels {
   void (*backward)(const ShiftMixParams&, const Task&, Place, int64_t index);
 };
 
+// hidden units [first, last)
+struct Units {
+  int64_t first, last;
+};
+
+// the gated feed-forward part of a layer, on tokens [begin, end)
+struct ChannelMixForwardKernels {
+  size_t (*scratch)(const ChannelMixParams&, const Task&, int64_t rows);
+  // outputs; with `partial` (tiles, C, 64) only what some hidden units give, before the gate
+  void (*run)(const ChannelMixParams&, const Task&, Place, Units, void* partial);
+  // the gate over `count` such sums, `size` numbers apart
+  void (*finish)(const ChannelMixParams&, const Task&, Place, const void* partial, int64_t count, int64_t size);
+};
+
+struct ChannelMixBackwardKernels {
+  size_t (*scratch)(const ChannelMixParams&, const Task&, int64_t rows);
+  // `columns` of a gradient of weights, padded
+  int64_t (*padded)(const Task&, int64_t columns);
+  // gradients of the tokens; adds to a share of the weights' gradients, or begins it
+  void (*run)(const ChannelMixParams&, const Task&, Place, int64_t share, bool begins);
+};
+
 // fixed amounts of work on data in the first caches, from which the host measures what a core can do
 struct RateKernels {
   size_t (*scratch)(const Task&);
@@ -126,6 +148,8 @@ struct Kernels {
   const WkvKernels& wkv_forward;
   const WkvKernels& wkv_backward;
   const ShiftMixKernels& shift_mix;
+  const ChannelMixForwardKernels& channel_mix_forward;
+  const ChannelMixBackwardKernels& channel_mix_backward;
   const RateKernels& rates;
 };
 

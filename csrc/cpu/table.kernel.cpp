@@ -11,14 +11,24 @@ extern const ChunkedKernels chunked_attention;
 extern const WkvKernels wkv_forward;
 extern const WkvKernels wkv_backward;
 extern const ShiftMixKernels shift_mix;
+extern const ChannelMixForwardKernels channel_mix_forward;
+extern const ChannelMixBackwardKernels channel_mix_backward;
 extern const RateKernels rates;
 
 #define SOLA_TEXT_OF(x) #x
 #define SOLA_TEXT(x) SOLA_TEXT_OF(x)
 
 extern const Kernels table;
-const Kernels table{SOLA_TEXT(SOLA_ISA), softmax_forward,   softmax_backward,
-                    linear_attention,    chunked_attention, wkv_forward,
-                    wkv_backward,        shift_mix,         rates};
+const Kernels table{SOLA_TEXT(SOLA_ISA),
+                    softmax_forward,
+                    softmax_backward,
+                    linear_attention,
+                    chunked_attention,
+                    wkv_forward,
+                    wkv_backward,
+                    shift_mix,
+                    channel_mix_forward,
+                    channel_mix_backward,
+                    rates};
 
 }  // namespace sola::SOLA_ISA

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
+from sola_vision.ops.channel_mix import products as mix_products
 from sola_vision.ops.linear_attention import chunked_macs
 from sola_vision.ops.linear_attention import macs as linear_macs
 from sola_vision.ops.shift_mix import scalar_ops as mix_scalar_ops
@@ -166,6 +167,15 @@ def _sola_mix(_out: Any, x: Operand, ratios: Operand) -> Work:
     return Work(0, mix_scalar_ops(elements(x.shape), ratios.shape[0]))
 
 
+def _sola_channel_mix(out: Operand, x_k: Operand, _x_r: Operand, key: Operand, *_: Any) -> Work:
+    batch, tokens, channels = x_k.shape
+    hidden = key.shape[0]
+    gates = elements(out.shape)
+    # a maximum and a square per hidden unit; the gate is a sigmoid and a product
+    scalars = {"exp": gates, "activation": 2 * batch * tokens * hidden + 2 * gates, "elementwise": gates}
+    return Work(sum(mix_products(batch * tokens, channels, hidden).values()), scalars, LINEAR_MAP)
+
+
 PRODUCTS: Mapping[str, Formula] = {
     "aten::mm": _mm,
     "aten::bmm": _mm,
@@ -180,6 +190,7 @@ PRODUCTS: Mapping[str, Formula] = {
     "sola::chunked_linear_attention": _sola_chunked,
     "sola::wkv": _sola_wkv,
     "sola::shift_mix": _sola_mix,
+    "sola::channel_mix": _sola_channel_mix,
 }
 
 

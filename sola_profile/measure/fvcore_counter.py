@@ -18,6 +18,7 @@ from sola_profile.measure.counts import Count, uncounted
 from sola_profile.measure.tracing import MetaTracing
 from sola_profile.pieces import piece_modules
 from sola_profile.workload import Workload
+from sola_vision.ops.channel_mix import products as mix_products
 from sola_vision.ops.linear_attention import chunked_macs
 from sola_vision.ops.linear_attention import macs as linear_macs
 from sola_vision.ops.softmax_attention import macs as softmax_macs
@@ -72,6 +73,11 @@ def _chunked_linear_attention(inputs: list[Any], _outputs: list[Any]) -> int:
     return int(chunked_macs(q[0], q[1], q[2], q[3], v[3], causal=causal, chunk=chunk))
 
 
+def _channel_mix(inputs: list[Any], _outputs: list[Any]) -> int:
+    x_k, key = get_shape(inputs[0]), get_shape(inputs[2])
+    return int(sum(mix_products(x_k[0] * x_k[1], x_k[2], key[0]).values()))
+
+
 def _no_product(_inputs: list[Any], _outputs: list[Any]) -> int:
     return 0
 
@@ -82,6 +88,7 @@ _HANDLES: Mapping[str, Handle] = {
     "sola::chunked_linear_attention": _chunked_linear_attention,
     "sola::wkv": _no_product,
     "sola::shift_mix": _no_product,
+    "sola::channel_mix": _channel_mix,
 }
 
 # as fvcore names them; its handles for norms, pooling and resampling count scalar operations

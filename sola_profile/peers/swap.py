@@ -14,6 +14,7 @@ from sola_profile.peers.shift import eager_shift_mix
 from sola_profile.peers.table import Function
 from sola_profile.peers.wkv import cumulative
 from sola_vision import ops
+from sola_vision.ops.channel_mix import composed
 
 
 def best_linear(
@@ -33,6 +34,7 @@ BEST: Mapping[str, Function] = {
     "linear_attention": best_linear,
     "wkv": cumulative,
     "shift_mix": eager_shift_mix,
+    "channel_mix": composed,
 }
 
 

@@ -8,15 +8,22 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from sola_vision import ops
 from sola_vision.layers import Grid
-from sola_vision.layers.gate import gated
 from sola_vision.layers.shift import ShiftMix
+from sola_vision.ops._gate import gated
 from sola_vision.terms import Terms, linear, sigmoid_gate, total
 
 
 def hidden_width(dim: int, ratio: float) -> int:
     """Width of the hidden layer, ``ratio · dim`` rounded down but at least 1."""
     return max(1, int(dim * ratio))
+
+
+def _is_its_weight(part: nn.Module) -> bool:
+    """Whether a map is its matrix and nothing else: no adapter or quantised map in its place, no hook that wants to be called."""
+    hooks = (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks)
+    return type(part) is nn.Linear and part.bias is None and not any(hooks)
 
 
 class ChannelMix(nn.Module):
@@ -41,6 +48,9 @@ class ChannelMix(nn.Module):
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         for_key, for_receptance = self.mix(x, grid)
+        maps = (self.key, self.value, self.receptance)
+        if all(map(_is_its_weight, maps)):
+            return ops.channel_mix(for_key, for_receptance, *(part.weight for part in maps))
         # the largest tensor of the layer: nothing but its square is needed, and for a gradient the ReLU under it
         hidden = self.key(for_key).relu_()
         hidden = hidden.square() if hidden.requires_grad else hidden.square_()

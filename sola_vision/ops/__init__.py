@@ -12,6 +12,7 @@ but for ``shift_mix``.
 import torch as _torch  # noqa: F401  its libraries must be loaded before the extension that links to them
 
 from sola_vision.ops._extension import extension
+from sola_vision.ops.channel_mix import channel_mix
 from sola_vision.ops.cuda_features import CUDA_FEATURES, cuda_features_off, cuda_without
 from sola_vision.ops.linear_attention import FEATURE_MAPS, linear_attention
 from sola_vision.ops.shift_mix import shift_mix
@@ -24,6 +25,7 @@ __all__ = [
     "FEATURE_MAPS",
     "SOFTMAX_BACKENDS",
     "build_info",
+    "channel_mix",
     "cuda_features_off",
     "cuda_without",
     "current_softmax_backend",

@@ -88,3 +88,9 @@ def shift_mix(x: Tensor, ratios: Tensor) -> tuple[Tensor, ...]:
     bounds = [0, group, 2 * group, 3 * group, 4 * group, x.size(3)]
     shifted = torch.cat([part[..., bounds[g] : bounds[g + 1]] for g, part in enumerate(neighbours)], -1)
     return tuple((ratio * x + (1 - ratio) * shifted).to(x.dtype) for ratio in ratios)
+
+
+def channel_mix(x_k: Tensor, x_r: Tensor, key: Tensor, value: Tensor, receptance: Tensor) -> Tensor:
+    """See ``sola_vision.ops.channel_mix``."""
+    hidden = torch.einsum("bnc,mc->bnm", x_k, key).relu() ** 2
+    return torch.einsum("bnc,dc->bnd", x_r, receptance).sigmoid() * torch.einsum("bnm,cm->bnc", hidden, value)

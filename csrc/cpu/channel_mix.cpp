@@ -1,0 +1,158 @@
+// channel mix on the CPU: checks, outputs, ranges of tokens and of hidden units, threads
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros_like.h>
+#include <torch/library.h>
+
+#include "cpu/parallel.h"
+#include "sizes.h"
+
+namespace sola {
+namespace {
+
+constexpr const char* kOp = "channel_mix";
+constexpr int64_t kTileRows = 64, kUnitBlock = 128;
+// tokens that share one reading of the weights, at most
+constexpr int64_t kMostRows = 512;
+// tokens of a share of the weights' gradients, which is as large as the weights
+constexpr int64_t kShareRows = 512;
+
+// bfloat16 products pair up neighbours in both widths, so these must be even
+BrgemmBf16 brgemm_for(const ChannelMixParams& p, Dtype dtype) {
+  return p.C % 2 == 0 && p.M % 2 == 0 ? native_for(dtype) : nullptr;
+}
+
+int64_t tiles_of(int64_t tokens) { return (tokens + kTileRows - 1) / kTileRows; }
+
+Place place_of(int64_t index, int64_t rows, int64_t tokens) {
+  return {0, 0, index * rows, std::min((index + 1) * rows, tokens)};
+}
+
+// (B, N, C) as rows; a copy where rows don't follow each other at one distance
+at::Tensor as_rows(const at::Tensor& x) {
+  const bool regular = x.size(0) == 1 || x.stride(0) == x.size(1) * x.stride(1);
+  return regular && (x.stride(2) == 1 || x.size(2) == 1) ? x : x.contiguous();
+}
+
+Rows rows_of(const at::Tensor& x) { return {x.data_ptr(), x.stride(1)}; }
+
+ChannelMixParams params_of(const at::Tensor& x_k, const at::Tensor& x_r, const at::Tensor& key, const at::Tensor& value,
+                           const at::Tensor& receptance, const at::Tensor& out) {
+  ChannelMixParams p{};
+  p.N = x_k.size(0) * x_k.size(1);
+  p.C = x_k.size(2);
+  p.M = key.size(0);
+  p.x_k = rows_of(x_k);
+  p.x_r = rows_of(x_r);
+  p.out = rows_of(out);
+  p.key = key.data_ptr();
+  p.value = value.data_ptr();
+  p.receptance = receptance.data_ptr();
+  return p;
+}
+
+at::Tensor forward(const at::Tensor& x_k, const at::Tensor& x_r, const at::Tensor& key, const at::Tensor& value,
+                   const at::Tensor& receptance) {
+  check_channel_mix(kOp, x_k, x_r, key, value, receptance);
+  auto out = at::empty(x_k.sizes(), x_k.options());
+  if (out.numel() == 0) return out;
+  const at::Tensor mixed = as_rows(x_k), gate = as_rows(x_r);
+  const at::Tensor K = key.contiguous(), V = value.contiguous(), R = receptance.contiguous();
+  const ChannelMixParams p = params_of(mixed, gate, K, V, R, out);
+  const Dtype dtype = dtype_of(x_k);
+  const BrgemmBf16 brgemm = brgemm_for(p, dtype);
+  const auto& kernel = kernels().channel_mix_forward;
+
+  // few tokens are cut finer, and where a tile for every thread is still not enough hidden units are cut as well
+  const int64_t tiles = tiles_of(p.N), fewest = (p.N + kMostRows - 1) / kMostRows;
+  const int64_t pieces = std::min(tiles, fewest * choose_shares(fewest, tiles));
+  const int64_t rows = (tiles + pieces - 1) / pieces * kTileRows, chunks = (p.N + rows - 1) / rows;
+  const int64_t blocks = (p.M + kUnitBlock - 1) / kUnitBlock, cuts = choose_shares(chunks, blocks);
+  const int64_t step = (blocks + cuts - 1) / cuts, shares = (blocks + step - 1) / step;
+  const int64_t size = tiles * kTileRows * p.C;
+  at::Tensor partial;
+  if (shares > 1) partial = at::empty({shares, size}, x_k.options().dtype(accumulate_type(x_k)));
+  const auto part = [&](int64_t share, int64_t begin) -> std::byte* {
+    if (shares == 1) return nullptr;
+    return static_cast<std::byte*>(partial.data_ptr()) + (share * size + begin * p.C) * int64_t(partial.element_size());
+  };
+  const size_t scratch = kernel.scratch(p, {dtype, brgemm, nullptr}, rows);
+  const double ops = 2.0 * double(std::min(rows, p.N)) * double(p.C);
+  run_tasks(chunks * shares, ops * double(2 * p.M / shares + p.C), dtype, brgemm, scratch,
+            [&](int64_t index, const Task& task) {
+              const Place place = place_of(index / shares, rows, p.N);
+              const int64_t share = index % shares, first = share * step * kUnitBlock;
+              kernel.run(p, task, place, {first, std::min(first + step * kUnitBlock, p.M)}, part(share, place.begin));
+            });
+  if (shares > 1) {
+    run_tasks(tiles, 2.0 * kTileRows * double(p.C * p.C), dtype, brgemm, scratch, [&](int64_t index, const Task& task) {
+      const Place place = place_of(index, kTileRows, p.N);
+      kernel.finish(p, task, place, part(0, place.begin), shares, size);
+    });
+  }
+  return out;
+}
+
+// the shares of a gradient of weights, and their sum in the dtype of the weights
+struct Shares {
+  at::Tensor weights, sums;
+
+  Shares(const at::Tensor& weights, int64_t shares, int64_t padded)
+      : weights(weights),
+        sums(at::empty({shares, weights.size(0), padded}, weights.options().dtype(accumulate_type(weights)))) {}
+
+  at::Tensor total() const {
+    const at::Tensor sum = sums.size(0) == 1 ? sums[0] : sums.sum(0);
+    return sum.narrow(1, 0, weights.size(1)).to(weights.scalar_type()).contiguous();
+  }
+};
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> backward(
+    const at::Tensor& grad_out, const at::Tensor& x_k, const at::Tensor& x_r, const at::Tensor& key,
+    const at::Tensor& value, const at::Tensor& receptance, const at::Tensor& out) {
+  check_channel_mix(kOp, x_k, x_r, key, value, receptance);
+  auto grad_k = at::empty(x_k.sizes(), x_k.options()), grad_r = at::empty(x_r.sizes(), x_r.options());
+  if (x_k.numel() == 0) return {grad_k, grad_r, at::zeros_like(key), at::zeros_like(value), at::zeros_like(receptance)};
+  const at::Tensor mixed = as_rows(x_k), gate = as_rows(x_r), grad = as_rows(grad_out), saved = as_rows(out);
+  const at::Tensor K = key.contiguous(), V = value.contiguous(), R = receptance.contiguous();
+  ChannelMixParams p = params_of(mixed, gate, K, V, R, saved);
+  const Dtype dtype = dtype_of(x_k);
+  const BrgemmBf16 brgemm = brgemm_for(p, dtype);
+  const Task host{dtype, brgemm, nullptr};
+  const auto& kernel = kernels().channel_mix_backward;
+  p.grad_out = rows_of(grad);
+  p.grad_x_k = rows_of(grad_k);
+  p.grad_x_r = rows_of(grad_r);
+  at::Tensor turned[3];
+  if (brgemm) {
+    turned[0] = K.t().contiguous();
+    turned[1] = V.t().contiguous();
+    turned[2] = R.t().contiguous();
+    p.key_t = turned[0].data_ptr();
+    p.value_t = turned[1].data_ptr();
+    p.receptance_t = turned[2].data_ptr();
+  }
+  const int64_t rows = std::min(kMostRows, tiles_of(p.N) * kTileRows), chunks = (p.N + rows - 1) / rows;
+  const int64_t shares = choose_shares(1, std::clamp<int64_t>(p.N / kShareRows, 1, chunks));
+  const Shares of_key(key, shares, kernel.padded(host, p.C)), of_value(value, shares, kernel.padded(host, p.M));
+  const Shares of_receptance(receptance, shares, kernel.padded(host, p.C));
+  p.grad_key = of_key.sums.data_ptr();
+  p.grad_value = of_value.sums.data_ptr();
+  p.grad_receptance = of_receptance.sums.data_ptr();
+  const double ops = 2.0 * double(p.N) * double(p.C) * double(5 * p.M + 3 * p.C);
+  run_tasks(shares, ops / double(shares), dtype, brgemm, kernel.scratch(p, host, rows),
+            [&](int64_t share, const Task& task) {
+              const int64_t first = share * chunks / shares, last = (share + 1) * chunks / shares;
+              for (int64_t i = first; i < last; ++i) kernel.run(p, task, place_of(i, rows, p.N), share, i == first);
+            });
+  return {grad_k, grad_r, of_key.total(), of_value.total(), of_receptance.total()};
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(sola, CPU, m) {
+  m.impl("channel_mix", &forward);
+  m.impl("channel_mix_backward", &backward);
+}
+
+}  // namespace sola

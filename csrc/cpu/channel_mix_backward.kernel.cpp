@@ -1,0 +1,198 @@
+// channel mix, backward: hidden units are computed again, block by block, and nothing but the inputs and out is kept
+//
+// With s = sigmoid(R x_r), U = K x_k and H = relu(U)²: dy = dout ⊙ s and dz = dout ⊙ out ⊙ (1 − s) are the gradients
+// before and inside the gate, and dU = 2 relu(U) ⊙ Vᵀ dy.
+
+#include "cpu/channel_mix.h"
+
+namespace sola::SOLA_ISA {
+
+template <class In, class Mul>
+class ChannelMixBackward {
+  using A = Acc<In>;
+  static constexpr bool kNative = is_bf16<Mul>;
+
+ public:
+  ChannelMixBackward(const ChannelMixParams& p, const Task& task, int64_t rows)
+      : p_(p), task_(task), columns_(round_up<A>(p.C)), arena_(task.scratch) {
+    const int64_t tiles = tiles_of(rows), C = p.C, widest = C > kUnits ? C : kUnits;
+    for (Mul** tile : {&in_, &grad_}) *tile = arena_.take<Mul>(tiles * C * kTile);
+    x_rows_ = arena_.take<Mul>(tiles * kTile * columns_);
+    grad_y_ = arena_.take<A>(tiles * C * kTile);
+    grad_x_ = arena_.take<A>(tiles * C * kTile);
+    for (A** tile : {&gate_, &out_}) *tile = arena_.take<A>(C * kTile);
+    for (A** block : {&hidden_, &grad_hidden_}) *block = arena_.take<A>((kUnits + 1) * kTile);
+    for (Mul** copy : {&left_, &right_}) *copy = kNative ? arena_.take<Mul>((widest + 1) * kTile) : nullptr;
+    keys_ = take_weights<Mul, In>(arena_, C * widest);
+    values_ = kNative ? nullptr : arena_.take<Mul>(C * kUnits);
+    staging_ = arena_.take<A>(kTile * (columns_ > kUnits ? columns_ : kUnits));
+  }
+
+  size_t scratch() const { return arena_.used(); }
+
+  void run(int64_t begin, int64_t end, int64_t share, bool begins) {
+    const int64_t C = p_.C, M = p_.M, padded = round_up<A>(M), tiles = tiles_of(end - begin);
+    A* grad_key = static_cast<A*>(p_.grad_key) + share * M * columns_;
+    A* grad_value = static_cast<A*>(p_.grad_value) + share * C * padded;
+    A* grad_receptance = static_cast<A*>(p_.grad_receptance) + share * C * columns_;
+    open_gates(begin, end, grad_receptance, begins);
+    for (int64_t m = 0; m < M; m += kUnits) {
+      const int64_t count = M - m < kUnits ? M - m : kUnits;
+      const Left<Mul> keys = weights_block<Mul, In>(p_.key, m * C, C, count, C, keys_);
+      const Left<Mul> keys_t = kNative ? weights_block<Mul, In>(p_.key_t, m, M, C, count, keys_) : turned(keys);
+      const Left<Mul> values_t = value_block(m, count);
+      for (int64_t t = 0; t < tiles; ++t) {
+        const int64_t tokens = tokens_of(begin + t * kTile, end), width = tile_width<A>(tokens);
+        const auto into = [&](bool first) { return first ? Into::overwrite : Into::accumulate; };
+        gemm(task_, Product<Mul>{count, width, C, keys, in_ + t * C * kTile, kTile, hidden_, kTile}, Into::overwrite);
+        gemm(task_, Product<Mul>{count, width, C, values_t, grad_ + t * C * kTile, kTile, grad_hidden_, kTile},
+             Into::overwrite);
+        through_squares(count, width);
+        const Into sums = into(begins && t == 0);
+        add_to_value(grad_y_ + t * C * kTile, count, tokens, grad_value + m, padded, sums);
+        add_weights(grad_hidden_, count, x_rows_ + t * kTile * columns_, tokens, grad_key + m * columns_, sums);
+        const Mul* grads = as_right(grad_hidden_, count, right_);
+        gemm(task_, Product<Mul>{C, width, count, keys_t, grads, kTile, grad_x_ + t * C * kTile, kTile}, into(m == 0));
+      }
+    }
+    for (int64_t t = 0; t < tiles; ++t) {
+      const int64_t first = begin + t * kTile;
+      store_tile<In>(grad_x_ + t * C * kTile, tokens_of(first, end), C, p_.grad_x_k, first, staging_);
+    }
+  }
+
+ private:
+  static int64_t tokens_of(int64_t first, int64_t end) { return end - first < kTile ? end - first : kTile; }
+
+  static Left<Mul> turned(const Left<Mul>& left) { return {left.data, left.column, left.row}; }
+
+  // (count × C): columns of the value, whose rows are too far apart to be read so
+  Left<Mul> value_block(int64_t m, int64_t count) {
+    if constexpr (kNative) {
+      return weights_block<Mul, In>(p_.value_t, m * p_.C, p_.C, count, p_.C, nullptr);
+    } else {
+      load_rows(static_cast<const In*>(p_.value) + m, p_.M, p_.C, count, values_, count);
+      return {values_, 1, count};
+    }
+  }
+
+  template <class To>
+  void load_tile(const Rows& x, int64_t first, int64_t tokens, To* to) {
+    pack_columns(row<In>(x, first), x.stride, tokens, p_.C, to, kTile, reinterpret_cast<To*>(staging_));
+  }
+
+  void load_x_rows(const Rows& x, int64_t first, int64_t tokens, Mul* to) {
+    pack_rows(row<In>(x, first), x.stride, tokens, p_.C, to, columns_);
+  }
+
+  // everything that hidden units have no part in: the gradients around the gate, that of x_r, and the receptance's
+  void open_gates(int64_t begin, int64_t end, A* grad_receptance, bool begins) {
+    const int64_t C = p_.C;
+    const Left<Mul> receptance = weights_block<Mul, In>(p_.receptance, 0, C, C, C, keys_);
+    const Left<Mul> transposed =
+        kNative ? weights_block<Mul, In>(p_.receptance_t, 0, C, C, C, keys_) : turned(receptance);
+    for (int64_t t = 0; t < tiles_of(end - begin); ++t) {
+      const int64_t first = begin + t * kTile, tokens = tokens_of(first, end), width = tile_width<A>(tokens);
+      Mul* in = in_ + t * C * kTile;
+      Mul* rows = x_rows_ + t * kTile * columns_;
+      A* grad_y = grad_y_ + t * C * kTile;
+      load_tile(p_.x_r, first, tokens, in);
+      gemm(task_, Product<Mul>{C, width, C, receptance, in, kTile, gate_, kTile}, Into::overwrite);
+      load_tile(p_.out, first, tokens, out_);
+      load_tile(p_.grad_out, first, tokens, grad_y);
+      through_gate(grad_y, width);
+      load_x_rows(p_.x_r, first, tokens, rows);
+      add_weights(gate_, C, rows, tokens, grad_receptance, begins && t == 0 ? Into::overwrite : Into::accumulate);
+      gemm(task_, Product<Mul>{C, width, C, transposed, as_right(gate_, C, right_), kTile, out_, kTile},
+           Into::overwrite);
+      store_tile<In>(out_, tokens, C, p_.grad_x_r, first, staging_);
+
+      load_tile(p_.x_k, first, tokens, in);
+      load_x_rows(p_.x_k, first, tokens, rows);
+      Mul* grad = grad_ + t * C * kTile;
+      if (const Mul* right = as_right(grad_y, C, grad); right != grad)
+        std::memcpy(grad, right, C * kTile * sizeof(Mul));
+    }
+  }
+
+  // gate becomes dz, and grad, from dout, dy
+  void through_gate(A* grad, int64_t width) {
+    for (int64_t i = 0; i < p_.C * kTile; i += kTile) {
+      for (int64_t c = i; c < i + width; c += kLanes<A>) {
+        const Vec<A> share = sigmoid<A>(load(gate_ + c)), from = load(grad + c);
+        store(gate_ + c, from * load(out_ + c) * (A(1) - share));
+        store(grad + c, from * share);
+      }
+    }
+  }
+
+  // hidden becomes H, and its gradient dU
+  void through_squares(int64_t count, int64_t width) {
+    for (int64_t j = 0; j < count * kTile; j += kTile) {
+      for (int64_t c = j; c < j + width; c += kLanes<A>) {
+        const Vec<A> positive = relu(load(hidden_ + c));
+        store(hidden_ + c, positive * positive);
+        store(grad_hidden_ + c, load(grad_hidden_ + c) * (positive + positive));
+      }
+    }
+  }
+
+  // a tile of sums, (rows × tokens), as a left operand
+  Left<Mul> as_left(const A* tile, int64_t rows, int64_t tokens) {
+    if constexpr (!kNative) {
+      return {tile, kTile, 1};
+    } else {
+      for (int64_t i = 0; i < rows; ++i) convert_row(tile + i * kTile, tokens, left_ + i * kTile, kTile);
+      return {left_, kTile, 1};
+    }
+  }
+
+  // sums (count × columns) += tile (count × tokens) · rows (tokens × columns)
+  void add_weights(const A* tile, int64_t count, const Mul* rows, int64_t tokens, A* sums, Into into) {
+    gemm(task_, Product<Mul>{count, columns_, tokens, as_left(tile, count, tokens), rows, columns_, sums, columns_},
+         into);
+  }
+
+  // sums (C × count of a row of `padded`) += grad (C × tokens) · Hᵀ
+  void add_to_value(const A* grad, int64_t count, int64_t tokens, A* sums, int64_t padded, Into into) {
+    const int64_t wide = round_up<A>(count);
+    transpose_rows(hidden_, kTile, count, tokens, staging_, wide);
+    for (int64_t r = 0; r < tokens; ++r) fill(staging_ + r * wide + count, wide - count, A(0));
+    const Left<Mul> left = as_left(grad, p_.C, tokens);
+    const Mul* right;
+    if constexpr (kNative) {
+      pack_pairs(staging_, wide, tokens, wide, right_);
+      right = right_;
+    } else {
+      right = staging_;
+    }
+    gemm(task_, Product<Mul>{p_.C, wide, tokens, left, right, wide, sums, padded}, into);
+  }
+
+  const ChannelMixParams& p_;
+  const Task& task_;
+  int64_t columns_;
+  Arena arena_;
+  Mul *in_, *grad_, *x_rows_, *left_, *right_, *keys_, *values_;
+  A *grad_y_, *grad_x_, *gate_, *out_, *hidden_, *grad_hidden_, *staging_;
+};
+
+static size_t scratch(const ChannelMixParams& p, const Task& task, int64_t rows) {
+  return with_types(
+      task, [&]<class In, class Mul>(Types<In, Mul>) { return ChannelMixBackward<In, Mul>(p, task, rows).scratch(); });
+}
+
+static int64_t padded(const Task& task, int64_t columns) {
+  return with_input(task, [&]<class In>(In) { return round_up<Acc<In>>(columns); });
+}
+
+static void run(const ChannelMixParams& p, const Task& task, Place place, int64_t share, bool begins) {
+  with_types(task, [&]<class In, class Mul>(Types<In, Mul>) {
+    ChannelMixBackward<In, Mul>(p, task, place.end - place.begin).run(place.begin, place.end, share, begins);
+  });
+}
+
+extern const ChannelMixBackwardKernels channel_mix_backward;
+const ChannelMixBackwardKernels channel_mix_backward{scratch, padded, run};
+
+}  // namespace sola::SOLA_ISA

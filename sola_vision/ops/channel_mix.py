@@ -1,0 +1,108 @@
+"""The gated feed-forward part of a layer, with hidden units that never leave the caches, O(N)."""
+
+# B batch, N tokens, C channels, M hidden units
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.flop_counter import register_flop_formula
+
+from sola_vision.ops._checks import check_like, check_tensor, require, require_tensors
+from sola_vision.ops._gate import gated
+
+OP = "channel_mix"
+# elsewhere it is three products of PyTorch's and what joins them
+COMPILED = ("cpu", "meta")
+
+
+def channel_mix(x_k: Tensor, x_r: Tensor, key: Tensor, value: Tensor, receptance: Tensor) -> Tensor:
+    """``out = sigmoid(R x_r) ⊙ V relu(K x_k)²`` for every token.
+
+    A block of hidden units is computed for 64 tokens, squared, and multiplied into their output, so no tensor of the hidden
+    width exists. The backward keeps the arguments and ``out``, and computes hidden units again: 32 multiply-accumulates
+    per squared channel and token where 27 would do with M = 4C. On devices other than the CPU PyTorch's own operators run.
+
+    Args:
+        x_k: ``(B, N, C)``, what enters the hidden units, float64 (CPU), float32, bfloat16 or float16; any strides, last
+            dimension contiguous.
+        x_r: ``(B, N, C)``, what enters the gate, in the dtype of ``x_k``.
+        key: ``(M, C)``, the matrix K; all matrices in the dtype of ``x_k``.
+        value: ``(C, M)``, the matrix V.
+        receptance: ``(C, C)``, the matrix R.
+
+    Returns:
+        ``(B, N, C)`` in the dtype of ``x_k``; sums run in float32 (float64 for float64).
+
+    Raises:
+        TypeError: names the argument that is no tensor.
+        ValueError: names the argument, what came and what is allowed.
+
+    Source: Vision-RWKV, arXiv 2403.02308, section 3.1 (channel mix); squared ReLU: Primer, arXiv 2109.08668.
+
+    """
+    require_tensors(OP, x_k=x_k, x_r=x_r, key=key, value=value, receptance=receptance)
+    if x_k.device.type in COMPILED:
+        out: Tensor = torch.ops.sola.channel_mix.default(x_k, x_r, key, value, receptance)
+        return out
+    _check(x_k, x_r, key, value, receptance)
+    return composed(x_k, x_r, key, value, receptance)
+
+
+def composed(x_k: Tensor, x_r: Tensor, key: Tensor, value: Tensor, receptance: Tensor) -> Tensor:
+    """The same of PyTorch's operators, in place where no gradient wants what was there."""
+    hidden = F.linear(x_k, key).relu_()
+    hidden = hidden.square() if hidden.requires_grad else hidden.square_()
+    return gated(F.linear(x_r, receptance), F.linear(hidden, value))
+
+
+def products(tokens: Any, channels: Any, hidden: Any) -> dict[str, Any]:
+    """Multiply-accumulates of the three maps."""
+    wide = tokens * channels * hidden
+    return {"key": wide, "value": wide, "receptance": tokens * channels**2}
+
+
+def _check(x_k: Tensor, x_r: Tensor, key: Tensor, value: Tensor, receptance: Tensor) -> None:
+    check_tensor(OP, "x_k", x_k, "(B, N, C)")
+    check_tensor(OP, "x_r", x_r, "(B, N, C)")
+    check_like(OP, "x_r", x_r, "x_k", x_k)
+    require(x_r.shape == x_k.shape, OP, "x_r", f"have the shape of x_k, {tuple(x_k.shape)}", tuple(x_r.shape))
+    channels, shape = x_k.size(2), tuple(key.shape)
+    fits = len(shape) == 2 and shape[1] == channels and shape[0] >= 1
+    require(fits, OP, "key", f"be (M, C) with M of at least 1 and C = {channels}", shape)
+    for name, weight, letters, wanted in (
+        ("value", value, "(C, M)", (channels, key.size(0))),
+        ("receptance", receptance, "(C, C)", (channels, channels)),
+    ):
+        require(tuple(weight.shape) == wanted, OP, name, f"be {letters} = {wanted}", tuple(weight.shape))
+    for name, weight in (("key", key), ("value", value), ("receptance", receptance)):
+        check_like(OP, name, weight, "x_k", x_k)
+
+
+@torch.library.register_fake("sola::channel_mix")
+def _(x_k: Tensor, x_r: Tensor, key: Tensor, value: Tensor, receptance: Tensor) -> Tensor:
+    _check(x_k, x_r, key, value, receptance)
+    return x_k.new_empty(x_k.shape)
+
+
+@torch.library.register_fake("sola::channel_mix_backward")
+def _(
+    grad_out: Tensor, x_k: Tensor, x_r: Tensor, key: Tensor, value: Tensor, receptance: Tensor, out: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    x_grads = (x_k.new_empty(x_k.shape), x_r.new_empty(x_r.shape))
+    return (*x_grads, key.new_empty(key.shape), value.new_empty(value.shape), receptance.new_empty(receptance.shape))
+
+
+@register_flop_formula(torch.ops.sola.channel_mix)
+def _flops(x_k: Any, x_r: Any, key: Any, *args: Any, **kwargs: Any) -> Any:
+    return 2 * sum(products(x_k[0] * x_k[1], x_k[2], key[0]).values())
+
+
+@register_flop_formula(torch.ops.sola.channel_mix_backward)
+def _backward_flops(grad_out: Any, x_k: Any, x_r: Any, key: Any, *args: Any, **kwargs: Any) -> Any:
+    # hidden units again and four products with them; the gate again and two
+    tokens, channels = x_k[0] * x_k[1], x_k[2]
+    return 2 * tokens * channels * (5 * key[0] + 3 * channels)
