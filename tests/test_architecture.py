@@ -38,7 +38,7 @@ PROFILE_LAYERS = (
     ("__main__",),
 )
 VISION_LAYERS = (
-    ("version", "terms", "pattern", "suggest"),
+    ("version", "terms", "pattern", "suggest", "imagenet"),
     ("spec",),
     ("presets",),
     ("_C",),
@@ -100,15 +100,15 @@ def test_imports_only_point_backwards(package, layers):
 def test_sola_vision_never_imports_sola_profile_nor_its_libraries():
     allowed = {"sola_vision", "torch", "numpy", "safetensors"}
     # reading images, augmenting them, progress and a command are the trainer's alone
-    of_trainer = {"PIL", "timm", "rich", "click"}
+    also = {"train": {"PIL", "timm", "rich", "click"}}
     for path, part in parts("sola_vision"):
-        known = allowed | sys.stdlib_module_names | (of_trainer if part == "train" else set())
+        known = allowed | sys.stdlib_module_names | also.get(part, set())
         for module in imports_of(path):
             assert module.split(".")[0] in known, f"{path} imports {module}"
 
 
 def test_specs_patterns_and_presets_need_no_torch():
-    for name in ("pattern", "spec", "presets", "suggest", "terms", "version", "__init__"):
+    for name in ("pattern", "spec", "presets", "suggest", "terms", "imagenet", "version", "__init__"):
         tree = ast.parse((ROOT / "sola_vision" / f"{name}.py").read_text(encoding="utf-8"))
         eager = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
         for node in eager:

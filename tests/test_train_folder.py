@@ -9,8 +9,9 @@ from PIL import Image
 from training import ALONE, SPEC
 
 from sola_profile.source import _package
+from sola_vision.imagenet import DEVIATION, MEAN
 from sola_vision.train import Output, Regularisation, TrainConfig, train
-from sola_vision.train.folder import DEVIATION, MEAN, FolderSource, read_image
+from sola_vision.train.folder import FolderSource, read_image
 from sola_vision.train.world import World
 
 pytestmark = pytest.mark.usefixtures("one_thread")

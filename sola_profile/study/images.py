@@ -13,12 +13,11 @@ from torch import Tensor
 
 from sola_profile.case import Resolution
 from sola_profile.workload import SEED
+from sola_vision.imagenet import DEVIATION, MEAN
 from sola_vision.train.config import TASK
 from sola_vision.train.tasks import CHANNELS, read_task
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
-# mean and deviation of ImageNet's channels, by which models of images are fed; torchvision's figures
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)

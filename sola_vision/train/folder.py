@@ -21,17 +21,13 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from sola_vision.imagenet import CROP, DEVIATION, MEAN
 from sola_vision.train.config import Regularisation, TrainConfig
 from sola_vision.train.randomness import derived_seed, generator
 from sola_vision.train.sources import EVAL_BATCH, Batch
 from sola_vision.train.world import World
 
 SUFFIXES = tuple(Image.registered_extensions())
-# of ImageNet's training images, per channel
-MEAN = (0.485, 0.456, 0.406)
-DEVIATION = (0.229, 0.224, 0.225)
-# a centre crop shows this share of the shorter side
-CROP = 0.875
 _ATTEMPTS = 10
 
 # epoch and number of an image; of an evaluation image the epoch is None
