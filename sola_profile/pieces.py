@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from sola_vision.backbone import bridge_name
 from sola_vision.backbone_terms import KINDS, spec_terms
+from sola_vision.layers.bridge import bridge_name
 from sola_vision.spec import BackboneSpec, LayerId
 
 __all__ = ["KINDS", "PieceModule", "piece_modules"]

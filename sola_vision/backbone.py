@@ -4,21 +4,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from sola_vision.features import FeatureInfo
+from sola_vision.features import FeatureInfo, stage_indices
 from sola_vision.layers import Grid
 from sola_vision.layers.block import Block
-from sola_vision.layers.bridge import HiddenStateBridge
+from sola_vision.layers.bridge import HiddenStateBridge, bridge_name
 from sola_vision.layers.head import Head
 from sola_vision.layers.mixers import mixer_class
-from sola_vision.layers.patches import PatchEmbedding, PatchMerging
+from sola_vision.layers.patches import PatchEmbedding, PatchMerging, as_map
+from sola_vision.layers.weights import draw_weights
 from sola_vision.spec import BackboneSpec, Bridge, LayerId
+from sola_vision.timm_interface import TimmInterface, pretrained_cfg
+
+# what a tracer of torch.fx must keep whole, since its forward asks for numbers: its leaf_modules
+LEAF_MODULES = (PatchEmbedding, PatchMerging, Block, HiddenStateBridge, Head)
 
 
 class Stage(nn.Module):
@@ -30,21 +35,29 @@ class Stage(nn.Module):
         self.blocks = nn.ModuleList(blocks)
 
 
-class Backbone(nn.Module):
+class Backbone(TimmInterface):
     """A four-stage backbone that mixes linear and softmax layers.
 
     ``forward`` takes images ``(B, in_channels, H, W)`` of any size and returns scores ``(B, num_classes)``; with
     ``num_classes=0`` the pooled features ``(B, C)``; with ``features_only`` the list of the four stages' feature
     maps ``(B, C_i, H_i, W_i)``, in channels-last memory and not normalised, described by ``feature_info``.
+    ``out_indices``: only the maps of these stages, counted from 0, or of the last n; what they don't need isn't built.
 
     Raises ``ValueError`` that names the field of the spec, or the input, what came and what is allowed.
     """
 
-    def __init__(self, spec: BackboneSpec, *, features_only: bool = False) -> None:
+    def __init__(
+        self, spec: BackboneSpec, *, features_only: bool = False, out_indices: int | Sequence[int] | None = None
+    ) -> None:
         super().__init__()
         _check_sources(spec)
+        if out_indices is not None and not features_only:
+            raise ValueError(f"out_indices: expected None without features_only=True, got {out_indices!r}")
         self.spec = spec
-        self.feature_info = FeatureInfo(spec)
+        self.out_indices = stage_indices("out_indices", out_indices, len(spec.dims))
+        self.feature_info = FeatureInfo.of(spec)
+        self.pretrained_cfg = self.default_cfg = pretrained_cfg(spec)
+        self.global_pool = "avg"
         self.grad_checkpointing = False
         self.embedding = PatchEmbedding(spec.in_channels, spec.dims[0], spec.patch_size)
         self.stages = nn.ModuleList(_stages(spec))
@@ -60,33 +73,39 @@ class Backbone(nn.Module):
         )
         self.head = None if features_only else Head(spec.dims[-1], spec.num_classes)
         self.init_weights()
+        if features_only:
+            self.prune_intermediate_layers(self.out_indices, prune_norm=True)
 
     def init_weights(self) -> None:
         """Draw all weights anew: maps from a truncated normal of deviation 0.02, mixers by their own rules."""
-        self.apply(_init_module)
-        blocks = [module for module in self.modules() if isinstance(module, Block)]
-        for index, block in enumerate(blocks):
-            block.init_weights(index / (len(blocks) - 1))
+        self.apply(draw_weights)
+        last = sum(self.spec.depths) - 1
+        for index, block in enumerate(module for module in self.modules() if isinstance(module, Block)):
+            block.init_weights(index / last)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keep only each layer's input for the backward pass and compute the rest again."""
         self.grad_checkpointing = enable
 
-    def no_weight_decay(self) -> set[str]:
-        """The names of all parameters but the matrices of linear maps and convolutions; timm's optimisers ask for them."""
-        matrices = {id(part.weight) for part in self.modules() if isinstance(part, (nn.Linear, nn.Conv2d))}
-        return {name for name, parameter in self.named_parameters() if id(parameter) not in matrices}
-
     def forward(self, image: Tensor) -> Tensor | list[Tensor]:
-        self._check_image(image)
+        if self.head is None:
+            return [as_map(x, grid) for x, grid in self.run_stages(image, self.out_indices)]
+        if not self.global_pool:
+            return self.forward_features(image)
+        [(x, _)] = self.run_stages(image, (len(self.stages) - 1,))
+        scores: Tensor = self.head(x)
+        return scores
+
+    def run_stages(self, image: Tensor, keep: Collection[int]) -> list[tuple[Tensor, Grid]]:
+        check_image(image, self.spec.in_channels)
         x, grid = self.embedding(image)
         sampled: dict[str, Tensor] = {}
-        maps = []
-        for number, stage in enumerate(self.stages, start=1):
-            x, grid = self._run_stage(number, cast(Stage, stage), x, grid, sampled)
-            if self.head is None:
-                maps.append(_as_map(x, grid))
-        return maps if self.head is None else self.head(x)
+        kept = []
+        for index in range(max(keep) + 1):
+            x, grid = self._run_stage(index + 1, cast(Stage, self.stages[index]), x, grid, sampled)
+            if index in keep:
+                kept.append((x, grid))
+        return kept
 
     def _run_stage(
         self, number: int, stage: Stage, x: Tensor, grid: Grid, sampled: dict[str, Tensor]
@@ -116,20 +135,17 @@ class Backbone(nn.Module):
         out, state = result
         return out, state
 
-    def _check_image(self, image: Tensor) -> None:
-        channels = self.spec.in_channels
-        if image.dim() != 4 or image.size(1) != channels:
-            raise ValueError(f"image: expected (B, {channels}, H, W), got {tuple(image.shape)}")
-        if not image.is_floating_point():
-            raise ValueError(f"image: expected a floating-point dtype, got {image.dtype}")
-        if image.size(2) < 1 or image.size(3) < 1:
-            raise ValueError(f"image: expected at least 1 pixel to a side, got {tuple(image.shape)}")
 
-
-def bridge_name(bridge: Bridge) -> str:
-    """The bridge's key in ``Backbone.bridges``, such as ``1_2_to_3_3``."""
-    source, target = bridge.source, bridge.target
-    return f"{source.stage}_{source.layer}_to_{target.stage}_{target.layer}"
+# a tracer of torch.fx has no numbers to check
+@torch.fx.wrap
+def check_image(image: Tensor, channels: int) -> None:
+    """Raise ``ValueError`` for what is no batch of images."""
+    if image.dim() != 4 or image.size(1) != channels:
+        raise ValueError(f"image: expected (B, {channels}, H, W), got {tuple(image.shape)}")
+    if not image.is_floating_point():
+        raise ValueError(f"image: expected a floating-point dtype, got {image.dtype}")
+    if image.size(2) < 1 or image.size(3) < 1:
+        raise ValueError(f"image: expected at least 1 pixel to a side, got {tuple(image.shape)}")
 
 
 def _stages(spec: BackboneSpec) -> Iterator[Stage]:
@@ -154,17 +170,3 @@ def _check_sources(spec: BackboneSpec) -> None:
         name = spec.layer(bridge.source).mixer.name
         if mixer_class(name).kind == "softmax":
             raise ValueError(f"bridges: {bridge}: its source {bridge.source} is {name}, which keeps no state")
-
-
-def _init_module(module: nn.Module) -> None:
-    if isinstance(module, (nn.Linear, nn.Conv2d)):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-    elif isinstance(module, nn.LayerNorm):
-        module.reset_parameters()
-
-
-def _as_map(x: Tensor, grid: Grid) -> Tensor:
-    """``(B, N, C)`` → ``(B, C, rows, columns)``, a view."""
-    return x.view(x.size(0), *grid, x.size(2)).permute(0, 3, 1, 2)

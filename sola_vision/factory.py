@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ def create_model(
     drop_path: float | None = None,
     in_channels: int | None = None,
     features_only: bool = False,
+    out_indices: int | Sequence[int] | None = None,
 ) -> Backbone:
     """Build a backbone with fresh weights; what isn't given stays as the model has it.
 
@@ -42,6 +43,7 @@ def create_model(
         drop_path: stochastic-depth rate of the last layer, rising linearly from 0.
         in_channels: channels of the image.
         features_only: return the four stages' feature maps instead of scores.
+        out_indices: with ``features_only``, only the maps of these stages, counted from 0, or of the last n.
 
     Raises:
         ValueError: names the argument, what came and what is allowed; a pattern that can't be read points at the
@@ -64,7 +66,7 @@ def create_model(
     spec = replace(spec, **changes)
     for mixer in spec.mixers.values():
         mixer_options(mixer, spec)
-    return Backbone(spec, features_only=features_only)
+    return Backbone(spec, features_only=features_only, out_indices=out_indices)
 
 
 def save_weights(model: Backbone, path: str | Path) -> None:

@@ -1,49 +1,74 @@
-"""What the four feature maps of a backbone are."""
+"""What the feature maps of a backbone are, and which of them are asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sola_vision.spec import BackboneSpec
 
 
-@dataclass(frozen=True)
-class Feature:
-    """One feature map ``(B, channels, ⌈H/reduction⌉, ⌈W/reduction⌉)`` and the module it comes from."""
+class Feature(dict[str, Any]):
+    """One feature map ``(B, channels, ⌈H/reduction⌉, ⌈W/reduction⌉)`` and the module it comes from.
 
-    module: str
-    channels: int
-    reduction: int
+    The items are those of timm: ``module``, ``num_chs``, ``reduction``.
+    """
+
+    @property
+    def module(self) -> str:
+        return str(self["module"])
+
+    @property
+    def channels(self) -> int:
+        return int(self["num_chs"])
+
+    @property
+    def reduction(self) -> int:
+        return int(self["reduction"])
 
 
-class FeatureInfo(Sequence[Feature]):
-    """The feature maps of a backbone, finest first; ``channels()`` and ``reduction()`` read as in timm."""
+class FeatureInfo(tuple[Feature, ...]):
+    """The feature maps that a backbone has, finest first; ``channels()`` and ``reduction()`` read as in timm.
 
-    def __init__(self, spec: BackboneSpec) -> None:
-        self._features = tuple(
-            Feature(f"stages.{index}", dim, spec.patch_size * 2**index) for index, dim in enumerate(spec.dims)
+    ``out_indices``: which of them the model returns, by default all.
+    """
+
+    out_indices: tuple[int, ...]
+
+    def __new__(cls, features: Iterable[Feature], out_indices: Sequence[int] | None = None) -> FeatureInfo:
+        info = super().__new__(cls, features)
+        info.out_indices = tuple(range(len(info)) if out_indices is None else out_indices)
+        return info
+
+    @classmethod
+    def of(cls, spec: BackboneSpec) -> FeatureInfo:
+        """The four feature maps of a backbone."""
+        return cls(
+            Feature(module=f"stages.{index}", num_chs=dim, reduction=spec.patch_size * 2**index)
+            for index, dim in enumerate(spec.dims)
         )
 
-    def __getitem__(self, index: Any) -> Any:
-        return self._features[index]
-
-    def __len__(self) -> int:
-        return len(self._features)
-
-    def __iter__(self) -> Iterator[Feature]:
-        return iter(self._features)
-
-    def __repr__(self) -> str:
-        return f"FeatureInfo({list(self._features)})"
-
     def channels(self, index: int | None = None) -> list[int] | int:
-        """Channels of all maps, or of one."""
-        every = [feature.channels for feature in self._features]
-        return every if index is None else every[index]
+        """Channels of all maps that are returned, or of one that the model has."""
+        return [self[each].channels for each in self.out_indices] if index is None else self[index].channels
 
     def reduction(self, index: int | None = None) -> list[int] | int:
-        """Pixels of the image per token side, of all maps or of one."""
-        every = [feature.reduction for feature in self._features]
-        return every if index is None else every[index]
+        """Pixels of the image per token side, of all maps that are returned, or of one that the model has."""
+        return [self[each].reduction for each in self.out_indices] if index is None else self[index].reduction
+
+
+def stage_indices(name: str, indices: int | Sequence[int] | None, stages: int) -> tuple[int, ...]:
+    """Stages counted from 0, in order and each once: None for all, n for the last n, or a list of some.
+
+    Negative numbers count from the end, as in timm. Raises ``ValueError`` that names the argument ``name``.
+    """
+    allowed = f"{name}: expected the last 1 to {stages} stages or a list of stages from {-stages} to {stages - 1}"
+    if indices is None:
+        return tuple(range(stages))
+    if isinstance(indices, int):
+        if not 1 <= indices <= stages:
+            raise ValueError(f"{allowed}, got {indices}")
+        return tuple(range(stages - indices, stages))
+    if not indices or any(not isinstance(index, int) or not -stages <= index < stages for index in indices):
+        raise ValueError(f"{allowed}, got {indices!r}")
+    return tuple(sorted({index % stages for index in indices}))

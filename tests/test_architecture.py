@@ -45,6 +45,7 @@ VISION_LAYERS = (
     ("ops",),
     ("layers",),
     ("backbone_terms", "features"),
+    ("timm_interface",),
     ("backbone",),
     ("factory",),
     ("train",),

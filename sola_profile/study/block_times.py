@@ -18,10 +18,10 @@ from sola_profile.measure.statistics import Interval
 from sola_profile.measuring import is_out_of_memory
 from sola_profile.study.space import Costs, Space
 from sola_profile.workload import SEED, Step
-from sola_vision.backbone import Stage, bridge_name
+from sola_vision.backbone import Stage
 from sola_vision.factory import create_model
 from sola_vision.layers.block import Block
-from sola_vision.layers.bridge import HiddenStateBridge
+from sola_vision.layers.bridge import HiddenStateBridge, bridge_name
 from sola_vision.spec import Bridge, LayerId
 
 NANOSECONDS = 1e9

@@ -13,7 +13,7 @@ from sola_profile.measure.statistics import Interval
 from sola_profile.source import ModelSource
 from sola_profile.study.block_times import Part, PartTime, PartTimes
 from sola_profile.study.space import Space
-from sola_vision.backbone import bridge_name
+from sola_vision.layers.bridge import bridge_name
 from sola_vision.spec import BackboneSpec
 
 BETWEEN = "between layers"

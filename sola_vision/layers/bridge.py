@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from sola_vision.layers import Grid
 from sola_vision.layers.recording import is_recorded
+from sola_vision.spec import Bridge
 from sola_vision.terms import Terms, elementwise, linear, sigmoid_gate, total
 
 
@@ -56,6 +57,12 @@ class HiddenStateBridge(nn.Module):
             sigmoid_gate(tokens * dim),
             elementwise(tokens * dim),
         )
+
+
+def bridge_name(bridge: Bridge) -> str:
+    """The bridge's key in ``Backbone.bridges``, such as ``1_2_to_3_3``."""
+    source, target = bridge.source, bridge.target
+    return f"{source.stage}_{source.layer}_to_{target.stage}_{target.layer}"
 
 
 def _means(image: Tensor, factor: int) -> Tensor:

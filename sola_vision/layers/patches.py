@@ -23,6 +23,11 @@ def _pad(x: Tensor, rows: int, columns: int, sides: tuple[int, ...]) -> Tensor:
     return F.pad(x, (*sides, 0, columns, 0, rows))
 
 
+def as_map(x: Tensor, grid: Grid) -> Tensor:
+    """``(B, N, C)`` → ``(B, C, rows, columns)``, a view in channels-last memory."""
+    return x.view(x.size(0), grid[0], grid[1], x.size(2)).permute(0, 3, 1, 2)
+
+
 class PatchEmbedding(nn.Module):
     """Non-overlapping patches, each mapped to one token: convolution with kernel = stride, then LayerNorm.
 
