@@ -11,6 +11,7 @@ from tolerances import check_close
 
 import sola_vision
 from sola_profile import pytorch_operators
+from sola_profile.source import _package
 from sola_vision import BackboneSpec
 
 PAGE = Path(__file__).resolve().parents[1] / "docs/deploying.md"
@@ -35,6 +36,8 @@ def names(tmp_path_factory):
     """What the snippets leave behind."""
     build, found = sola_vision.create_model, {}
     torch.compiler.reset()
+    # it knows how to load timm beside a torchvision that was built for another torch
+    _package("timm")
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         # torch's compiler uses what torch deprecates
         warnings.simplefilter("ignore")
@@ -71,14 +74,27 @@ def test_decays_are_exported_for_one_size_without_our_operators(batch):
         same(plain.module()(image), model(image))
 
 
+def test_the_models_of_timm_are_what_the_page_says(names):
+    image = torch.randn(1, 3, 64, 96)
+    assert names["scores"](image).shape == (1, 10)
+    assert [feature.shape[1:] for feature in names["body"](image)] == [(128, 8, 12), (192, 4, 6), (288, 2, 3)]
+    assert names["pooled"](image).shape == (1, 288)
+    assert names["last_map"](image).shape == (1, 288, 2, 3)
+    assert names["grey"](image[:, :1]).shape == (1, 20)
+    assert names["config"]["input_size"] == (3, 224, 224)
+    tokens, _ = names["nodes"](image)["layer"]
+    assert tokens.shape == (1, 24, 192)
+
+
 def test_fine_tuning_trains_all_that_is_not_frozen(names):
-    model, groups = names["model"], names["groups"]
+    model, groups = names["model"], names["optimiser"].param_groups
     assert names["fresh"] == ["head.classifier.bias", "head.classifier.weight"]
     weights = {
         name: weight for name, weight in model.named_parameters() if not name.startswith(("embedding", "stages.0"))
     }
-    assert {id(group["params"][0]) for group in groups} == {id(weight) for weight in weights.values()}
-    rates = {id(group["params"][0]): (group["lr"], group["weight_decay"]) for group in groups}
+    rates = {id(weight): (group["lr"], group["weight_decay"]) for group in groups for weight in group["params"]}
+    assert rates.keys() == {id(weight) for weight in weights.values()}
     assert rates[id(weights["head.classifier.weight"])] == (1e-3, 0.05)
+    assert rates[id(weights["bridges.1_1_to_4_2.linear.weight"])] == (pytest.approx(8e-4), 0.05)
     assert rates[id(weights["stages.3.blocks.1.norm1.weight"])] == (pytest.approx(8e-4), 0.0)
     assert rates[id(weights["stages.3.blocks.0.mixer.mix.ratios"])] == (pytest.approx(6.4e-4), 0.0)
