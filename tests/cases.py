@@ -51,6 +51,11 @@ class Case:
         if self.op == "shift_mix":
             *grid, mixes = self.sizes
             return [normal(*grid).to(dtype), torch.rand(mixes, grid[-1], generator=generator, dtype=sums)]
+        if self.op == "channel_mix":
+            *tokens, channels, hidden = self.sizes
+            weights = (normal(hidden, channels) / channels**0.5, normal(channels, hidden) / hidden**0.5)
+            maps = (*weights, normal(channels, channels) / channels**0.5)
+            return [tensor.to(dtype) for tensor in (normal(*tokens, channels), normal(*tokens, channels), *maps)]
         if self.op == "wkv":
             batch, tokens, channels = self.sizes
             spread = 0.5 + torch.rand(channels, generator=generator, dtype=torch.float64)
@@ -68,8 +73,8 @@ class Case:
 
     @property
     def token_inputs(self) -> int:
-        """How many inputs are tokens; the others are parameters."""
-        return {"wkv": 2, "shift_mix": 1}.get(self.op, 3)
+        """How many inputs are tokens, or are multiplied with them in their dtype; the others are parameters."""
+        return {"wkv": 2, "shift_mix": 1, "channel_mix": 5}.get(self.op, 3)
 
     def conditioning(self, dtype: torch.dtype) -> float:
         """How much the exponentials amplify a rounding: WKV's log-weights are sums of keys, bonus and decays.
@@ -188,6 +193,16 @@ def shift_mix_cases() -> Iterator[Case]:
         yield Case("shift_mix", (1, 5, 30, 96, mixes))
 
 
+def channel_mix_cases() -> Iterator[Case]:
+    """Sizes (B, N, C, M): a tile and a block of hidden units, one more and one less, odd widths, many hidden units."""
+    for tokens in (1, 63, 64, 65, 197):
+        yield Case("channel_mix", (1, tokens, 32, 128))
+        yield Case("channel_mix", (2, tokens, 7, 29))
+    for channels, hidden in ((1, 1), (3, 130), (24, 127), (96, 384), (130, 129), (256, 1000)):
+        yield Case("channel_mix", (2, 70, channels, hidden))
+    yield Case("channel_mix", (1, 1100, 16, 64))
+
+
 # every width of a warpgroup's tiles, V ≠ D, one token beyond whole tiles, more keys than queries and fewer
 _WARPGROUP_SIZES = (
     (130, 131, 32, 32),
@@ -208,10 +223,12 @@ def warpgroup_cases(batch: int, heads: int) -> Iterator[Case]:
         yield Case("softmax_attention", (batch, 140, 140, heads, 32, 32), (("scale", scale),))
 
 
-CASES = (*softmax_cases(), *linear_cases(), *chunked_cases(), *wkv_cases(), *shift_mix_cases())
+# of the ops that have CUDA kernels too
+CUDA_CASES = (*softmax_cases(), *linear_cases(), *chunked_cases(), *wkv_cases(), *shift_mix_cases())
+CASES = (*CUDA_CASES, *channel_mix_cases())
 
 # one small case per schema and kind of call, for tests that cost much per case
-SMALL_CASES = (
+SMALL_CUDA_CASES = (
     Case("softmax_attention", (1, 5, 7, 2, 4, 6)),
     Case("softmax_attention", (1, 6, 6, 2, 4, 4), (("causal", True),)),
     Case("linear_attention", (1, 5, 7, 2, 4, 6)),
@@ -222,4 +239,9 @@ SMALL_CASES = (
     Case("wkv", (2, 6, 3)),
     Case("wkv", (1, 40, 2), (("decay_per", "token"),)),
     Case("shift_mix", (2, 3, 4, 9, 2)),
+)
+SMALL_CASES = (
+    *SMALL_CUDA_CASES,
+    Case("channel_mix", (2, 3, 4, 9)),
+    Case("channel_mix", (1, 67, 2, 6)),
 )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from cases import SMALL_CASES, Case
+from cases import SMALL_CUDA_CASES, Case
 from tolerances import check_close
 from torch import Tensor
 
@@ -310,5 +310,5 @@ LONG_CASES = (
 
 EMPTY_SIZES = ((0, 5, 5, 2, 8, 4), (2, 5, 5, 0, 8, 4), (2, 0, 5, 2, 8, 4), (2, 5, 0, 2, 8, 4), (2, 0, 0, 2, 8, 4))
 KINDS = ({}, {"causal": True}, {"decay": 0.9})
-FEW_TOKENS = tuple(case for case in SMALL_CASES if case.token_inputs == 3 and case.sizes[1] < 64)
+FEW_TOKENS = tuple(case for case in SMALL_CUDA_CASES if case.token_inputs == 3 and case.sizes[1] < 64)
 VALUES = (_NAN, _INF, -_INF)

@@ -34,6 +34,11 @@ def _shift_mix(**changes):
     return _tensors({"x": (2, 4, 5, 6), "ratios": (3, 6)}, changes)
 
 
+def _channel_mix(**changes):
+    shapes = {"x_k": (2, 5, 6), "x_r": (2, 5, 6), "key": (8, 6), "value": (6, 8), "receptance": (6, 6)}
+    return _tensors(shapes, changes)
+
+
 _ATTENTION = {
     "rank": ({"q": (5, 3, 8)}, "q must be (B, N, H, D), 4 dimensions, got 3"),
     "rank of v": ({"v": (2, 7, 3, 4, 1)}, "v must be (B, M, H, V), 4 dimensions, got 5"),
@@ -79,6 +84,18 @@ _SHIFT_MIX = {
 }
 
 
+_CHANNEL_MIX = {
+    "rank": ({"x_k": (2, 6)}, "x_k must be (B, N, C), 3 dimensions, got 2"),
+    "dtype": ({"dtypes": {"x_k": torch.int32}}, "x_k must be one of float64, float32, bfloat16, float16, got int32"),
+    "shape": ({"x_r": (2, 4, 6)}, "x_r must have the shape of x_k, (2, 5, 6), got (2, 4, 6)"),
+    "key": ({"key": (8, 5)}, "key must be (M, C) with M of at least 1 and C = 6, got (8, 5)"),
+    "no units": ({"key": (0, 6)}, "key must be (M, C) with M of at least 1 and C = 6, got (0, 6)"),
+    "value": ({"value": (8, 6)}, "value must be (C, M) = (6, 8), got (8, 6)"),
+    "receptance": ({"receptance": (6,)}, "receptance must be (C, C) = (6, 6), got (6,)"),
+    "weights' dtype": ({"dtypes": {"value": torch.float16}}, "value must have the dtype of x_k, float32, got float16"),
+}
+
+
 def _refusals(call, tensors) -> tuple[str, str]:
     """What the op says with data and without."""
     texts = []
@@ -112,6 +129,14 @@ def test_bad_shift_mix(changes: dict, message: str) -> None:
     with_data, without = _refusals(ops.shift_mix, _shift_mix(**changes))
     assert with_data == without
     assert with_data.startswith("shift_mix: ")
+    assert message in with_data
+
+
+@pytest.mark.parametrize(("changes", "message"), _CHANNEL_MIX.values(), ids=_CHANNEL_MIX)
+def test_bad_channel_mix(changes: dict, message: str) -> None:
+    with_data, without = _refusals(ops.channel_mix, _channel_mix(**changes))
+    assert with_data == without
+    assert with_data.startswith("channel_mix: ")
     assert message in with_data
 
 
@@ -180,6 +205,7 @@ def test_decay_outside_its_range(value: float) -> None:
         (lambda: ops.linear_attention(**_attention(), decay=0.9), "linear_attention: decay .* got float"),
         (lambda: ops.wkv(**{**_wkv(), "bonus": 0.3}), "wkv: bonus .* got float"),
         (lambda: ops.shift_mix(**{**_shift_mix(), "ratios": [0.3]}), "shift_mix: ratios .* got list"),
+        (lambda: ops.channel_mix(**{**_channel_mix(), "value": 1.0}), "channel_mix: value .* got float"),
     ],
 )
 def test_what_is_no_tensor(call, message: str) -> None:

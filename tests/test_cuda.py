@@ -13,7 +13,7 @@ import device_checks as checks
 import pytest
 import torch
 from against_reference import agrees
-from cases import CASES, SMALL_CASES, Case, warpgroup_cases
+from cases import CUDA_CASES, SMALL_CUDA_CASES, Case, warpgroup_cases
 
 from sola_vision import ops
 
@@ -51,7 +51,7 @@ def poisoned_memory():
 
 
 @dtypes
-@pytest.mark.parametrize("case", SMALL_CASES, ids=str)
+@pytest.mark.parametrize("case", SMALL_CUDA_CASES, ids=str)
 def test_small_values_and_gradients(case: Case, dtype: torch.dtype) -> None:
     agrees(case, dtype, ops, "cuda")
 
@@ -63,7 +63,7 @@ def test_several_ranges_and_stretches(case: Case, dtype: torch.dtype) -> None:
 
 
 @dtypes
-@pytest.mark.parametrize("case", [case for case in SMALL_CASES if case.op != "softmax_attention"], ids=str)
+@pytest.mark.parametrize("case", [case for case in SMALL_CUDA_CASES if case.op != "softmax_attention"], ids=str)
 def test_small_values_without_what_newer_devices_can_do(case: Case, dtype: torch.dtype) -> None:
     with ops.cuda_without(*ops.CUDA_FEATURES):
         agrees(case, dtype, ops, "cuda")
@@ -84,7 +84,7 @@ def test_warpgroups_give_the_same_bits(dim: int, causal: bool) -> None:
 
 
 @dtypes
-@pytest.mark.parametrize("case", SMALL_CASES, ids=str)
+@pytest.mark.parametrize("case", SMALL_CUDA_CASES, ids=str)
 def test_strided_inputs(case: Case, dtype: torch.dtype) -> None:
     checks.strided_inputs(DEVICE, case, dtype)
 
@@ -95,7 +95,7 @@ def test_slices_of_one_projection(dtype: torch.dtype, dim: int) -> None:
     checks.slices_of_one_projection(DEVICE, dtype, dim)
 
 
-@pytest.mark.parametrize("case", SMALL_CASES, ids=str)
+@pytest.mark.parametrize("case", SMALL_CUDA_CASES, ids=str)
 def test_expanded_gradients(case: Case) -> None:
     checks.expanded_gradients(DEVICE, case)
 
@@ -231,7 +231,7 @@ def test_two_streams_at_once(case: Case) -> None:
 
 
 @dtypes
-@pytest.mark.parametrize("case", _in_turn(CASES), ids=str)
+@pytest.mark.parametrize("case", _in_turn(CUDA_CASES), ids=str)
 def test_values_and_gradients(case: Case, dtype: torch.dtype) -> None:
     if not agrees(case, dtype, ops, "cuda"):
         pytest.skip("plain PyTorch overflows in this dtype")
@@ -255,7 +255,7 @@ def test_wkv_meets_what_has_faded() -> None:
     checks.wkv_meets_what_has_faded(DEVICE)
 
 
-@pytest.mark.parametrize("case", SMALL_CASES, ids=str)
+@pytest.mark.parametrize("case", SMALL_CUDA_CASES, ids=str)
 def test_compile_without_graph_breaks(case: Case) -> None:
     inputs = [tensor.requires_grad_() for tensor in DEVICE.inputs(case, torch.float32)]
 

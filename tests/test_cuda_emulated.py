@@ -5,7 +5,7 @@ import emulated
 import pytest
 import torch
 from against_reference import agrees
-from cases import CASES, SMALL_CASES, Case
+from cases import CUDA_CASES, SMALL_CUDA_CASES, Case
 
 DTYPES = checks.HALF_AND_FLOAT
 DEVICE = checks.Device("cpu", emulated, tokens=4096)
@@ -18,13 +18,13 @@ def library():
 
 
 # one dtype each: neighbours in the list differ in little else
-@pytest.mark.parametrize(("case", "dtype"), [(case, DTYPES[i % 3]) for i, case in enumerate(CASES)], ids=str)
+@pytest.mark.parametrize(("case", "dtype"), [(case, DTYPES[i % 3]) for i, case in enumerate(CUDA_CASES)], ids=str)
 def test_values_and_gradients(case: Case, dtype: torch.dtype) -> None:
     if not agrees(case, dtype, emulated):
         pytest.skip("plain PyTorch overflows in this dtype")
 
 
-@pytest.mark.parametrize(("case", "dtype"), [(case, DTYPES[i % 3]) for i, case in enumerate(SMALL_CASES)], ids=str)
+@pytest.mark.parametrize(("case", "dtype"), [(case, DTYPES[i % 3]) for i, case in enumerate(SMALL_CUDA_CASES)], ids=str)
 def test_strided_inputs(case: Case, dtype: torch.dtype) -> None:
     checks.strided_inputs(DEVICE, case, dtype)
 
@@ -41,7 +41,7 @@ def test_slices_of_one_projection(dtype: torch.dtype, dim: int) -> None:
     checks.slices_of_one_projection(DEVICE, dtype, dim)
 
 
-@pytest.mark.parametrize("case", SMALL_CASES, ids=str)
+@pytest.mark.parametrize("case", SMALL_CUDA_CASES, ids=str)
 def test_expanded_gradients(case: Case) -> None:
     checks.expanded_gradients(DEVICE, case)
 

@@ -7,7 +7,7 @@ import emulated
 import pytest
 import torch
 from against_reference import agrees
-from cases import CASES, SMALL_CASES, Case, warpgroup_cases
+from cases import CUDA_CASES, SMALL_CUDA_CASES, Case, warpgroup_cases
 
 DEVICE = checks.Device("cpu", emulated, tokens=4096)
 _ORDINARY, _HOPPER = 80, 90
@@ -151,8 +151,8 @@ def _is_for_clusters(case: Case) -> bool:
     return one_state and max(case.sizes[4:]) <= _NARROW
 
 
-LINEAR_CASES = [case for case in CASES if _is_for_clusters(case)]
-SMALL_LINEAR_CASES = [case for case in SMALL_CASES if _is_for_clusters(case)]
+LINEAR_CASES = [case for case in CUDA_CASES if _is_for_clusters(case)]
+SMALL_LINEAR_CASES = [case for case in SMALL_CUDA_CASES if _is_for_clusters(case)]
 
 
 @pytest.mark.parametrize(

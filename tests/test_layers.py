@@ -84,6 +84,37 @@ def test_channel_mix_is_its_formula():
     assert sum(p.numel() for p in (layer.key.weight, layer.value.weight, layer.receptance.weight)) == 9 * 8 * 8
 
 
+class Adapted(torch.nn.Linear):
+    """A map with something beside its matrix, as adapters and quantised maps are."""
+
+    def forward(self, x):
+        return super().forward(x) + 1
+
+
+@pytest.mark.parametrize("name", ["key", "value", "receptance"])
+def test_channel_mix_calls_maps_that_are_more_than_a_matrix(name):
+    """One operator does the work of three plain maps; what stands in their place, or listens to them, is called."""
+    x = tokens(8)
+    layer = ChannelMix(8, 4, shift=True).double()
+    layer.init_weights(0.5)
+    plain, part = layer(x, GRID), getattr(layer, name)
+    for_key, for_receptance = layer.mix(x, GRID)
+
+    calls = []
+    handle = part.register_forward_hook(lambda *_: calls.append(name))
+    same(layer(x, GRID), plain)
+    assert calls == [name]
+    handle.remove()
+    layer(x, GRID)
+    assert calls == [name]
+
+    adapted = Adapted(part.in_features, part.out_features, bias=False).double()
+    adapted.weight = part.weight
+    setattr(layer, name, adapted)
+    hidden = F.relu(layer.key(for_key)) ** 2
+    same(layer(x, GRID), torch.sigmoid(layer.receptance(for_receptance)) * layer.value(hidden))
+
+
 @pytest.mark.parametrize("size", [(8, 12), (7, 9), (1, 2)])
 def test_patch_embedding_pads_to_whole_patches(size):
     image = torch.randn(2, 3, *size, dtype=torch.float64)

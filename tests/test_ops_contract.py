@@ -22,7 +22,7 @@ def _packet(name: str):
 def _arguments(case: Case, inputs):
     """The arguments with which the Python face calls the schema."""
     options = dict(case.options)
-    if case.op in ("wkv", "shift_mix"):
+    if case.op in ("wkv", "shift_mix", "channel_mix"):
         return _packet(case.op).default, (*inputs,)
     if case.op == "softmax_attention":
         scale = options.get("scale", inputs[0].size(-1) ** -0.5)
@@ -37,7 +37,7 @@ def _arguments(case: Case, inputs):
 
 def test_every_schema_is_complete() -> None:
     """No op without a reference, a fake kernel, a FLOP formula, a gradient test and a case."""
-    assert len(SCHEMAS) == 10
+    assert len(SCHEMAS) == 12
     tested = {_arguments(case, case.inputs(torch.float64))[0].name() for case in SMALL_CASES}
     for name in SCHEMAS:
         forward = name.removesuffix("_backward")
@@ -151,9 +151,10 @@ def test_export_with_dynamic_tokens(case: Case) -> None:
     keys = torch.export.Dim("keys", min=2, max=4096)
     two_sizes = case.token_inputs == 3 and case.sizes[1] != case.sizes[2]
     counts = [tokens, keys, keys] if two_sizes else [tokens] * 3
-    shapes = tuple({1: counts[i]} if i < case.token_inputs else None for i in range(len(inputs)))
+    has_tokens = [i < case.token_inputs and x.dim() > 2 for i, x in enumerate(inputs)]
+    shapes = tuple({1: counts[i]} if has_tokens[i] else None for i in range(len(inputs)))
     program = torch.export.export(_Module(case), inputs, dynamic_shapes=(shapes,))
-    longer = tuple(torch.cat([x, x], 1) if i < case.token_inputs else x for i, x in enumerate(inputs))
+    longer = tuple(torch.cat([x, x], 1) if has_tokens[i] else x for i, x in enumerate(inputs))
     torch.testing.assert_close(program.module()(*longer), case.run(list(longer)))
 
 
@@ -173,6 +174,9 @@ def _expected_macs(case: Case) -> int:
     """The products of the definition of cost, written out from the sizes."""
     if case.op in ("wkv", "shift_mix"):
         return 0
+    if case.op == "channel_mix":
+        batch, tokens, channels, hidden = case.sizes
+        return batch * tokens * channels * (2 * hidden + channels)
     batch, queries, keys, heads, dim, value_dim = case.sizes
     options = dict(case.options)
     if case.op == "softmax_attention":

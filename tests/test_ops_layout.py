@@ -133,6 +133,16 @@ def test_empty_wkv(sizes: tuple[int, int, int]) -> None:
         assert not grad.any()
 
 
+@pytest.mark.parametrize("sizes", [(0, 5, 3, 4), (2, 0, 3, 4), (2, 5, 0, 4)], ids=str)
+def test_empty_channel_mix(sizes: tuple[int, int, int, int]) -> None:
+    inputs = [tensor.requires_grad_() for tensor in Case("channel_mix", sizes).inputs(torch.float32)]
+    out = ops.channel_mix(*inputs)
+    assert out.shape == sizes[:3]
+    for grad, tensor in zip(torch.autograd.grad(out.sum(), inputs), inputs, strict=True):
+        assert grad.shape == tensor.shape
+        assert not grad.any()
+
+
 @pytest.mark.parametrize("sizes", [(0, 5, 3, 4), (2, 0, 3, 4), (2, 5, 0, 4), (2, 5, 3, 0)], ids=str)
 def test_empty_shift_mix(sizes: tuple[int, int, int, int]) -> None:
     x, ratios = torch.randn(sizes, requires_grad=True), torch.rand(2, sizes[3], requires_grad=True)
@@ -165,11 +175,11 @@ def _far_apart(dense: torch.Tensor, axis: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("axis", [0, 1], ids=["batch", "token"])
-@pytest.mark.parametrize("attention", ["softmax", "linear", "causal", "wkv", "shift_mix"])
+@pytest.mark.parametrize("attention", ["softmax", "linear", "causal", "wkv", "shift_mix", "channel_mix"])
 def test_offsets_beyond_int32(attention: str, axis: int) -> None:
     """Elements 2³¹ apart: offsets in 32 bits would wrap to the wrong place."""
     generator = torch.Generator().manual_seed(0)
-    shape = (2, 3, 16) if attention == "wkv" else (2, 3, 2, 16)
+    shape = (2, 3, 16) if attention in ("wkv", "channel_mix") else (2, 3, 2, 16)
     dense = [torch.randn(shape, generator=generator).to(torch.bfloat16) for _ in range(4)]
     far = _far_apart(dense[1], axis)
     parameters = [torch.rand(16, generator=generator) for _ in range(2)]
@@ -191,6 +201,10 @@ def test_offsets_beyond_int32(attention: str, axis: int) -> None:
         if attention == "shift_mix":
             ratios = torch.stack(parameters)
             return [*sola.shift_mix(middle, ratios), *sola.shift_mix_backward([grad, q], middle, ratios)]
+        if attention == "channel_mix":
+            weights = [torch.ones(16, 16, dtype=torch.bfloat16)] * 3
+            out = sola.channel_mix(middle, v, *weights)
+            return [out, *sola.channel_mix_backward(grad, middle, v, *weights, out)]
         out, saved = sola.wkv(middle, v, *parameters, True)
         return [out, *sola.wkv_backward(grad, middle, v, *parameters, out, saved)]
 

@@ -67,6 +67,26 @@ def test_shift_mix_of_whole_shares_rounds_nothing() -> None:
     assert not others[0, 0, :, 16:24].any()
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, *checks.HALF_AND_FLOAT], ids=str)
+@pytest.mark.parametrize("value", _VALUES)
+def test_nan_in_channel_mix_stays_with_its_token(value: float, dtype: torch.dtype) -> None:
+    inputs = Case("channel_mix", (2, 70, 10, 140)).inputs(dtype)
+    clean = ops.channel_mix(*inputs)
+    for tokens in (0, 1):
+        bad = [tensor.clone() for tensor in inputs]
+        bad[tokens][1, 66, 3] = value
+        leaves = [tensor.requires_grad_() for tensor in bad]
+        out = ops.channel_mix(*leaves)
+        expected = reference.channel_mix(*leaves)
+        assert torch.equal(out[1, 66].isfinite(), expected[1, 66].isfinite())
+        others = torch.ones(2, 70, dtype=torch.bool)
+        others[1, 66] = False
+        assert torch.equal(out[others], clean[others])
+        grad_k, grad_r = torch.autograd.grad(out, leaves[:2], torch.ones_like(out))
+        assert grad_k[others].isfinite().all()
+        assert grad_r[others].isfinite().all()
+
+
 def test_keys_of_minus_infinity_are_ignored_by_wkv() -> None:
     k, v, decay, bonus = torch.randn(1, 70, 5), torch.randn(1, 70, 5), torch.rand(5), torch.rand(5)
     k[0, 32:64] = float("-inf")

@@ -24,7 +24,8 @@ _FEWEST_NUMBERS = 64
 
 
 def _check(case: Case, dtype: torch.dtype) -> None:
-    numbers = min(tensor.numel() // case.sizes[0] for tensor in case.inputs(dtype)[: case.token_inputs])
+    tokens = [tensor for tensor in case.inputs(dtype)[: case.token_inputs] if tensor.dim() > 2]
+    numbers = min(tensor.numel() // case.sizes[0] for tensor in tokens)
     case = replace(case, sizes=(max(case.sizes[0], -(-_FEWEST_NUMBERS // numbers)), *case.sizes[1:]))
     agrees(case, dtype)
 
@@ -61,6 +62,12 @@ def test_wkv_of_any_shape(batch, tokens, channels, rate, bonus, dtype) -> None:
 @given(st.integers(1, 2), st.integers(1, 20), st.integers(1, 20), st.integers(1, 150), st.integers(1, 8), _DTYPE)
 def test_shift_mix_of_any_shape(batch, rows, columns, channels, mixes, dtype) -> None:
     _check(Case("shift_mix", (batch, rows, columns, channels, mixes)), dtype)
+
+
+@_SETTINGS
+@given(st.integers(1, 2), _TOKENS, st.integers(8, 150), st.integers(8, 300), _DTYPE)
+def test_channel_mix_of_any_shape(batch, tokens, channels, hidden, dtype) -> None:
+    _check(Case("channel_mix", (batch, tokens, channels, hidden)), dtype)
 
 
 @_SETTINGS
