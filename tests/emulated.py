@@ -29,6 +29,7 @@ class _Op(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, name: str, options: tuple[Any, ...], *inputs: Tensor) -> Tensor:
         outputs = getattr(library(), name)(*inputs, *options)
+        outputs = (outputs,) if isinstance(outputs, Tensor) else outputs
         ctx.name, ctx.options = name, () if name == "wkv" else options
         ctx.save_for_backward(*inputs, *(outputs[1:] if name == "linear_attention" else outputs))
         return outputs[0]
@@ -77,6 +78,10 @@ class _Chunked(torch.autograd.Function):
 def wkv(k: Tensor, v: Tensor, decay: Tensor, bonus: Tensor, *, decay_per: str = "sequence") -> Tensor:
     rate = decay / max(k.size(1), 1) if decay_per == "sequence" else decay
     return _Op.apply("wkv", (True,), k, v, rate, bonus)
+
+
+def channel_mix(x_k: Tensor, x_r: Tensor, key: Tensor, value: Tensor, receptance: Tensor) -> Tensor:
+    return _Op.apply("channel_mix", (), x_k, x_r, key, value, receptance)
 
 
 class _ShiftMix(torch.autograd.Function):

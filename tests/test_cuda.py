@@ -13,7 +13,7 @@ import device_checks as checks
 import pytest
 import torch
 from against_reference import agrees
-from cases import CUDA_CASES, SMALL_CUDA_CASES, Case, warpgroup_cases
+from cases import CUDA_CASES, SMALL_CUDA_CASES, Case, channel_mix_cases, warpgroup_cases
 
 from sola_vision import ops
 
@@ -54,6 +54,14 @@ def poisoned_memory():
 @pytest.mark.parametrize("case", SMALL_CUDA_CASES, ids=str)
 def test_small_values_and_gradients(case: Case, dtype: torch.dtype) -> None:
     agrees(case, dtype, ops, "cuda")
+
+
+@dtypes
+@pytest.mark.parametrize("where", [ops, torch.ops.sola], ids=["function", "operator"])
+def test_channel_mix_of_pytorchs_products(where, dtype: torch.dtype) -> None:
+    """No kernel of ours, but the function and the operator that graphs were recorded with."""
+    for case in channel_mix_cases():
+        agrees(case, dtype, where, "cuda")
 
 
 @dtypes

@@ -5,7 +5,7 @@ import emulated
 import pytest
 import torch
 from against_reference import agrees
-from cases import CUDA_CASES, SMALL_CUDA_CASES, Case
+from cases import CUDA_CASES, SMALL_CUDA_CASES, Case, channel_mix_cases
 
 DTYPES = checks.HALF_AND_FLOAT
 DEVICE = checks.Device("cpu", emulated, tokens=4096)
@@ -27,6 +27,13 @@ def test_values_and_gradients(case: Case, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(("case", "dtype"), [(case, DTYPES[i % 3]) for i, case in enumerate(SMALL_CUDA_CASES)], ids=str)
 def test_strided_inputs(case: Case, dtype: torch.dtype) -> None:
     checks.strided_inputs(DEVICE, case, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_channel_mix_of_pytorchs_products(dtype: torch.dtype) -> None:
+    """No kernel of ours, but the same operator."""
+    for case in channel_mix_cases():
+        agrees(case, dtype, emulated)
 
 
 # so many heads that a block has several tiles of one, the last of two tokens

@@ -18,6 +18,7 @@ DeviceSize size_of(const at::Device&) { return {2, capability}; }
 
 }  // namespace sola::cuda
 
+#include "cuda/channel_mix.cpp"
 #include "cuda/chunked_attention.cpp"
 #include "cuda/linear_attention.cpp"
 #include "cuda/shift_mix.cpp"
