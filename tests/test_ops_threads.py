@@ -52,6 +52,18 @@ def test_two_runs_are_identical(case: Case, dtype: torch.dtype, threads) -> None
         assert all(torch.equal(a, b) for a, b in zip(first, _everything(case, dtype), strict=True))
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_many_queries_without_a_key(causal: bool, threads) -> None:
+    """Threads that share the queries of one head have no keys to share, in the backward too."""
+    threads(2)
+    q, k, v = (torch.randn(1, tokens, 1, 8, requires_grad=True) for tokens in (300, 0, 0))
+    out = ops.softmax_attention(q, k, v, causal=causal)
+    grads = torch.autograd.grad(out.sum(), (q, k, v))
+    assert not out.any()
+    assert not grads[0].any()
+    assert [grad.shape for grad in grads] == [q.shape, k.shape, v.shape]
+
+
 @pytest.mark.parametrize("case", LONG_CASES, ids=str)
 def test_threads_agree(case: Case, threads) -> None:
     """1, 2 and 5 threads cut the work differently: the same up to the order of the sums."""

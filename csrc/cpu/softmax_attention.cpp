@@ -52,7 +52,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward(const at::Tensor& grad_o
   auto grad_q = at::empty(q.sizes(), q.options());
   auto grad_k = at::empty(k.sizes(), k.options());
   auto grad_v = at::empty(v.sizes(), v.options());
-  if (s.B * s.H == 0 || (s.N == 0 && s.M == 0)) return {grad_q, grad_k, grad_v};
+  // no keys: their gradients have no numbers, and nothing comes back to the queries
+  if (s.B * s.H == 0 || s.M == 0) return {grad_q.zero_(), grad_k, grad_v};
 
   const at::Tensor grad = dense_last(grad_out), lse = logsumexp.contiguous(), saved = dense_last(out);
   SoftmaxParams p{s,     view_of(q), view_of(k),    view_of(v),      view_of(saved),  lse.data_ptr(),
