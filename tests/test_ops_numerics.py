@@ -127,6 +127,32 @@ def test_half_precision_does_not_overflow_over_65536_tokens(dtype: torch.dtype, 
         assert grad.isfinite().all()
 
 
+@pytest.mark.parametrize("kind", ["one state", "chunks"])
+def test_sums_over_65536_tokens_are_as_exact_as_those_of_pytorch(kind: str) -> None:
+    """Added to a long sum one by one, every token would be rounded at the size of the whole."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = [1 + torch.randn(1, 65536, 1, 16, generator=generator) for _ in range(3)]
+    grad = torch.randn(1, 65536, 1, 16, generator=generator)
+    options = {} if kind == "one state" else {"decay": torch.ones(1)}
+
+    def by_states(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        q, k = reference.feature(q, "elu1"), reference.feature(k, "elu1")
+        numerator = torch.einsum("bnhd,bhdv->bnhv", q, torch.einsum("bmhd,bmhv->bhdv", k, v))
+        return numerator / (torch.einsum("bnhd,bhd->bnh", q, k.sum(1)) + 1e-6)[..., None]
+
+    def both_ways(function, dtype: torch.dtype) -> list[torch.Tensor]:
+        tensors = [tensor.to(dtype).requires_grad_() for tensor in inputs]
+        out = function(*tensors)
+        return [out.detach(), *torch.autograd.grad(out, tensors, grad.to(dtype))]
+
+    got = both_ways(lambda *tensors: ops.linear_attention(*tensors, **options), torch.float32)
+    plain, exact = both_ways(by_states, torch.float32), both_ways(by_states, torch.float64)
+    check_close("out", got[:1], plain[:1], exact[:1], torch.float32)
+    # a state that is read at every chunk can't be summed up in another order, and a gradient that cancels shows it
+    if kind == "one state":
+        check_close("grad", got[1:], plain[1:], exact[1:], torch.float32)
+
+
 def test_wkv_over_many_tokens_is_a_mean() -> None:
     k, v = torch.full((1, 100_000, 3), 5.0), torch.ones(1, 100_000, 3)
     out = ops.wkv(k, v, torch.zeros(3), torch.zeros(3))

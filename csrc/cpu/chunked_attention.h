@@ -48,12 +48,12 @@ class ChunkStates {
   // state of `side` across the chunk: γ^L state + Σ weight xᵀ y, companion γ^L c + Σ weight coefficient x
   void advance(Side side, const A* x, const A* y, int64_t y_stride, const A* coefficients, int64_t length, A* state) {
     A* companion = state + D_ * Vp_;
-    scale_row(companion, Dp_, powers_[length]);
     for (int64_t p = 0; p < length; ++p) {
       const A weight = feeds(side, p, length);
       for (int64_t i = 0; i < Dp_; i += kLanes<A>) store(weighted_ + p * Dp_ + i, load(x + p * Dp_ + i) * weight);
-      add_row(weighted_ + p * Dp_, companion, Dp_, coefficients ? coefficients[p] : A(1));
     }
+    scale_row(companion, Dp_, powers_[length]);
+    add_rows(weighted_, length, coefficients, companion, Dp_);
     fill(factors_, Vp_, powers_[length]);
     multiplier_.set_left({weighted_, 1, Dp_}, D_, length);
     multiplier_.set_right(y, y_stride, length, Vp_);

@@ -125,4 +125,24 @@ SOLA_INLINE void add_row(const A* from, A* to, int64_t padded, A factor) {
   for (int64_t i = 0; i < padded; i += kLanes<A>) store(to + i, load(to + i) + load(from + i) * factor);
 }
 
+// to += Σ_r coefficients_r · row_r, coefficients 1 if null. The rows are summed up by themselves: added one by one, a
+// sum over many tokens would round each of them
+template <class A>
+void add_rows(const A* rows, int64_t count, const A* coefficients, A* to, int64_t padded) {
+  // sums in flight, since each waits for its last addition
+  constexpr int64_t kFlight = 4;
+  for (int64_t i = 0; i < padded; i += kLanes<A>) {
+    Vec<A> sums[kFlight] = {};
+    int64_t r = 0;
+    for (; r + kFlight <= count; r += kFlight) {
+#pragma GCC unroll 4
+      for (int64_t j = 0; j < kFlight; ++j) {
+        sums[j] += load(rows + (r + j) * padded + i) * (coefficients ? coefficients[r + j] : A(1));
+      }
+    }
+    for (; r < count; ++r) sums[0] += load(rows + r * padded + i) * (coefficients ? coefficients[r] : A(1));
+    store(to + i, load(to + i) + ((sums[0] + sums[1]) + (sums[2] + sums[3])));
+  }
+}
+
 }  // namespace sola::SOLA_ISA

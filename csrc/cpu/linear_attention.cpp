@@ -13,14 +13,18 @@ namespace {
 constexpr const char* kOp = "linear_attention";
 // tokens in one task: enough to outweigh loading the state, few enough to keep threads level
 constexpr int64_t kTokens = 512;
+// tokens whose tiles are added up one after the other: every addition rounds the sum, so that over more of them it
+// would lose what the tiles hold
+constexpr int64_t kLongestSum = 2048;
 
 struct Ranges {
   int64_t length, count;
 };
 
-// cuts `tokens` of each of `heads` heads into equal ranges, so that all threads have work
-Ranges cut(int64_t tokens, int64_t heads) {
-  const int64_t shares = choose_shares(heads, std::max<int64_t>(1, tokens / 64));
+// cuts `tokens` of each of `heads` heads into equal ranges of at most `longest`, so that all threads have work
+Ranges cut(int64_t tokens, int64_t heads, int64_t longest) {
+  const int64_t fewest = std::max<int64_t>(1, (tokens + longest - 1) / longest);
+  const int64_t shares = fewest * choose_shares(heads * fewest, std::max<int64_t>(1, tokens / 64 / fewest));
   const int64_t length = std::max<int64_t>(1, (tokens + shares - 1) / shares);
   return {length, std::max<int64_t>(1, (tokens + length - 1) / length)};
 }
@@ -82,13 +86,13 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> forward(const at::Tensor& q, cons
   const Dtype dtype = dtype_of(q);
   const auto& kernel = kernels().linear_attention;
   const Pass pass{p, dtype, kernel.scratch(p, {dtype, native_for(dtype), nullptr})};
-  const Ranges keys = cut(s.M, s.B * s.H);
+  const Ranges keys = cut(s.M, s.B * s.H, kLongestSum);
   const Shares shares(p, dtype, keys, sums);
   pass.over(keys, s.M, [&](const Task& task, Place place, int64_t head, int64_t range) {
     kernel.gather(p, task, place, shares.at(head, range));
   });
   shares.combine(pass);
-  const Ranges queries = cut(s.N, s.B * s.H * ((s.N + kTokens - 1) / kTokens));
+  const Ranges queries = cut(s.N, s.B * s.H, kTokens);
   if (s.N > 0)
     pass.over(queries, s.N, [&](const Task& task, Place place, int64_t, int64_t) { kernel.read(p, task, place); });
   return {out, state, key_sum};
@@ -124,7 +128,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward(const at::Tensor& grad_o
   const Dtype dtype = dtype_of(q);
   const auto& kernel = kernels().linear_attention;
   const Pass pass{p, dtype, kernel.scratch(p, {dtype, native_for(dtype), nullptr})};
-  const Ranges queries = cut(s.N, s.B * s.H), keys = cut(s.M, s.B * s.H);
+  const Ranges queries = cut(s.N, s.B * s.H, kLongestSum), keys = cut(s.M, s.B * s.H, kTokens);
   const Shares shares(p, dtype, queries, q.options().dtype(accumulate_type(q)));
   pass.over(queries, s.N, [&](const Task& task, Place place, int64_t head, int64_t range) {
     kernel.query_gradients(p, task, place, shares.at(head, range));

@@ -34,6 +34,7 @@ class LinearAttention {
     state_ = arena_.take<A>(p.size.D * Vp_);
     state_t_ = arena_.take<A>(p.size.V * Dp_);
     key_sum_ = arena_.take<A>(Dp_);
+    grad_denominators_ = arena_.take<A>(kRows);
   }
 
   size_t scratch() const { return arena_.used(); }
@@ -46,14 +47,19 @@ class LinearAttention {
       map_rows<Mul>(p_.map, at<In>(p_.k, place.batch, first, place.head), p_.k.token, rows, p_.size.D, phi_, Dp_);
       load_values(place, first, rows);
       accumulate(place, first, rows, {p_.k, p_.size.D}, {p_.v, p_.size.V}, share);
-      for (int64_t r = 0; r < rows; ++r) add_row(phi_ + r * Dp_, share + p_.size.D * Vp_, Dp_, A(1));
+      add_rows<A>(phi_, rows, nullptr, share + p_.size.D * Vp_, Dp_);
     });
   }
 
-  // adds up all shares of a head; with the saved state as target in the forward
+  // adds up all shares of a head, pair by pair, so that none is rounded more than log₂ times; with the saved state as
+  // target in the forward
   void combine(Place place, Split split) {
     A* shares = static_cast<A*>(split.sums);
-    for (int64_t other = 1; other < split.count; ++other) add_row(shares + other * share(), shares, share(), A(1));
+    for (int64_t step = 1; step < split.count; step *= 2) {
+      for (int64_t first = 0; first + step < split.count; first += 2 * step) {
+        add_row(shares + (first + step) * share(), shares + first * share(), share(), A(1));
+      }
+    }
     if (!p_.state) return;
     const auto& s = p_.size;
     const int64_t head = place.batch * s.H + place.head;
@@ -89,12 +95,12 @@ class LinearAttention {
       for (int64_t r = 0; p_.normalize && r < rows; ++r) {
         const A factor = inverse(r);
         A* g = features_ + r * Dp_;
-        const A grad_denominator = -factor * factor * dot(phi_ + r * Dp_, g, Dp_);
+        grad_denominators_[r] = -factor * factor * dot(phi_ + r * Dp_, g, Dp_);
         scale_row(g, Dp_, factor);
-        add_row(key_sum_, g, Dp_, grad_denominator);
+        add_row(key_sum_, g, Dp_, grad_denominators_[r]);
         scale_row(values_ + r * Vp_, Vp_, factor);
-        add_row(phi_ + r * Dp_, share + s.D * Vp_, Dp_, grad_denominator);
       }
+      if (p_.normalize) add_rows<A>(phi_, rows, grad_denominators_, share + s.D * Vp_, Dp_);
       accumulate(place, first, rows, {p_.q, s.D}, {p_.grad_out, s.V}, share);
       store_mapped_gradient(p_.map, features_, phi_, rows, s.D, Dp_, at<In>(p_.grad_q, place.batch, first, place.head),
                             p_.grad_q.token);
@@ -197,7 +203,7 @@ class LinearAttention {
   Arena arena_;
   // φᵀ · values, φ · state, values · stateᵀ
   Multiplier<Mul, A> gather_, read_, read_t_;
-  A *phi_, *values_, *features_, *result_, *state_, *state_t_, *key_sum_;
+  A *phi_, *values_, *features_, *result_, *state_, *state_t_, *key_sum_, *grad_denominators_;
 };
 
 static size_t scratch(const LinearParams& p, const Task& task) {
