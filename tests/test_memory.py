@@ -97,6 +97,42 @@ def test_convolution_workspaces(channels, out_channels, size, stride, groups):
             assert predicted(make, shape, inference_step) == pytest.approx(seen, rel=0.05)
 
 
+@pytest.mark.parametrize("kind", [inference_step, training_step])
+@pytest.mark.parametrize(
+    ("channels", "out_channels", "size", "stride", "groups"), [(12, 96, 3, 4, 1), (96, 96, 3, 1, 96), (64, 64, 3, 1, 4)]
+)
+@pytest.mark.parametrize(
+    ("dtype", "layout"),
+    [
+        # few channels are read as they are, also in half precision
+        (torch.bfloat16, torch.contiguous_format),
+        # nothing is put into blocks
+        (torch.float32, torch.channels_last),
+        # unfolded, one group after the other
+        (torch.float64, torch.contiguous_format),
+    ],
+    ids=str,
+)
+def test_convolution_workspaces_by_dtype_and_layout(
+    dtype, layout, channels, out_channels, size, stride, groups, kind
+) -> None:
+    if kind is training_step and dtype == torch.bfloat16:
+        pytest.skip("what oneDNN copies for gradients in half precision depends on the processor")
+
+    class Convolution(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.map = nn.Conv2d(channels, out_channels, size, stride, groups=groups, dtype=dtype)
+
+        def forward(self, x):
+            # the exponential makes a gradient of its own, where that of a sum is one number
+            return self.map(x.to(dtype, memory_format=layout)).exp()
+
+    shape = (2, channels, 128, 128)
+    seen = measured(Convolution, shape, kind)
+    assert predicted(Convolution, shape, kind) == pytest.approx(seen, rel=0.05)
+
+
 @pytest.mark.parametrize("size", [224, 512, 1024])
 def test_sola_t_inference_within_five_percent(size):
     spec, resolution = get_spec("sola_t"), Resolution(size, size)

@@ -2,8 +2,10 @@
 
 oneDNN computes a CPU convolution in blocked copies that go through PyTorch's allocator. Read off the allocations of
 torch 2.13 (``tests/test_memory.py`` checks it): first the copies of input and weight and a blocked output live
-together, then the blocked and the plain output. With a single thread PyTorch keeps 1 × 1 convolutions of few images to
-itself, which need nothing, and small ones of any kind, which unfold their input. Convolutions on CUDA choose their workspace at run time; none is predicted there.
+together, then the blocked and the plain output. Images of fewer channels than a block are read as they are, and images in
+channels-last memory are read and written as they are. With a single thread PyTorch keeps 1 × 1 convolutions of few images to
+itself, which need nothing, and small ones of any kind, which unfold their input; so do all in float64, which oneDNN doesn't know.
+Convolutions on CUDA choose their workspace at run time; none is predicted there.
 
 Left out, because they are small: thread scratch of the compiled operators (a few tiles per thread), and what oneDNN
 keeps for itself in half precision (up to about 1 MB).
@@ -22,8 +24,8 @@ Workspaces = Mapping[Any, Callable[..., tuple[Any, ...]]]
 
 # oneDNN rounds channels up to its block
 _BLOCK = 16
-# images of so few float32 channels are read as they are
-_PLAIN_CHANNELS = 3
+# a weight comes in channels-last memory first, then in oneDNN's blocks
+_WEIGHT_COPIES = 2
 
 
 def workspaces_on(device_type: str) -> Workspaces:
@@ -47,23 +49,38 @@ def _blocked_bytes(tensor: Tensor) -> Any:
 def _convolution_bytes(out: Tensor, x: Tensor, weight: Tensor, *rest: Any) -> tuple[Any, ...]:
     _bias, stride, padding, dilation, transposed, _output_padding, groups = rest
     if x.dim() == 4 and not transposed and not _goes_to_onednn(x, weight, (stride, dilation), groups):
-        pointwise = max(weight.shape[2:]) == 1 == max(stride) and not any(padding)
-        columns = out.size(0) * out.size(2) * out.size(3) * weight[0].numel() * x.element_size()
-        return (0 if pointwise else columns,)
-    plain = x.dtype == torch.float32 and x.size(1) <= _PLAIN_CHANNELS
+        # groups are cut out and computed one by one, and joined
+        part = _nbytes(x) // groups if groups > 1 else 0
+        return _unfolded_bytes(out, weight, stride, padding) + part, _nbytes(out) if groups > 1 else 0
+    if _is_channels_last(x):
+        return (_WEIGHT_COPIES * _nbytes(weight),)
+    plain = groups == 1 and x.size(1) < _BLOCK
     copies = _nbytes(weight) + (0 if plain else _blocked_bytes(x))
     # the blocked output stands beside the copies, then beside the plain output, which is counted already
     return copies + _blocked_bytes(out) - _nbytes(out), _blocked_bytes(out)
 
 
+def _unfolded_bytes(out: Tensor, weight: Tensor, stride: list[int], padding: list[int]) -> Any:
+    """Every window of the input as a column, one group's; ``out``: its result, or that result's gradient."""
+    if max(weight.shape[2:]) == 1 == max(stride) and not any(padding):
+        return 0
+    return out.size(0) * out.size(2) * out.size(3) * weight[0].numel() * out.element_size()
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    """Whether the channels of an image are neighbours; of one channel nobody can tell. Asks symbolic strides nothing."""
+    step = x.stride(1) if x.dim() == 4 else 0
+    return isinstance(step, int) and step == 1 and x.size(1) > 1
+
+
 def _goes_to_onednn(x: Tensor, weight: Tensor, steps: tuple[list[int], list[int]], groups: int) -> bool:
-    """The rule of PyTorch for float32 images (``use_mkldnn`` in ATen/native/Convolution.cpp of 2.13).
+    """The rule of PyTorch (``use_mkldnn`` in ATen/native/Convolution.cpp of 2.13).
 
     A symbolic image counts as large: asking would bind the whole formula to the answer, and small maps are seldom where
     the peak is.
     """
     if x.dtype != torch.float32:
-        return True
+        return x.dtype != torch.float64
     stepped = any(step != 1 for side in steps for step in side)
     large_kernel = min(weight.shape[2:]) > 3
     worthwhile = stepped or x.size(0) >= 16 or max(weight.shape[2:]) != 1 or torch.get_num_threads() > 1
@@ -72,8 +89,15 @@ def _goes_to_onednn(x: Tensor, weight: Tensor, steps: tuple[list[int], list[int]
 
 
 def _convolution_backward_bytes(
-    _out: object, grad_out: Tensor, x: Tensor, weight: Tensor, *_: object
+    _out: object, grad_out: Tensor, x: Tensor, weight: Tensor, *rest: Any
 ) -> tuple[Any, ...]:
+    _bias, stride, padding, _dilation, transposed, _output_padding, groups = rest[:7]
+    if x.dtype == torch.float64 and not transposed:
+        parts = (_nbytes(x) + _nbytes(grad_out)) // groups if groups > 1 else 0
+        return (_unfolded_bytes(grad_out, weight, stride, padding) + parts,)
+    # in half precision some of the gradients are blocked all the same
+    if x.dtype == torch.float32 and _is_channels_last(x):
+        return (_WEIGHT_COPIES * _nbytes(weight),)
     return (_blocked_bytes(grad_out) + _blocked_bytes(x) + _nbytes(weight),)
 
 
