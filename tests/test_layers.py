@@ -115,6 +115,22 @@ def test_channel_mix_calls_maps_that_are_more_than_a_matrix(name):
     same(layer(x, GRID), torch.sigmoid(layer.receptance(for_receptance)) * layer.value(hidden))
 
 
+@pytest.mark.parametrize("name", ["key", "value", "receptance"])
+def test_channel_mix_calls_a_forward_put_on_a_map(name):
+    """As libraries do that move weights around or watch what passes: the module stays what it was."""
+    layer = ChannelMix(8, 4, shift=True).double()
+    part = getattr(layer, name)
+    plain, calls = part.forward, []
+
+    def forward(x):
+        calls.append(name)
+        return plain(x)
+
+    part.forward = forward
+    layer(tokens(8), GRID)
+    assert calls == [name]
+
+
 @pytest.mark.parametrize("size", [(8, 12), (7, 9), (1, 2)])
 def test_patch_embedding_pads_to_whole_patches(size):
     image = torch.randn(2, 3, *size, dtype=torch.float64)

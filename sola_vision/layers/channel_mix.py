@@ -21,9 +21,12 @@ def hidden_width(dim: int, ratio: float) -> int:
 
 
 def _is_its_weight(part: nn.Module) -> bool:
-    """Whether a map is its matrix and nothing else: no adapter or quantised map in its place, no hook that wants to be called."""
+    """Whether a map is its matrix and nothing else: no adapter or quantised map in its place, no hook that wants to be called.
+
+    Some libraries put a ``forward`` of their own on the very module.
+    """
     hooks = (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks)
-    return type(part) is nn.Linear and part.bias is None and not any(hooks)
+    return type(part) is nn.Linear and part.bias is None and "forward" not in vars(part) and not any(hooks)
 
 
 class ChannelMix(nn.Module):
