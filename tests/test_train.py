@@ -152,6 +152,14 @@ def test_a_run_that_is_stopped_keeps_its_step(tmp_path):
         assert [line["step"] for line in csv.DictReader(file)] == list("123455")
 
 
+def test_a_finished_run_that_is_resumed_changes_nothing(tmp_path):
+    config = replace(TINY, steps=4, output=Output(tmp_path, log_every=2, eval_every=2))
+    first = train(config)
+    before = (tmp_path / "log.csv").read_text()
+    assert train(config, resume=True) == first
+    assert (tmp_path / "log.csv").read_text() == before
+
+
 def test_a_checkpoint_is_written_through_a_link(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / NAME).symlink_to(tmp_path / "elsewhere.pt")
@@ -244,7 +252,7 @@ from sola_vision.train.log import Log
 from sola_vision.train.world import join
 with join("cpu") as world:
     trainer = Trainer(TINY, world)
-    result = trainer.run(Log(None, 0, tensorboard=False), None, None)
+    result = trainer.run(Log(None, 0, ended=False, tensorboard=False), None, None)
     torch.save((numbers(result), trainer.model.state_dict()), f"{sys.argv[2]}/{world.rank}.pt")
 """
 

@@ -14,15 +14,18 @@ NAME = "log.csv"
 class Log:
     """Lines of ``log.csv``: a mean training loss or an evaluation each. A context, which closes the files.
 
-    ``step``: where the run begins; lines behind it are from a part that was lost, and are taken out.
+    ``step``: where the run begins; lines behind it are from a part that was lost, and are taken out. ``ended``: nothing
+    is left of the run but its last evaluation, whose line will be written again.
     """
 
-    def __init__(self, folder: Path | None, step: int, *, tensorboard: bool) -> None:
+    def __init__(self, folder: Path | None, step: int, *, ended: bool, tensorboard: bool) -> None:
         self.path = folder / NAME if folder else None
         self.board = _board(folder, step) if tensorboard and folder else None
         if self.path is None:
             return
         kept = _lines(self.path, step) if step else []
+        if ended:
+            kept = [line for line in kept if int(line["step"]) < step or not line["eval_loss"]]
         with self.path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()

@@ -59,7 +59,8 @@ def train(
         stack.enter_context(torch.random.fork_rng())
         trainer = Trainer(config, world)
         trainer.open_folder(resume=resume)
-        with Log(trainer.folder, trainer.step, tensorboard=config.output.tensorboard and trainer.leads) as log:
+        board, ended = config.output.tensorboard and trainer.leads, trainer.step == trainer.steps
+        with Log(trainer.folder, trainer.step, ended=ended, tensorboard=board) as log:
             return trainer.run(log, progress, stop)
 
 
