@@ -41,6 +41,10 @@ void refuse_tangents(const char* op, std::initializer_list<Named> inputs) {
   }
 }
 
+// a result as a backward keeps it: the same memory and version, without a gradient of its own. A checkpoint throws out
+// of save_for_backward once it has computed enough again, and a node that held its own result then would never die.
+Tensor without_node(const Tensor& out) { return out.tensor_data(); }
+
 // ---- softmax attention
 
 using SoftmaxForward = std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, double, bool);
@@ -57,7 +61,7 @@ struct SoftmaxNode : Function<SoftmaxNode> {
   static variable_list forward(AutogradContext* context, const Tensor& q, const Tensor& k, const Tensor& v,
                                double scale, bool causal) {
     auto [out, logsumexp] = softmax_forward(q, k, v, scale, causal);
-    context->save_for_backward({q, k, v, out, logsumexp});
+    context->save_for_backward({q, k, v, without_node(out), logsumexp});
     context->saved_data["scale"] = scale;
     context->saved_data["causal"] = causal;
     context->mark_non_differentiable({logsumexp});
@@ -147,7 +151,7 @@ struct ChunkedNode : Function<ChunkedNode> {
                                const std::optional<Tensor>& decay, const std::string& feature_map, bool causal,
                                bool normalize, double eps, int64_t chunk) {
     auto [out, normaliser] = chunked_forward(q, k, v, decay, feature_map, causal, normalize, eps, chunk);
-    context->save_for_backward({q, k, v, decay.value_or(Tensor()), out, normaliser});
+    context->save_for_backward({q, k, v, decay.value_or(Tensor()), without_node(out), normaliser});
     context->mark_non_differentiable({normaliser});
     context->saved_data["feature_map"] = feature_map;
     context->saved_data["causal"] = causal;
@@ -201,7 +205,7 @@ struct WkvNode : Function<WkvNode> {
   static variable_list forward(AutogradContext* context, const Tensor& k, const Tensor& v, const Tensor& decay,
                                const Tensor& bonus) {
     auto [out, kept] = wkv_forward(k, v, decay, bonus, true);
-    context->save_for_backward({k, v, decay, bonus, out, kept});
+    context->save_for_backward({k, v, decay, bonus, without_node(out), kept});
     context->mark_non_differentiable({kept});
     return {out, kept};
   }
@@ -268,7 +272,7 @@ struct ChannelNode : Function<ChannelNode> {
   static Tensor forward(AutogradContext* context, const Tensor& x_k, const Tensor& x_r, const Tensor& key,
                         const Tensor& value, const Tensor& receptance) {
     const Tensor out = channel_forward(x_k, x_r, key, value, receptance);
-    context->save_for_backward({x_k, x_r, key, value, receptance, out});
+    context->save_for_backward({x_k, x_r, key, value, receptance, without_node(out)});
     return out;
   }
 

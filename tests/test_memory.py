@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from cases import SMALL_CASES
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from sola_profile.case import Resolution, Settings
 from sola_profile.cost.liveness import Liveness, condensed, follow_step, predict_peak, storage_bytes
@@ -188,6 +190,26 @@ def test_a_checkpoint_trades_memory_for_products():
     workloads = [build(spec, settings, "meta") for settings in (plain, kept)]
     macs = [flop_counter.count_step(load.step(load.image(resolution))).macs for load in workloads]
     assert 1.2 < macs[1] / macs[0] < 1.34
+
+
+@pytest.mark.parametrize("case", SMALL_CASES, ids=str)
+def test_nothing_of_a_checkpointed_operator_outlives_its_backward(case):
+    """What a checkpoint computes again ends within the operator, as soon as its last tensor is saved."""
+    inputs = [tensor.requires_grad_() for tensor in case.inputs(torch.float32)]
+    with Liveness(inputs) as liveness:
+        out = checkpoint(lambda *tensors: case.run(list(tensors)), *inputs, use_reentrant=False)
+        grads = torch.autograd.grad(out.square().sum(), inputs)
+        assert liveness.live_bytes > 0
+        del out, grads
+        assert liveness.live_bytes == 0
+
+
+@pytest.mark.parametrize("case", [case for case in SMALL_CASES if case.op == "softmax_attention"][:1], ids=str)
+def test_a_kept_result_that_was_overwritten_is_an_error(case):
+    out = case.run([tensor.requires_grad_() for tensor in case.inputs(torch.float32)])
+    out.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        out.sum().backward()
 
 
 def test_what_cannot_be_checkpointed_or_optimized_says_so():
