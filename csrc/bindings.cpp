@@ -6,6 +6,7 @@
 #include <iterator>
 
 #include "build_info.h"
+#include "cpu/held.h"
 #include "cpu/rates.h"
 #include "cuda_features.h"
 #include "schemas.h"
@@ -23,6 +24,11 @@ PYBIND11_MODULE(_C, m) {
         "FLOP/s of one thread on GEMM tiles in its caches, the best within the time");
   m.def("exp_rate", &sola::exp_rate, py::arg("seconds"), py::call_guard<py::gil_scoped_release>(),
         "float32 exponentials per second of one thread, the best within the time");
+  m.def("channel_mix_held", &sola::channel_mix_held, py::arg("tokens"), py::arg("channels"), py::arg("hidden"),
+        py::arg("dtype"), "bytes that a call on the CPU holds beside its arguments and its result");
+  m.def("channel_mix_backward_held", &sola::channel_mix_backward_held, py::arg("tokens"), py::arg("channels"),
+        py::arg("hidden"), py::arg("dtype"),
+        "bytes beside arguments and results, where some of these aren't there yet, and where all are");
   m.def("cuda_devices", &sola::cuda_devices, "properties of the CUDA devices that this build can see");
   m.attr("CUDA_FEATURES") =
       py::tuple(py::cast(std::vector<std::string>(std::begin(sola::kCudaFeatures), std::end(sola::kCudaFeatures))));

@@ -6,6 +6,10 @@
 #include <ATen/core/Tensor.h>
 #include <c10/util/Exception.h>
 
+#include <stdexcept>
+#include <string>
+#include <utility>
+
 #include "params.h"
 
 // B batch, N queries, M keys, H heads, D head dim, V value head dim, C channels
@@ -33,6 +37,16 @@ inline Dtype dtype_of(const at::Tensor& tensor) {
     default:
       return Dtype::f16;
   }
+}
+
+// by torch's name of it
+inline Dtype dtype_named(const std::string& name) {
+  constexpr std::pair<const char*, Dtype> known[] = {
+      {"float64", Dtype::f64}, {"float32", Dtype::f32}, {"bfloat16", Dtype::bf16}, {"float16", Dtype::f16}};
+  for (const auto& [text, dtype] : known) {
+    if (name == text) return dtype;
+  }
+  throw std::invalid_argument("dtype: expected float64, float32, bfloat16 or float16, got " + name);
 }
 
 // accumulators, states and normalisers

@@ -107,6 +107,8 @@ def test_models_of_timm(name, route, stride, memory_known):
     assert result.coverage.unknown == ()
 
 
+# several threads hold their scratch at the same time or one after the other
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("name", ["sola_t", "sola_t_softmax"])
 def test_memory_of_presets_is_exact_as_a_polynomial(name):
     memory = MemoryOptions(measure=True, limit_bytes=96 * 2**20)

@@ -116,8 +116,10 @@ def test_memory_is_predicted_measured_and_inverted(command):
     code, out, _ = command("formula", "-m", "sola_t", "--res", "64", "--memory", "64MiB", "--measure-memory")
     assert code == 0
     assert "Peak memory of the forward pass, predicted and measured" in out
-    assert "Bytes of activations at the peak = the highest of: 576·N + 36,864 (embedding.projection" in out
-    assert "In 64.00 MiB the largest square image that fits is 320, with" in out
+    assert (
+        "Bytes of activations at the peak = the highest of: 4,224·N (stages.0.blocks.1.mixer.output aten.mm); " in out
+    )
+    assert "In 64.00 MiB the largest square image that fits is 384, with" in out
     assert "A real run there took" in out
 
 

@@ -1,10 +1,9 @@
 #include "cpu/rates.h"
 
 #include <chrono>
-#include <map>
-#include <stdexcept>
 
 #include "cpu/parallel.h"
+#include "sizes.h"
 
 namespace sola {
 namespace {
@@ -38,13 +37,7 @@ double best_rate(Dtype dtype, double seconds, const Work& work) {
 }  // namespace
 
 double gemm_rate(const std::string& dtype, double seconds) {
-  static const std::map<std::string, Dtype> known = {
-      {"float64", Dtype::f64}, {"float32", Dtype::f32}, {"bfloat16", Dtype::bf16}, {"float16", Dtype::f16}};
-  const auto found = known.find(dtype);
-  if (found == known.end()) {
-    throw std::invalid_argument("dtype: expected float64, float32, bfloat16 or float16, got " + dtype);
-  }
-  return best_rate(found->second, seconds, [](const Task& task) { return kernels().rates.multiply(task); });
+  return best_rate(dtype_named(dtype), seconds, [](const Task& task) { return kernels().rates.multiply(task); });
 }
 
 double exp_rate(double seconds) {

@@ -7,8 +7,11 @@ channels-last memory are read and written as they are. With a single thread PyTo
 itself, which need nothing, and small ones of any kind, which unfold their input; so do all in float64, which oneDNN doesn't know.
 Convolutions on CUDA choose their workspace at run time; none is predicted there.
 
-Left out, because they are small: thread scratch of the compiled operators (a few tiles per thread), and what oneDNN
-keeps for itself in half precision (up to about 1 MB).
+Channel mix knows itself what it holds: scratch of up to 512 tokens a thread, which is as much as a small image has, and
+sums of its weights' gradients.
+
+Left out, because they are small: thread scratch of the other compiled operators (a few tiles per thread), what channel
+mix copies where its tokens don't lie row behind row, and what oneDNN keeps for itself in half precision (up to about 1 MB).
 """
 
 from __future__ import annotations
@@ -18,6 +21,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from sola_vision.ops._extension import extension
 
 # moments inside an operator: bytes that it holds beside its operands and result at each of them, the largest unknown
 Workspaces = Mapping[Any, Callable[..., tuple[Any, ...]]]
@@ -101,7 +106,31 @@ def _convolution_backward_bytes(
     return (_blocked_bytes(grad_out) + _blocked_bytes(x) + _nbytes(weight),)
 
 
+def _channel_mix_bytes(_out: Tensor, x_k: Tensor, _x_r: Tensor, key: Tensor, *_: object) -> tuple[Any, ...]:
+    return (extension.channel_mix_held(*_mix_sizes(x_k, key)),)
+
+
+def _channel_mix_backward_bytes(
+    _out: object, _grad: Tensor, x_k: Tensor, _x_r: Tensor, key: Tensor, *_: object
+) -> tuple[Any, ...]:
+    held: tuple[Any, ...] = extension.channel_mix_backward_held(*_mix_sizes(x_k, key))
+    return held
+
+
+def _mix_sizes(x_k: Tensor, key: Tensor) -> tuple[int, int, int, str]:
+    """As the extension asks for them.
+
+    Scratch stops growing with the tokens, which is no polynomial: what a symbolic image holds is that of the image which
+    stands for it, 7 × 8 strides. There the early layers, where the peak is, have reached the most.
+    """
+    tokens = x_k.size(0) * x_k.size(1)
+    count = tokens.node.hint if isinstance(tokens, torch.SymInt) else tokens
+    return int(count), int(x_k.size(2)), int(key.size(0)), str(x_k.dtype).removeprefix("torch.")
+
+
 _CPU: Workspaces = {
     torch.ops.aten.convolution.default: _convolution_bytes,
     torch.ops.aten.convolution_backward.default: _convolution_backward_bytes,
+    torch.ops.sola.channel_mix.default: _channel_mix_bytes,
+    torch.ops.sola.channel_mix_backward.default: _channel_mix_backward_bytes,
 }
