@@ -16,9 +16,11 @@ FORWARD, BOTH = "forward", "forward+backward"
 KERNEL_MODES = (FORWARD, BOTH)
 DEFAULT_DTYPES = ("float32", "bfloat16")
 
-WKV, SHIFT_MIX = "wkv", "shift_mix"
-# they take (B, N, C): tokens whose channels are independent
-WITHOUT_HEADS = (WKV, SHIFT_MIX)
+WKV, SHIFT_MIX, CHANNEL_MIX = "wkv", "shift_mix", "channel_mix"
+# they take (B, N, C)
+WITHOUT_HEADS = (WKV, SHIFT_MIX, CHANNEL_MIX)
+# hidden units of a channel mix for every channel, as Vision-RWKV and most feed-forward parts have them
+HIDDEN_RATIO = 4
 # mixes of a token, as many as the WKV layer wants: the powers of c/C that its shares begin as
 MIX_POWERS = (1.0, 1.0, 0.5)
 MIXES = len(MIX_POWERS)
@@ -30,6 +32,7 @@ KERNELS: Mapping[str, str] = {
     "causal_decay_attention": "linear_attention with weights γ^(i−j) on the tokens up to i",
     WKV: "bidirectional WKV of Vision-RWKV",
     SHIFT_MIX: "m ⊙ x + (1 − m) ⊙ shift(x) for three m, on the grid nearest to a square",
+    CHANNEL_MIX: f"sigmoid(R x_r) ⊙ V relu(K x_k)², with {HIDDEN_RATIO} hidden units for every channel",
 }
 
 # sides beyond this are typing mistakes: their products leave 64 bits
@@ -40,13 +43,15 @@ _LAYOUTS = {3: "(B, N, C)", 4: "(B, H, N, D)"}
 
 @dataclass(frozen=True, order=True)
 class Shape:
-    """``(B, H, N, D)`` of attention or ``(B, N, C)`` of WKV and mixes; written ``1x6x4096x64`` or ``1x16384x96``."""
+    """``(B, H, N, D)`` of attention or ``(B, N, C)`` of the others; written ``1x6x4096x64`` or ``1x16384x96``."""
 
     sizes: tuple[int, ...]
 
     def __post_init__(self) -> None:
         if len(self.sizes) not in _LAYOUTS:
-            raise ValueError(f"expected BxHxNxD (or BxNxC for wkv and shift_mix), such as 1x6x4096x64, got {self}")
+            raise ValueError(
+                f"expected BxHxNxD (or BxNxC for {', '.join(WITHOUT_HEADS)}), such as 1x6x4096x64, got {self}"
+            )
         if not all(1 <= size <= MOST for size in self.sizes):
             raise ValueError(f"every size is 1 to {MOST:,}, got {self}")
         if not self.without_heads and self.dim > 256:
@@ -127,12 +132,23 @@ ATTENTION_SHAPES = tuple(
     map(Shape.parse, ("8x6x196x64", "1x6x1024x64", "1x6x4096x64", "1x3x16384x32", "1x8x4096x128", "1x3x49x32"))
 )
 TOKEN_SHAPES = tuple(map(Shape.parse, ("8x3136x96", "1x16384x96", "1x65536x192")))
+# at few tokens the weights are most of what is moved
+CHANNEL_SHAPES = tuple(
+    map(Shape.parse, ("1x16384x96", "1x4096x192", "1x1024x384", "8x196x384", "1x49x512", "1x65536x96"))
+)
 QUICK_SHAPES = (Shape.parse("1x6x1024x64"), Shape.parse("1x16384x96"))
+
+
+def shapes_of(op: str) -> tuple[Shape, ...]:
+    """Where an operator is looked at unless shapes are given."""
+    if op == CHANNEL_MIX:
+        return CHANNEL_SHAPES
+    return TOKEN_SHAPES if op in WITHOUT_HEADS else ATTENTION_SHAPES
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What to combine into cases."""
+    """What to combine into cases. ``shapes``: empty for those of each operator."""
 
     ops: tuple[str, ...]
     shapes: tuple[Shape, ...]
@@ -145,7 +161,7 @@ class Choice:
         found = [
             KernelCase(op, shape, *rest)
             for op, mode in product(self.ops, self.modes)
-            for shape in self.shapes
+            for shape in self.shapes or shapes_of(op)
             if takes(op, shape)
             for rest in [(dtype, mode, threads) for dtype in self.dtypes for threads in self.threads]
         ]

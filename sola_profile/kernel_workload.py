@@ -7,7 +7,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sola_profile.kernel_case import BOTH, MIX_POWERS, SHIFT_MIX, WITHOUT_HEADS, WKV, KernelCase
+from sola_profile.kernel_case import (
+    BOTH,
+    CHANNEL_MIX,
+    HIDDEN_RATIO,
+    MIX_POWERS,
+    SHIFT_MIX,
+    WITHOUT_HEADS,
+    WKV,
+    KernelCase,
+)
 from sola_profile.peers.table import Function, Result
 from sola_profile.workload import SEED, Step
 
@@ -19,7 +28,8 @@ def make_inputs(case: KernelCase, device: str = "cpu") -> Inputs:
 
     Attention takes q, k, v ``(B, N, H, D)``, the three slices of one projection, and its decay RetNet's
     ``1 − 2^(−5−h)``. WKV takes k, v ``(B, N, C)`` and Vision-RWKV's initial decay and bonus; mixes
-    take x ``(B, H, W, C)`` and shares ``(K, C)`` that rise over the channels as Vision-RWKV's do.
+    take x ``(B, H, W, C)`` and shares ``(K, C)`` that rise over the channels as Vision-RWKV's do. A channel mix takes
+    x_k, x_r ``(B, N, C)`` and three matrices, scaled so that a product is about as large as what goes in.
     """
     dtype: torch.dtype = getattr(torch, case.dtype)
     sums = torch.float64 if dtype == torch.float64 else torch.float32
@@ -37,6 +47,10 @@ def make_inputs(case: KernelCase, device: str = "cpu") -> Inputs:
         place = torch.arange(shape.dim, dtype=sums) / shape.dim
         shares = torch.stack([place**power for power in MIX_POWERS])
         return normal(shape.batch, *shape.grid, shape.dim), shares.to(device)
+    if case.op == CHANNEL_MIX:
+        tokens, hidden = (shape.batch, shape.tokens, shape.dim), HIDDEN_RATIO * shape.dim
+        maps = ((hidden, shape.dim), (shape.dim, hidden), (shape.dim, shape.dim))
+        return normal(*tokens), normal(*tokens), *(normal(*sizes) * sizes[1] ** -0.5 for sizes in maps)
     if case.op == WKV:
         decay = torch.linspace(-5, 3, shape.dim, dtype=sums)
         bonus = -1.2 + 0.5 * (torch.arange(shape.dim, dtype=sums).remainder(3) - 1)

@@ -11,7 +11,7 @@ from schemas import conforming
 from sola_profile import kernel_models
 from sola_profile.commands import kernels as command
 from sola_profile.exit_codes import ExitCode
-from sola_profile.kernel_case import ATTENTION_SHAPES, KERNELS, Choice, KernelCase, Shape, parse_threads
+from sola_profile.kernel_case import ATTENTION_SHAPES, KERNELS, Choice, KernelCase, Shape, parse_threads, shapes_of
 from sola_profile.kernel_measuring import KernelMeasuring, Sampling
 from sola_profile.measure import ceilings, contest, latency
 from sola_profile.peers import table
@@ -81,8 +81,9 @@ def test_a_shape_alone_chooses_the_operators_that_take_it(run):
     assert code == 0
     assert "wkv, forward" in out
     assert "shift_mix, forward" in out
+    assert "channel_mix, forward" in out
     assert "softmax_attention" not in out
-    assert err.count("timing") == 2
+    assert err.count("timing") == 3
 
 
 def test_everything_is_measured_and_written(run, tmp_path, monkeypatch):
@@ -128,6 +129,8 @@ def test_quick_runs_one_shape_per_operator_and_compiles_nothing():
     assert len({(case.op, case.shape) for case in request.choice.cases()}) == len(KERNELS)
     assert (request.compiled, request.crossover, request.models, request.targets.folder) == (False, False, (), None)
     full = command.read_request({**options, "json_file": None, "quick": False})
+    for op in KERNELS:
+        assert {case.shape for case in full.choice.cases() if case.op == op} == set(shapes_of(op))
     assert (full.compiled, full.crossover, len(full.models)) == (True, True, 3)
     assert full.targets.folder == Path("docs/reports")
 

@@ -35,6 +35,8 @@ def refer(case, inputs):
         return reference.wkv(*inputs)
     if case.op == "shift_mix":
         return accuracy.joined(reference.shift_mix(*inputs))
+    if case.op == "channel_mix":
+        return reference.channel_mix(*inputs)
     if case.op == "softmax_attention":
         return reference.softmax_attention(*inputs)
     options = {"decay": inputs[3], "causal": case.op.startswith("causal")} if case.op in DECAYED else {}
@@ -73,7 +75,7 @@ def test_the_exact_rows_are_those_of_the_definition(op):
     torch.testing.assert_close(accuracy.exact_rows(op, inputs, rows), refer(case, inputs)[:, rows])
 
 
-@pytest.mark.parametrize("op", ["linear_attention", "wkv", "shift_mix"])
+@pytest.mark.parametrize("op", ["linear_attention", "wkv", "shift_mix", "channel_mix"])
 def test_a_wrong_result_or_gradient_is_an_error(op, monkeypatch):
     # not all channels are looked at, but the same of every tensor
     monkeypatch.setattr(accuracy, "MOST_CHANNELS", 2)
@@ -172,6 +174,10 @@ def test_bytes_and_exponentials():
     both = work(KernelCase("shift_mix", Shape.parse("2x10x4"), "float32", BOTH, 1))
     # x and three mixes; x, three gradients and one
     assert (both.macs, both.moved_bytes, both.exponentials) == (0, 9 * 80 * 4, 0)
+    forward, both = (work(KernelCase("channel_mix", Shape.parse("2x10x4"), "float32", m, 1)) for m in KERNEL_MODES)
+    # 9·C² weights; x_k, x_r and the result, and with a backward both again, its gradient and two
+    assert (forward.moved_bytes, forward.exponentials) == ((3 * 80 + 9 * 16) * 4, 80)
+    assert (both.moved_bytes, both.exponentials) == ((8 * 80 + 3 * 9 * 16) * 4, 160)
 
 
 @pytest.mark.parametrize("mode", KERNEL_MODES)

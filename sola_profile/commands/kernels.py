@@ -14,12 +14,11 @@ import click
 from sola_profile.case import Resolution, parse_resolutions, read_spec
 from sola_profile.commands.output import Targets, checked, checked_budget, report_folder, written_command
 from sola_profile.kernel_case import (
-    ATTENTION_SHAPES,
     DEFAULT_DTYPES,
     KERNEL_MODES,
     KERNELS,
     QUICK_SHAPES,
-    TOKEN_SHAPES,
+    WITHOUT_HEADS,
     Choice,
     parse_dtypes,
     parse_names,
@@ -72,7 +71,11 @@ class Request:
 @click.option("--plan", metavar="GPU", help="With --device cuda: write the targets, measure nothing.")
 @click.option("--op", "ops", multiple=True, metavar="NAMES", help=f"{', '.join(KERNELS)}; all unless given.")
 @click.option(
-    "--shape", "shapes", multiple=True, metavar="SHAPES", help="BxHxNxD such as 1x6x4096x64; wkv, shift_mix: BxNxC."
+    "--shape",
+    "shapes",
+    multiple=True,
+    metavar="SHAPES",
+    help=f"BxHxNxD such as 1x6x4096x64; {', '.join(WITHOUT_HEADS)}: BxNxC.",
 )
 @click.option("--dtype", "dtypes", multiple=True, metavar="DTYPES", help=f"[default: {','.join(DEFAULT_DTYPES)}]")
 @click.option(
@@ -213,7 +216,7 @@ def read_choice(options: dict[str, Any]) -> Choice:
         shapes = checked(lambda: parse_shapes(options["shapes"]), "--shape")
         ops = ops if options["ops"] else tuple(op for op in ops if any(takes(op, shape) for shape in shapes))
     else:
-        known = QUICK_SHAPES if options["quick"] else ATTENTION_SHAPES + TOKEN_SHAPES
+        known = QUICK_SHAPES if options["quick"] else ()
         shapes = tuple(shape for shape in known if any(takes(op, shape) for op in ops))
     dtypes = checked(lambda: parse_dtypes(options["dtypes"] or DEFAULT_DTYPES), "--dtype")
     modes = checked(lambda: parse_names(options["modes"] or KERNEL_MODES, KERNEL_MODES, "mode"), "--mode")

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
-from sola_profile.kernel_case import BOTH, MIXES, SHIFT_MIX, WKV, KernelCase
+from sola_profile.kernel_case import BOTH, CHANNEL_MIX, HIDDEN_RATIO, MIXES, SHIFT_MIX, WKV, KernelCase
+from sola_vision.ops.channel_mix import backward_macs, products
 from sola_vision.ops.linear_attention import chunked_backward_macs, chunked_macs
 from sola_vision.ops.linear_attention import macs as linear_macs
 from sola_vision.ops.softmax_attention import macs as softmax_macs
@@ -19,8 +20,9 @@ class Work:
     """Of one call of the compiled operator, as executed.
 
     ``macs``: multiply-accumulates in matrix products, 2 FLOPs each. ``exponentials``: those that its form can't do
-    without: one per pair of softmax attention, one per element of q and k for ELU + 1, one per element of k for WKV;
-    a backward computes them again, and WKV's needs as many once more for the scan over queries. ``moved_bytes``:
+    without: one per pair of softmax attention, one per element of q and k for ELU + 1, one per element of k for WKV,
+    one per gate of a channel mix; a backward computes them again, and WKV's needs as many once more for the scan over
+    queries. ``moved_bytes``:
     inputs read and outputs written once, and once more with the gradients for a backward.
     """
 
@@ -39,12 +41,15 @@ def work(case: KernelCase) -> Work:
     both = case.mode == BOTH
     shape = case.shape
     elements = shape.batch * shape.heads * shape.tokens * shape.dim
-    # tensors of tokens; what parameters take is left out
-    inputs = {WKV: 2, SHIFT_MIX: 1}.get(case.op, 3)
+    # tensors of tokens; what parameters take is left out, but for whole matrices
+    inputs = {WKV: 2, SHIFT_MIX: 1, CHANNEL_MIX: 2}.get(case.op, 3)
     outputs = MIXES if case.op == SHIFT_MIX else 1
     # backward: the inputs and the gradients of the outputs in, the gradients of the inputs out
     tensors = inputs + outputs + (2 * inputs + outputs if both else 0)
-    moved_bytes = tensors * elements * int(getattr(torch, case.dtype).itemsize)
+    itemsize = int(getattr(torch, case.dtype).itemsize)
+    moved_bytes = tensors * elements * itemsize
+    if case.op == CHANNEL_MIX:
+        return _channel_mix(case, moved_bytes, itemsize)
     if case.op == SHIFT_MIX:
         return Work(0, 0, moved_bytes)
     if case.op == WKV:
@@ -55,6 +60,17 @@ def work(case: KernelCase) -> Work:
         return Work(_softmax(case, both=both), times * pairs, moved_bytes)
     macs = _global(case, both=both) if case.op == "linear_attention" else _chunked(case, both=both)
     return Work(macs, times * 2 * elements, moved_bytes)
+
+
+def _channel_mix(case: KernelCase, moved_bytes: int, itemsize: int) -> Work:
+    shape, both = case.shape, case.mode == BOTH
+    tokens, hidden = shape.batch * shape.tokens, HIDDEN_RATIO * shape.dim
+    macs = sum(products(tokens, shape.dim, hidden).values())
+    if both:
+        macs += backward_macs(tokens, shape.dim, hidden)
+    # read, and for a backward read again and a gradient of each written
+    weights = (3 if both else 1) * shape.dim * (2 * hidden + shape.dim)
+    return Work(macs, (2 if both else 1) * tokens * shape.dim, moved_bytes + weights * itemsize)
 
 
 def _softmax(case: KernelCase, *, both: bool) -> int:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sola_profile.kernel_case import BOTH, SHIFT_MIX, WKV, KernelCase
+from sola_profile.kernel_case import BOTH, CHANNEL_MIX, SHIFT_MIX, WKV, KernelCase
 from sola_profile.kernel_workload import Inputs
 from sola_profile.peers.table import Function, Result
 from sola_profile.workload import SEED
@@ -83,7 +83,7 @@ def _result_tail(case: KernelCase, inputs: Inputs) -> tuple[int, ...]:
     """What follows ``(B, N, …)`` in a result; mixes lie side by side."""
     if case.op == SHIFT_MIX:
         return (inputs[1].numel(),)
-    return tuple(inputs[0 if case.op == WKV else 2].shape[2:])
+    return tuple(inputs[0 if case.op in (WKV, CHANNEL_MIX) else 2].shape[2:])
 
 
 def joined(result: Result) -> Tensor:
@@ -102,6 +102,10 @@ def exact_rows(op: str, inputs: Sequence[Tensor], rows: Tensor) -> Tensor:
         return (torch.softmax(logits, 2) * v[:, None]).sum(2)
     if op == SHIFT_MIX:
         return _exact_mixes(inputs[0], inputs[1], rows)
+    if op == CHANNEL_MIX:
+        x_k, x_r, key, value, receptance = inputs
+        hidden = (x_k[:, rows] @ key.T).clamp(min=0) ** 2
+        return torch.sigmoid(x_r[:, rows] @ receptance.T) * (hidden @ value.T)
     q, k, v, *decay_of_heads = inputs
     if op == "softmax_attention":
         weights = torch.einsum("brhd,bmhd->bhrm", q[:, rows] * float(q.size(-1)) ** -0.5, k).softmax(-1)

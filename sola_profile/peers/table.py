@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sola_profile.kernel_case import KernelCase
+from sola_profile.kernel_case import CHANNEL_MIX, KernelCase
 from sola_profile.peers.attention import eager_linear, eager_softmax, fused_softmax
 from sola_profile.peers.decay import chunked, masked
 from sola_profile.peers.shift import eager_shift_mix
 from sola_profile.peers.wkv import cumulative, token_loop
 from sola_vision import ops
+from sola_vision.ops.channel_mix import composed
 
 # a tensor, or of mixes one for each
 Result = Tensor | tuple[Tensor, ...]
@@ -43,9 +44,10 @@ class Route:
     quadratic: bool = False
 
     def size(self, case: KernelCase) -> int:
-        """What the time is proportional to, about: B·H·N·D, times N where it is quadratic."""
+        """What the time is proportional to, about: B·H·N·D, times N where it is quadratic, and times C of whole maps."""
         shape = case.shape
-        return shape.batch * shape.heads * shape.tokens * shape.dim * (shape.tokens if self.quadratic else 1)
+        factor = shape.dim if case.op == CHANNEL_MIX else shape.tokens if self.quadratic else 1
+        return shape.batch * shape.heads * shape.tokens * shape.dim * factor
 
 
 def _too_large(case: KernelCase) -> str:
@@ -110,6 +112,11 @@ ROUTES: Mapping[str, tuple[Route, ...]] = {
         Route(OURS, "sola_vision.ops.shift_mix", ops.shift_mix),
         Route("eager", "padded copies, a join, lerps", eager_shift_mix),
         Route(COMPILED, "torch.compile of eager", eager_shift_mix, compiled=True),
+    ),
+    "channel_mix": (
+        Route(OURS, "sola_vision.ops.channel_mix", ops.channel_mix),
+        Route("eager", "three linear maps, a squared ReLU, a gate", composed),
+        Route(COMPILED, "torch.compile of eager", composed, compiled=True),
     ),
 }
 

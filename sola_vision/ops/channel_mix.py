@@ -65,6 +65,11 @@ def products(tokens: Any, channels: Any, hidden: Any) -> dict[str, Any]:
     return {"key": wide, "value": wide, "receptance": tokens * channels**2}
 
 
+def backward_macs(tokens: Any, channels: Any, hidden: Any) -> Any:
+    """Of the compiled backward: hidden units again and four products with them; the gate again and two."""
+    return tokens * channels * (5 * hidden + 3 * channels)
+
+
 def _check(x_k: Tensor, x_r: Tensor, key: Tensor, value: Tensor, receptance: Tensor) -> None:
     check_tensor(OP, "x_k", x_k, "(B, N, C)")
     check_tensor(OP, "x_r", x_r, "(B, N, C)")
@@ -103,6 +108,4 @@ def _flops(x_k: Any, x_r: Any, key: Any, *args: Any, **kwargs: Any) -> Any:
 
 @register_flop_formula(torch.ops.sola.channel_mix_backward)
 def _backward_flops(grad_out: Any, x_k: Any, x_r: Any, key: Any, *args: Any, **kwargs: Any) -> Any:
-    # hidden units again and four products with them; the gate again and two
-    tokens, channels = x_k[0] * x_k[1], x_k[2]
-    return 2 * tokens * channels * (5 * key[0] + 3 * channels)
+    return 2 * backward_macs(x_k[0] * x_k[1], x_k[2], key[0])
