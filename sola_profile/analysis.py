@@ -76,7 +76,8 @@ def _row(
 def with_time(row: Row, machine: Machine) -> Row:
     """The same with the time that a machine's ceilings predict for the forward pass."""
     case = row.case
-    recording = record_at(case.source, case.shape, case.settings.dtype, case.resolution, sized=case.sized)
+    dtype, device_type = case.settings.dtype, machine.device_type
+    recording = record_at(case.source, case.shape, dtype, case.resolution, sized=case.sized, device_type=device_type)
     times = predict_times(recording, machine)
     return replace(row, predicted_time=times.total, layers=tuple(_layers(case, times)))
 

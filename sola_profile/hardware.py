@@ -109,6 +109,11 @@ class Machine:
     took_s: float = 0.0
     load_1min: float = 0.0
 
+    @property
+    def device_type(self) -> str:
+        """``cpu``, ``cuda``, or ``accelerator`` of a data sheet."""
+        return self.device.partition(":")[0]
+
     def rate(self, family: str, place: Mapping[str, float]) -> Span | None:
         """The rate of a family at a shape; None for a family that the machine has no figure for."""
         surface = self.surfaces.get(family)

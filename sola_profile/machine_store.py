@@ -63,7 +63,15 @@ def fingerprint(device: str) -> dict[str, Any]:
     """What the rates of this machine depend on."""
     found = asdict(environment())
     names = FINGERPRINT if device != "cpu" else [name for name in FINGERPRINT if name not in ("gpu", "cuda", "cudnn")]
-    return {name: found[name] for name in names}
+    return {**{name: found[name] for name in names}, "probes": _probes()}
+
+
+def _probes() -> str:
+    """A digest of what is measured: rates of fewer families, or on other shapes, are no answer to today's questions."""
+    from sola_profile.measure.probes import FAMILIES
+
+    known = [[family.name, family.unit, family.axes, family.least] for family in FAMILIES]
+    return hashlib.sha256(json.dumps(known).encode()).hexdigest()[:8]
 
 
 def machine_name(marks: Mapping[str, Any], device: str, dtype: str, threads: int) -> str:

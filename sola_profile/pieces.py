@@ -1,15 +1,18 @@
-"""The pieces of a backbone as the profile shows them: kinds, and where each piece lives in the module."""
+"""The pieces of a backbone as the profile shows them: kinds, where each piece lives in the module, and what may have hooks."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
+
+from torch import nn
 
 from sola_vision.backbone_terms import KINDS, spec_terms
 from sola_vision.layers.bridge import bridge_name
+from sola_vision.layers.channel_mix import ChannelMix
 from sola_vision.spec import BackboneSpec, LayerId
 
-__all__ = ["KINDS", "PieceModule", "piece_modules"]
+__all__ = ["KINDS", "PieceModule", "called_modules", "piece_modules"]
 
 
 class PieceModule(NamedTuple):
@@ -31,6 +34,23 @@ def piece_modules(spec: BackboneSpec | None) -> list[PieceModule]:
     bridges: Mapping[str, str] = {str(bridge): f"bridges.{bridge_name(bridge)}" for bridge in spec.bridges}
     # a one-pixel image has the same pieces as any other
     return [_locate(piece.place, piece.kind, bridges) for piece in spec_terms(spec, 1, 1)]
+
+
+def called_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Paths and modules that a forward pass calls, and goes on as before when they have hooks.
+
+    The maps of a channel mix are left out: it hands their weights to one operator, unless a hook on a map wants to be
+    called, and then what is measured is not what runs.
+    """
+    maps = {
+        id(part)
+        for module in model.modules()
+        if isinstance(module, ChannelMix)
+        for part in (module.key, module.value, module.receptance)
+    }
+    for path, module in model.named_modules():
+        if id(module) not in maps:
+            yield path, module
 
 
 def _locate(place: LayerId | str, kind: str, bridges: Mapping[str, str]) -> PieceModule:

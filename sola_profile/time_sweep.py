@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import psutil
 import torch
@@ -114,12 +115,13 @@ class TimeSweep:
 
     def _entry(self, source: ModelSource, resolution: Resolution) -> _Entry:
         """A model that takes any size as it is, else built for this one."""
-        plan, shape = self._plan, self._plan.shape_of(source)
+        machine, shape = self._plan.machine, self._plan.shape_of(source)
+        record = partial(record_at, source, shape, machine.dtype, resolution, device_type=machine.device_type)
         try:
-            recording, sized = record_at(source, shape, plan.machine.dtype, resolution), False
+            recording, sized = record(), False
         except Exception:
-            recording, sized = record_at(source, shape, plan.machine.dtype, resolution, sized=True), True
-        return _Entry(recording, predict_times(recording, plan.machine), sized)
+            recording, sized = record(sized=True), True
+        return _Entry(recording, predict_times(recording, machine), sized)
 
     def _look_at_bounds(self, source: ModelSource, entries: dict[Resolution, _Entry]) -> None:
         times = {resolution: entry.predicted for resolution, entry in entries.items()}

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from sola_profile.case import Resolution, Settings
+from sola_profile.peers.swap import operators_on
 from sola_profile.source import InputShape, ModelSource
 from sola_vision.spec import BackboneSpec
 
@@ -45,10 +46,13 @@ class Workload:
         return torch.randn(shape, generator=generator).to(self.device, dtype)
 
     def step(self, image: Tensor) -> Step:
-        """One step: forward under ``inference_mode``, or forward, backward and the optimizer."""
-        if self.settings.mode == "train":
-            return training_step(self.model, image, self.optimizer)
-        return inference_step(self.model, image)
+        """One step: forward under ``inference_mode``, or forward, backward and the optimizer.
+
+        On meta it has the operators of the place that the settings name.
+        """
+        train = self.settings.mode == "train"
+        step = training_step(self.model, image, self.optimizer) if train else inference_step(self.model, image)
+        return operators_on(self.settings.device_type)(step) if self.device.type == "meta" else step
 
 
 def build(

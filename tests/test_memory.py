@@ -172,6 +172,19 @@ def test_what_a_channel_mix_holds_inside_is_exact(kind, tokens, channels, hidden
     assert predicted(make, (2, tokens, channels), kind, dtype) == measure_peak_bytes(step, CPU)
 
 
+def test_hidden_units_are_kept_where_pytorch_runs():
+    """On CUDA a channel mix is PyTorch's operators, whatever meta has."""
+    resolution, spec = Resolution(224, 224), get_spec("sola_t")
+    peaks = {
+        (device, mode): predict_peak(build(spec, Settings(mode=mode, device=device), "meta"), resolution).step_bytes
+        for device in ("cpu", "cuda")
+        for mode in ("infer", "train")
+    }
+    # an inference holds the hidden units of a layer, training those of all layers
+    assert peaks["cuda", "infer"] > 1.2 * peaks["cpu", "infer"]
+    assert peaks["cuda", "train"] > 1.3 * peaks["cpu", "train"]
+
+
 def test_what_all_threads_hold_is_predicted_and_seen():
     shape = (1, 20000, 96)
     with cpu_threads(2):

@@ -29,8 +29,16 @@ from sola_profile.hardware import (
     Surface,
     constant,
 )
-from sola_profile.machine_store import datasheets, find_machine, read_machine, save
-from sola_profile.measure import surfaces
+from sola_profile.machine_store import (
+    datasheets,
+    find_machine,
+    fingerprint,
+    machine_name,
+    read_machine,
+    save,
+    stored,
+)
+from sola_profile.measure import probes, surfaces
 from sola_profile.measure.probes import FAMILIES
 from sola_profile.report.charts import specs
 from sola_profile.report.json_file import json_text
@@ -118,6 +126,24 @@ def test_a_call_finds_its_family(module, family):
     (call,) = record(module, 32, "1x8xHxW").calls
     assert call.place.family == family
     assert call.place.before is None
+
+
+def test_a_channel_mix_finds_its_family_where_it_has_kernels():
+    """On the CPU one call of one family; elsewhere the operators of PyTorch that run there."""
+    source, size = read_source("sola_t"), Resolution(64, 64)
+    at, elsewhere = (
+        record_at(source, InputShape.parse("2x3xHxW"), "float32", size, device_type=device)
+        for device in ("cpu", "cuda")
+    )
+    mixes = [call for call in at.calls if call.operator == "sola::channel_mix"]
+    assert len(mixes) == 12
+    first = mixes[0].place
+    assert (first.family, first.shape) == (names.CHANNEL_MIX, {"tokens": 2 * 256, "channels": 96, "hidden": 384})
+    assert first.amount == 2 * 512 * 9 * 96**2
+    assert not any(call.operator == "sola::channel_mix" for call in elsewhere.calls)
+    assert sum(call.work.macs for call in elsewhere.calls) == sum(call.work.macs for call in at.calls)
+    # hidden units that have to be kept
+    assert max(size for _, size in elsewhere.moments) > max(size for _, size in at.moments)
 
 
 class Tokens(nn.Module):
@@ -250,6 +276,16 @@ def test_a_size_without_time_for_it_says_so(small_machine):
     (row,) = sweep.result().models[0].rows
     assert row.latency is None
     assert "a run" in row.missing
+
+
+def test_ceilings_of_other_probes_are_not_taken(small_machine, monkeypatch, tmp_path):
+    monkeypatch.setenv("SOLA_MACHINES", str(tmp_path))
+    threads = torch.get_num_threads()
+    name = machine_name(fingerprint("cpu"), "cpu", "float32", threads)
+    save(replace(small_machine, name=name))
+    assert stored("cpu", "float32", threads).name == name
+    monkeypatch.setattr(probes, "FAMILIES", FAMILIES[:-1])
+    assert stored("cpu", "float32", threads) is None
 
 
 def test_a_machine_is_kept_whole(small_machine, monkeypatch, tmp_path):

@@ -26,6 +26,9 @@ def test_modules_are_spans_around_their_operators(sola_profile, tmp_path):
     ]
     assert "sola::softmax_attention" in inside
     assert "sola::wkv" not in inside
+    # the maps of a channel mix are in its operator, and a span of one would make a call of it
+    assert sum(event["name"] == "sola::channel_mix" for event in found) == 12
+    assert not any("channel_mix.key" in event["name"] for event in found)
     assert [file.name for file in tmp_path.iterdir()] == ["step.json.gz"]
 
 

@@ -13,7 +13,7 @@ from sola_profile.cost.closed_form import closed_form
 from sola_profile.measure import flop_counter, fvcore_counter
 from sola_profile.operators import operator_kind
 from sola_profile.workload import build
-from sola_vision import BackboneSpec, MixerSpec, get_spec, list_models
+from sola_vision import BackboneSpec, MixerSpec, get_spec, list_models, ops
 from sola_vision.layers.mixers import MIXERS
 
 COUNTERS = (flop_counter.count_forward, fvcore_counter.count_forward)
@@ -95,6 +95,29 @@ def test_an_operator_without_a_formula_is_never_a_silent_zero():
         assert [entry.operator for entry in count.uncounted if not entry.kind] == ["test_witnesses::mystery"]
 
 
+class Mix(nn.Module):
+    """A channel mix that is a call of its operator, whatever hooks a counter sets."""
+
+    def __init__(self):
+        super().__init__()
+        self.maps = nn.ParameterList(torch.empty(size) for size in ((24, 8), (8, 24), (8, 8)))
+
+    def forward(self, x):
+        return ops.channel_mix(x, x, *self.maps)
+
+
+def test_a_channel_mix_is_counted_as_one_operator_and_as_three_maps():
+    for count in counted(Mix(), (2, 10, 8)):
+        assert count.macs == 2 * 10 * 8 * (2 * 24 + 8)
+        assert any("channel_mix" in name for name in count.macs_by_operator)
+    # fvcore hooks every module of a layer, which calls its maps then
+    workload = build(BARE, Settings(), "meta")
+    first, second = (count(workload, Resolution(64, 64)) for count in COUNTERS)
+    assert first.macs == second.macs
+    assert "sola::channel_mix" in first.macs_by_operator
+    assert not any("channel_mix" in name for name in second.macs_by_operator)
+
+
 class Convolutions(nn.Module):
     """All the ways of convolving, to see that the trace on meta misses none."""
 
@@ -152,6 +175,9 @@ def test_training_a_backbone():
     # channel mixes on the CPU keep neither hidden units nor gates: of their 9 products of channels with channels 5 are
     # done again
     assert step.macs == usual + closed.macs_by_kind["channel mix"] * 5 // 9
+    # on CUDA they are PyTorch's operators, which keep both
+    elsewhere = build(spec, Settings(mode="train", device="cuda"), "meta")
+    assert flop_counter.count_step(elsewhere.step(elsewhere.image(resolution))).macs == usual
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from sola_profile.families import (
     AVERAGE,
     BATCH_NORM,
     BATCHED,
+    CHANNEL_MIX,
     CHANNELS_LAST,
     CHUNKED_ATTENTION,
     CONVOLUTION,
@@ -41,6 +42,7 @@ from sola_profile.families import (
     TRANSPOSE,
     WKV,
 )
+from sola_vision.ops.channel_mix import products
 
 # images have so few; convolutions of them are a kernel of their own
 FEW_CHANNELS = 4
@@ -173,6 +175,13 @@ def _shift_mix(_out: Tensor, x: Tensor, ratios: Tensor) -> Place:
     return Place(SHIFT_MIX, {"mixes": ratios.shape[0], "channels": x.shape[3]}, ratios.shape[0] * x.numel())
 
 
+def _channel_mix(_out: Tensor, x_k: Tensor, _x_r: Tensor, key: Tensor, *_: Any) -> Place:
+    hidden, channels = key.shape
+    tokens = x_k.shape[0] * x_k.shape[1]
+    amount = 2 * sum(products(tokens, channels, hidden).values())
+    return Place(CHANNEL_MIX, {"tokens": tokens, "channels": channels, "hidden": hidden}, amount)
+
+
 def _layer_norm(_out: Tensor, x: Tensor, normalized: Sequence[int], *_: Any, **__: Any) -> Place:
     return Place(LAYER_NORM, {"width": prod(normalized)}, x.numel())
 
@@ -279,6 +288,7 @@ _PLACES: Mapping[str, Callable[..., Place]] = {
     "sola::chunked_linear_attention": _linear_attention(CHUNKED_ATTENTION),
     "sola::wkv": _wkv,
     "sola::shift_mix": _shift_mix,
+    "sola::channel_mix": _channel_mix,
     "native_layer_norm": _layer_norm,
     "_native_batch_norm_legit_no_training": _batch_norm,
     "native_group_norm": _group_norm,

@@ -36,6 +36,7 @@ from sola_profile.cost.work import BY_KIND, Operand, Size, Work, formula_for
 from sola_profile.cost.workspaces import workspaces_on
 from sola_profile.errors import first_line
 from sola_profile.operators import operator_kind
+from sola_profile.peers.swap import operators_on
 from sola_profile.source import BuildError, InputShape, ModelSource
 
 # an image of 7 × 8 strides: two different numbers, neither 0 nor 1, which torch would make constants
@@ -101,10 +102,19 @@ def record_symbolic(source: ModelSource, shape: InputShape, dtype: str, stride: 
 
 
 def record_at(
-    source: ModelSource, shape: InputShape, dtype: str, resolution: Resolution, *, sized: bool = False
+    source: ModelSource,
+    shape: InputShape,
+    dtype: str,
+    resolution: Resolution,
+    *,
+    sized: bool = False,
+    device_type: str = "cpu",
 ) -> Recording:
-    """Calls with whole numbers for sizes, at one size of the image; ``sized`` builds the model for that size."""
-    with _fake(None) as mode:
+    """Calls with whole numbers for sizes, at one size of the image; ``sized`` builds the model for that size.
+
+    ``device_type``: whose operators are recorded where ours have no kernels everywhere.
+    """
+    with _fake(None) as mode, operators_on(device_type):
         model = _fake_model(mode, source, resolution if sized else None, dtype)
         image = torch.empty(shape.at(resolution.height, resolution.width), dtype=getattr(torch, dtype))
         return _record(model, image, None, resolution.height)

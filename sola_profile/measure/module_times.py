@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import nn
 
+from sola_profile.pieces import called_modules
 from sola_profile.workload import Step
 
 ITSELF = "(itself)"
@@ -57,7 +58,7 @@ def _hooks(model: nn.Module, depth: int, begin: Callable[[str], None], end: Call
         end()
 
     handles = []
-    for path, module in model.named_modules():
+    for path, module in called_modules(model):
         # containers are never called, and whether a module is one shows only when its parts are
         if path:
             handles.append(module.register_forward_pre_hook(on_begin(group_of(path, depth))))

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from sola_profile import families as names
 from sola_profile.hardware import ELEMENTS, FLOPS
 from sola_vision import ops
+from sola_vision.ops.channel_mix import products as mix_products
 
 Step = Callable[[], object]
 Make = Callable[..., tuple[Step, float]]
@@ -132,6 +133,13 @@ def _wkv(tensor: Any, tokens: int, channels: int) -> tuple[Step, float]:
 def _shift_mix(tensor: Any, mixes: int, channels: int, tokens: int = 1024) -> tuple[Step, float]:
     x, ratios = tensor(1, tokens // 32 or 1, min(tokens, 32), channels), tensor(mixes, channels)
     return lambda: ops.shift_mix(x, ratios), float(mixes * x.numel())
+
+
+def _channel_mix(tensor: Any, tokens: int, channels: int, hidden: int) -> tuple[Step, float]:
+    of_one = 2.0 * sum(mix_products(1, channels, hidden).values())
+    x = tensor(1, _fewer(tokens, of_one), channels)
+    maps = tensor(hidden, channels), tensor(channels, hidden), tensor(channels, channels)
+    return lambda: ops.channel_mix(x, x, *maps), x.shape[1] * of_one
 
 
 def _layer_norm(tensor: Any, width: int, elements: int = CACHED) -> tuple[Step, float]:
@@ -327,6 +335,13 @@ FAMILIES: Sequence[Family] = (
         _shift_mix,
         {"mixes": (2, 3), "channels": (40, 160, 640)},
         {"mixes": 1, "channels": 1, "tokens": 1},
+    ),
+    Family(
+        names.CHANNEL_MIX,
+        FLOPS,
+        _channel_mix,
+        {"tokens": (20, 100, 500, 3000), "channels": (40, 160, 640), "hidden": (160, 2560)},
+        {"tokens": 1, "channels": 1, "hidden": 1},
     ),
     Family(names.LAYER_NORM, ELEMENTS, _layer_norm, {"width": (20, 80, 320, 1280)}, {"width": 1, "elements": 1}),
     Family(

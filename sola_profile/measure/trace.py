@@ -16,7 +16,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from sola_profile.files import followed, is_stream
-from sola_profile.pieces import piece_modules
+from sola_profile.pieces import called_modules, piece_modules
 from sola_profile.workload import Step, Workload
 
 
@@ -65,7 +65,7 @@ def _spans(workload: Workload) -> Iterator[None]:
         open_spans[id(module)].pop().__exit__(None, None, None)
 
     names, handles = {}, []
-    for path, module in workload.model.named_modules():
+    for path, module in called_modules(workload.model):
         shown = f"{path} ({type(module).__name__})" if path else type(module).__name__
         names[id(module)] = f"{kinds[path]}: {shown}" if path in kinds else shown
         handles += [module.register_forward_pre_hook(begin), module.register_forward_hook(end)]

@@ -14,7 +14,7 @@ from sola_profile.peers.shift import eager_shift_mix
 from sola_profile.peers.table import Function
 from sola_profile.peers.wkv import cumulative
 from sola_vision import ops
-from sola_vision.ops.channel_mix import composed
+from sola_vision.ops.channel_mix import COMPILED, composed
 
 
 def best_linear(
@@ -47,6 +47,21 @@ def pytorch_operators() -> Iterator[None]:
     """
     kept = {name: getattr(ops, name) for name in BEST}
     _put(BEST)
+    try:
+        yield
+    finally:
+        _put(kept)
+
+
+@contextmanager
+def operators_on(device_type: str) -> Iterator[None]:
+    """Run what a layer runs on a kind of device, for a model that is followed without one: on meta, or fake.
+
+    An operator that has no kernels of ours there is PyTorch's.
+    """
+    kept = {"channel_mix": ops.channel_mix}
+    if device_type not in COMPILED:
+        _put({"channel_mix": composed})
     try:
         yield
     finally:

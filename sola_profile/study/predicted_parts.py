@@ -55,7 +55,9 @@ class PartPrediction:
     def _parts(self, spec: BackboneSpec) -> dict[Part, Span]:
         source = ModelSource.of(spec)
         shape = source.default_input.with_batch(self._settings.batch)
-        predicted = predict_times(record_at(source, shape, self._machine.dtype, self._resolution), self._machine)
+        machine = self._machine
+        recording = record_at(source, shape, machine.dtype, self._resolution, device_type=machine.device_type)
+        predicted = predict_times(recording, machine)
         self.uncounted.update(predicted.uncounted)
         return _taken_apart(predicted, spec)
 
