@@ -228,7 +228,8 @@ def test_a_machine_predicts_the_layers_and_their_sums_are_whole_models():
     assert "H200" in found._repr_html_()
     for option in (found.own, found.front[0]):
         source = ModelSource.of(TINY.with_pattern(option.pattern))
-        recording = record_at(source, source.default_input, "float32", Resolution(64, 64))
+        shape, size = source.default_input, Resolution(64, 64)
+        recording = record_at(source, shape, "float32", size, device_type=machine.device_type)
         assert option.latency_s == pytest.approx(predict_times(recording, machine).total.middle, rel=0.03)
     with pytest.raises(ValueError, match="nothing is measured for the machine"):
         sola_profile.place(TINY, 64, machine=machine, budget_s=1.0)
