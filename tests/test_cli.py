@@ -245,7 +245,8 @@ def test_a_failure_later_on_loses_no_finished_row(run, monkeypatch):
 
 
 def test_a_real_interrupt_while_measuring(tmp_path):
-    child = process(*ONE, *BUDGET, cwd=tmp_path, env={"NO_COLOR": "1"})
+    # a hundred samples, which are all that it takes, need seconds at this size
+    child = process("--model", "sola_t", "--res", "224", "--threads", "1", *BUDGET, cwd=tmp_path, env={"NO_COLOR": "1"})
     try:
         for line in child.stderr:
             # said when the first sample is there
