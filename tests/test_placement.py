@@ -210,11 +210,11 @@ def test_the_page_says_how_far_sums_of_layers_can_be_trusted(measured):
         return replace(confirmation, latency=latency)
 
     first, second = measured.confirmations[:2]
-    both = (measured_as(first, 0.25), measured_as(second, -0.2))
+    both = (measured_as(first, 0.2), measured_as(second, -0.25))
     (sentence,) = residual_sentences(replace(measured, confirmations=both))
-    assert "differ by -20.0 % to +25.0 % from the sums of their layers" in sentence
-    # 1.25 / 0.8
-    assert "latencies are within 56.2 % of each other can't be told apart" in sentence
+    assert "differ by -25.0 % to +20.0 % from the sums of their layers" in sentence
+    # 1.2 / 0.75
+    assert "latencies are within 60.0 % of each other can't be told apart" in sentence
     assert not list(residual_sentences(replace(measured, confirmations=both[:1])))
     assert "front has 1 point of all" in next(sentences(replace(measured, front=measured.front[:1])))
 
