@@ -92,7 +92,8 @@ reports: setup
 	$(BIN)/sola-profile --model sola_s --with sola_s_llls,sola_s_llss,sola_s_lasthalf --res 224,320,448 --budget 120 \
 		--out docs/reports/patterns
 	$(PAUSE)
-	$(BIN)/sola-profile predict --accuracy --budget 25
+	SOLA_MACHINES=build/machines $(BIN)/sola-profile predict --accuracy --budget 25
+	cp build/machines/accuracy/*.json sola_profile/machines/accuracy
 	$(PAUSE)
 	$(BIN)/sola-profile place --model sola_t --res 512 --swap 3.4=S --budget 60 --out docs/reports/placement
 	$(BIN)/sola-profile study --model sola_t --res 224,512 --out docs/reports/study

@@ -62,8 +62,9 @@ def predict(
         budget_s: seconds to measure the model here as well, 0 for not at all.
 
     Returns:
-        The result: ``models[0].rows`` by size, each with ``predicted.total`` (low, middle, high, in seconds),
-        ``predicted.calls``, and ``latency`` and ``error`` where it was measured.
+        The result: ``models[0].rows`` by size, each with ``predicted.total`` (in seconds, ``middle`` between the ends of
+        the ceilings' scatter), ``predicted.calls``, and ``latency`` and ``error`` where it was measured;
+        ``models[0].interval_s(row)`` is the interval that holds four of five measured times.
 
     Raises:
         ValueError: names the argument, what came and what is allowed.

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 from sola_profile.case import Resolution
 from sola_profile.compare.bounds import Turn
+from sola_profile.compare.deviations import Deviations, factor
 from sola_profile.cost.recording import Call
 from sola_profile.cost.roofline import ModelTime
 from sola_profile.cost.work import PRODUCT_KINDS
 from sola_profile.hardware import Machine
 from sola_profile.measure.latency import Latency
+from sola_profile.measure.statistics import Interval
 
 OTHERS = "no products"
 
@@ -38,18 +40,31 @@ class TimeRow:
 
 @dataclass(frozen=True)
 class ModelTimes:
-    """One model. ``failed``: size → why the model refuses it. ``turns``: what bounds each kind as images grow."""
+    """One model. ``failed``: size → why the model refuses it. ``turns``: what bounds each kind as images grow.
+
+    ``factor``: f of the interval [t / f, t · f] around a predicted time t (``compare.deviations``), None where nothing
+    is known.
+    """
 
     name: str
     parameters: int
     rows: tuple[TimeRow, ...]
     failed: Mapping[str, str]
     turns: tuple[Turn, ...] = ()
+    factor: float | None = None
+
+    def interval_s(self, row: TimeRow) -> Interval | None:
+        """The interval around a size's predicted time, in seconds, which holds ``SHARE`` of the times."""
+        time_s = row.predicted.total.middle
+        return None if self.factor is None else Interval(time_s / self.factor, time_s * self.factor)
 
 
 @dataclass(frozen=True)
 class TimeResult:
-    """Everything that one run found. ``load_1min``: runnable threads before it began, all users."""
+    """Everything that one run found. ``load_1min``: runnable threads before it began, all users.
+
+    ``known``: the runs that intervals stand on.
+    """
 
     command: str
     machine: Machine
@@ -57,6 +72,7 @@ class TimeResult:
     threads: int
     load_1min: float
     models: tuple[ModelTimes, ...]
+    known: tuple[Deviations, ...] = ()
     depth: int = 2
     interrupted: bool = False
 
@@ -69,6 +85,22 @@ class TimeResult:
     def median_absolute_error(self) -> float | None:
         """Over all measured rows; None without one."""
         return median(map(abs, self.errors)) if self.errors else None
+
+
+def deviations_of(result: TimeResult) -> Deviations:
+    """What one run found of how far predictions are off."""
+    machine = result.machine
+    ratios = {
+        model.name: tuple(1 / (1 + row.error) for row in model.rows if row.error is not None) for model in result.models
+    }
+    found = {name: values for name, values in ratios.items() if values}
+    return Deviations(machine.name, machine.measured_at, machine.dtype, result.threads, found)
+
+
+def with_intervals(result: TimeResult, known: tuple[Deviations, ...]) -> TimeResult:
+    """The same with intervals around all predicted times."""
+    models = tuple(replace(model, factor=factor(known, model.name)) for model in result.models)
+    return replace(result, models=models, known=known)
 
 
 def kind_of(call: Call) -> str:

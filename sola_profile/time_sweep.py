@@ -15,6 +15,7 @@ from sola_profile.compare.bounds import turns
 from sola_profile.cost.recording import Recording, record_at
 from sola_profile.cost.roofline import ModelTime, predict_times
 from sola_profile.cost.symbolic import peak_of
+from sola_profile.deviation_store import known_of
 from sola_profile.errors import first_line
 from sola_profile.hardware import MMAP_THRESHOLD, Machine
 from sola_profile.machine import available_bytes
@@ -22,7 +23,7 @@ from sola_profile.measure.contest import Contestant, prepare, race
 from sola_profile.measure.latency import timer_for
 from sola_profile.measure.module_times import time_modules
 from sola_profile.source import InputShape, ModelSource
-from sola_profile.time_result import ModelTimes, TimeResult, TimeRow, kind_of
+from sola_profile.time_result import ModelTimes, TimeResult, TimeRow, deviations_of, kind_of, with_intervals
 from sola_profile.workload import Step, cpu_threads, inference_step
 
 # sides at which the bound of every kind is looked at, beside those that were asked for
@@ -39,7 +40,8 @@ class TimePlan:
     """What to predict. ``budget_s``: time to measure each model, 0 to measure none. ``depth``: of measured modules.
 
     ``shape``: of what the models take, each its own when None; ``batch``: images, as the shape says when None.
-    ``bounds``: look at what bounds each kind as images grow.
+    ``bounds``: look at what bounds each kind as images grow. ``judged``: this run judges predictions, and its
+    intervals stand on itself.
     """
 
     sources: Sequence[ModelSource]
@@ -50,6 +52,7 @@ class TimePlan:
     budget_s: float = 0.0
     depth: int = 2
     bounds: bool = True
+    judged: bool = False
     command: str = ""
 
     def shape_of(self, source: ModelSource) -> InputShape:
@@ -71,6 +74,7 @@ class TimeSweep:
     def __init__(self, plan: TimePlan) -> None:
         self._plan = plan
         self._models: list[ModelTimes] = []
+        self._known = () if plan.judged else known_of(plan.machine)
         self._load = round(psutil.getloadavg()[0], 2)
         self._interrupted = False
 
@@ -98,9 +102,12 @@ class TimeSweep:
         plan = self._plan
         threads = plan.machine.threads or torch.get_num_threads()
         shape = ", ".join(dict.fromkeys(str(plan.shape_of(source)) for source in plan.sources))
-        return TimeResult(
-            plan.command, plan.machine, shape, threads, self._load, tuple(self._models), plan.depth, self._interrupted
+        result = TimeResult(
+            *(plan.command, plan.machine, shape, threads, self._load, tuple(self._models)),
+            depth=plan.depth,
+            interrupted=self._interrupted,
         )
+        return with_intervals(result, (deviations_of(result),) if plan.judged else self._known)
 
     def _predict(self, source: ModelSource, resolution: Resolution, entries: dict[Resolution, _Entry]) -> None:
         model = self._models[-1]

@@ -82,7 +82,22 @@ def predict(**options: Any) -> None:
     if not any(model.rows for model in result.models):
         why = "; ".join(f"{model.name}: {reason}" for model in result.models for reason in model.failed.values())
         raise click.UsageError(f"no size could be predicted: {why}")
+    if options["accuracy"] and not options["model"] and not result.interrupted:
+        keep_deviations(result)
     show(result, request.targets, options)
+
+
+def keep_deviations(result: TimeResult) -> None:
+    """For the intervals of later predictions on this machine."""
+    from sola_profile.deviation_store import keep
+    from sola_profile.time_result import deviations_of
+
+    try:
+        path = keep(deviations_of(result))
+    except OSError as error:
+        click.echo(f"not kept for later predictions: {error.filename}: {error.strerror}", err=True)
+    else:
+        click.echo(f"kept for the intervals of later predictions: {path}", err=True)
 
 
 def read_request(options: dict[str, Any]) -> Request:
@@ -145,9 +160,10 @@ def run(request: Request, options: dict[str, Any]) -> TimeResult:
         request.budget_s,
         options["depth"],
         bounds=not (options["no_bounds"] or options["accuracy"]),
+        judged=options["accuracy"],
         command=written_command(),
     )
-    sweep = TimeSweep(plan)
+    sweep = checked(lambda: TimeSweep(plan))
     try:
         for step in sweep.run():
             click.echo(step, err=True)

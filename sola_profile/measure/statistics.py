@@ -18,7 +18,7 @@ FEWEST_ROUNDS = 5
 
 @dataclass(frozen=True)
 class Interval:
-    """A 95 % interval."""
+    """An interval, of 95 % unless said otherwise."""
 
     low: float
     high: float

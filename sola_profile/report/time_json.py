@@ -1,10 +1,12 @@
 """Predicted times as JSON: every size with every operator call's time, and what was measured.
 
 ``schema_version`` rises when a field changes its meaning or goes; new fields may come at any time. Times are in seconds;
-an interval is [low, high].
+an interval is [low, high]. ``interval_s`` is the scatter of the ceilings, ``prediction_interval_s`` what holds measured times.
 """
 
 from __future__ import annotations
+
+from dataclasses import asdict
 
 from sola_profile.cost.roofline import CallTime
 from sola_profile.hardware import Machine
@@ -30,6 +32,7 @@ def document(result: TimeResult, *, calls: bool = True) -> Json:
         "load_1min": result.load_1min,
         "interrupted": result.interrupted,
         "median_absolute_error": result.median_absolute_error,
+        "known": [asdict(each) for each in result.known],
         "models": [_model(model, calls) for model in result.models],
     }
 
@@ -51,7 +54,8 @@ def _model(model: ModelTimes, calls: bool) -> Json:
     return {
         "name": model.name,
         "parameters": model.parameters,
-        "sizes": [_row(row, calls) for row in model.rows],
+        "factor": model.factor,
+        "sizes": [_row(model, row, calls) for row in model.rows],
         "failed": dict(model.failed),
         "bounds": [
             {
@@ -64,11 +68,13 @@ def _model(model: ModelTimes, calls: bool) -> Json:
     }
 
 
-def _row(row: TimeRow, calls: bool) -> Json:
+def _row(model: ModelTimes, row: TimeRow, calls: bool) -> Json:
+    interval = model.interval_s(row)
     return {
         "height": row.resolution.height,
         "width": row.resolution.width,
         "predicted": span_json(row.predicted.total),
+        "prediction_interval_s": None if interval is None else [interval.low, interval.high],
         "views_and_modules": span_json(row.predicted.rest),
         "bound_shares": dict(row.predicted.shares),
         "uncounted": list(row.predicted.uncounted),

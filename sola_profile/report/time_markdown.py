@@ -8,7 +8,13 @@ from sola_profile.measure.module_times import group_of
 from sola_profile.report.markdown import markdown, template
 from sola_profile.report.numbers import duration, percent, signed_percent
 from sola_profile.report.tables import Table
-from sola_profile.report.time_tables import INTERVAL, accuracy_sentences, headline, time_table, warning_sentences
+from sola_profile.report.time_tables import (
+    accuracy_sentences,
+    headline,
+    interval_sentences,
+    time_table,
+    warning_sentences,
+)
 from sola_profile.time_result import OTHERS, TimeResult, TimeRow, kind_of
 
 PAGE = "README.md"
@@ -26,7 +32,7 @@ def page_text(result: TimeResult, others: Sequence[str]) -> str:
         threads=f"{result.threads} thread{'s' if result.threads > 1 else ''}",
         accuracy=list(accuracy_sentences(result)),
         warnings=list(warning_sentences(result)),
-        interval=INTERVAL if result.machine.measured else "",
+        intervals=list(interval_sentences(result)),
         models=[(model.name, markdown(time_table(model, measured))) for model in result.models if model.rows],
         worst=markdown(worst_table(result)) if result.errors else "",
         fingerprint=[f"{name}: {value}" for name, value in result.machine.fingerprint.items()],

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
+from sola_profile.compare.deviations import SHARE
 from sola_profile.cost.recording import Call
 from sola_profile.cost.roofline import BOUNDS, COMPUTE, MEMORY, OVERHEAD, CallTime, total
 from sola_profile.cost.work import PRODUCT_KINDS
 from sola_profile.measure.module_times import ITSELF, group_of
-from sola_profile.measure.statistics import Interval
 from sola_profile.report.machine_tables import busy_text
 from sola_profile.report.numbers import doubts_text, duration, duration_interval, percent, scaled, signed_percent
 from sola_profile.report.tables import Table
@@ -28,14 +28,21 @@ def headline(result: TimeResult) -> str:
 
 def time_table(model: ModelTimes, measured: bool) -> Table:
     """One line per size: predicted time with its interval, what bounds it, the measured time beside it."""
-    rows = tuple(_time_cells(row, measured) for row in model.rows)
-    columns = ("Size", "Predicted", "interval", *BOUNDS, *(("Measured", "Error") if measured else ()), "")
+    rows = tuple(_time_cells(model, row, measured) for row in model.rows)
+    columns = (
+        "Size",
+        "Predicted",
+        f"{percent(SHARE, 0)} interval",
+        *BOUNDS,
+        *(("Measured", "Error") if measured else ()),
+        "",
+    )
     title = f"{model.name}  {scaled(model.parameters)} parameters" if model.parameters else model.name
     return Table(title, columns, rows, frozenset({""}))
 
 
-def _time_cells(row: TimeRow, measured: bool) -> tuple[str, ...]:
-    span = row.predicted.total
+def _time_cells(model: ModelTimes, row: TimeRow, measured: bool) -> tuple[str, ...]:
+    interval = model.interval_s(row)
     shares = row.predicted.shares
     beside: tuple[str, ...] = ()
     if measured:
@@ -44,8 +51,8 @@ def _time_cells(row: TimeRow, measured: bool) -> tuple[str, ...]:
     remark = f"not measured: {row.missing}" if row.missing else doubts_text(row.latency) if row.latency else ""
     return (
         str(row.resolution),
-        duration(span.middle),
-        duration_interval(Interval(span.low, span.high)),
+        duration(row.predicted.total.middle),
+        "–" if interval is None else duration_interval(interval),
         *(percent(shares[bound], 0) for bound in (COMPUTE, MEMORY, OVERHEAD)),
         *beside,
         remark,
@@ -153,20 +160,33 @@ def accuracy_sentences(result: TimeResult) -> Iterator[str]:
         f"Median absolute error {percent(error)} over {sizes} measured rows of {models} model{'s' if models > 1 else ''}, "
         f"the largest {percent(worst)}."
     )
-    inside = sum(_inside(row) for row in _measured_rows(result.models))
-    yield f"{inside} of {sizes} measured medians lie within the predicted interval."
+    judged = [(model, row) for model in result.models if model.factor for row in model.rows if row.latency is not None]
+    if judged:
+        inside = sum(_inside(model, row) for model, row in judged)
+        yield f"{inside} of {len(judged)} measured medians lie within the interval."
 
 
-def _measured_rows(models: Iterable[ModelTimes]) -> Iterator[TimeRow]:
-    return (row for model in models for row in model.rows if row.latency is not None)
-
-
-def _inside(row: TimeRow) -> bool:
+def _inside(model: ModelTimes, row: TimeRow) -> bool:
+    interval = model.interval_s(row)
     assert row.latency is not None
-    return row.predicted.total.low <= row.latency.median_s <= row.predicted.total.high
+    assert interval is not None
+    return interval.low <= row.latency.median_s <= interval.high
 
 
-INTERVAL = (
-    "The interval is the sum of all calls at the best and at the median sample of the ceilings. It holds their scatter,"
-    " not the error of the model."
-)
+def interval_sentences(result: TimeResult) -> Iterator[str]:
+    """What the intervals stand on."""
+    factors = sorted(model.factor for model in result.models if model.factor)
+    if not factors:
+        if result.machine.measured:
+            yield "No intervals: too few times were measured of other models."
+        return
+    times = [each for known in result.known for each in known.ratios.items()]
+    models = len({name for name, _ in times})
+    wide = " to ".join(dict.fromkeys(f"{each:.2f}" for each in (factors[0], factors[-1])))
+    yield (
+        f"The interval is the predicted time divided and multiplied by {wide}: as near lay {percent(SHARE, 0)} of "
+        f"{sum(len(ratios) for _, ratios in times)} measured times of {models} model{'s' if models > 1 else ''} on "
+        f"{', '.join(each.machine for each in result.known)}. A model's own times, and its twins', don't count for it."
+    )
+    if all(each.machine != result.machine.name for each in result.known):
+        yield "sola-profile predict --accuracy finds the interval of this machine."

@@ -8,10 +8,10 @@ from rich.text import Text
 from sola_profile.report.tables import Table
 from sola_profile.report.terminal import remarks, rich_table
 from sola_profile.report.time_tables import (
-    INTERVAL,
     accuracy_sentences,
     group_table,
     headline,
+    interval_sentences,
     time_table,
     turn_sentences,
     warning_sentences,
@@ -35,8 +35,8 @@ def print_times(result: TimeResult, console: Console, by: str = "kind") -> None:
         console.print(Text(sentence, style="yellow"), soft_wrap=True)
     for sentence in accuracy_sentences(result):
         console.print(Text(sentence, style="bold"), soft_wrap=True)
-    if result.machine.measured:
-        console.print(Text(INTERVAL), soft_wrap=True)
+    for sentence in interval_sentences(result):
+        console.print(Text(sentence), soft_wrap=True)
     if result.interrupted:
         console.print(Text("Interrupted: the rows above are those that were finished.", style="bold red"))
 

@@ -1,0 +1,69 @@
+"""Runs of ``sola-profile predict --accuracy``: those that come with the package, and those of this user's machines."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import asdict
+from importlib import resources
+from pathlib import Path
+
+from sola_profile.compare.deviations import Deviations
+from sola_profile.files import replace_text
+from sola_profile.hardware import Machine
+from sola_profile.machine_store import folder
+
+SCHEMA_VERSION = 1
+FOLDER = "accuracy"
+
+
+def known_of(machine: Machine) -> tuple[Deviations, ...]:
+    """What is known of a machine: its own run, else those that come with the package; nothing of data sheets.
+
+    Raises ``ValueError`` that says what is wrong with a kept file.
+    """
+    if not machine.measured:
+        return ()
+    own = _file(machine.name)
+    # Path.is_file raises where the folder above may not be read
+    return (_read(own),) if os.path.isfile(own) else shipped()
+
+
+def shipped() -> tuple[Deviations, ...]:
+    """The runs that come with the package."""
+    with resources.as_file(resources.files("sola_profile").joinpath("machines", FOLDER)) as files:
+        return tuple(_read(path) for path in sorted(files.glob("*.json")))
+
+
+def keep(found: Deviations) -> Path:
+    """Keep a run beside its machine, for the predictions that follow; returns its file."""
+    path = _file(found.machine)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    document = {"schema_version": SCHEMA_VERSION, **asdict(found)}
+    text = json.dumps(document, indent=1, ensure_ascii=False)
+    # a model's ratios to a line
+    replace_text(path, re.sub(r"\[[^\[\]{}\"]*\]", lambda match: " ".join(match[0].split()), text) + "\n")
+    return path
+
+
+def _file(machine: str) -> Path:
+    return folder() / FOLDER / f"{machine}.json"
+
+
+def _read(path: Path) -> Deviations:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(document, dict):
+            raise ValueError("expected an object")
+        version = document.pop("schema_version", None)
+        if version != SCHEMA_VERSION:
+            raise ValueError(f"expected schema_version {SCHEMA_VERSION}, got {version}")
+        found = Deviations(**document)
+        if not all(ratio > 0 for ratios in found.ratios.values() for ratio in ratios):
+            raise ValueError("ratios: expected positive ones")
+    except OSError as error:
+        raise ValueError(f"accuracy: can't read {path}: {error.strerror}") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"accuracy: {path} holds no deviations: {error}") from error
+    return found
