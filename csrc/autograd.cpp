@@ -1,26 +1,20 @@
-// gradients, autocast, and a clear refusal on devices without kernels
+// gradients
 //
 // C++ autograd nodes: they cost a few microseconds less per call than Python ones, and torch.compile traces through
 // them into the backward ops just as well.
 
-#include <ATen/autocast_mode.h>
 #include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
+#include "operators.h"
+
 namespace sola {
 namespace {
 
-using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
-
-template <class Signature>
-const c10::TypedOperatorHandle<Signature>& find(const char* name) {
-  static const auto handle = c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
-  return handle;
-}
 
 bool needs_graph(std::initializer_list<const Tensor*> inputs) {
   if (!at::GradMode::is_enabled()) return false;
@@ -47,14 +41,13 @@ Tensor without_node(const Tensor& out) { return out.tensor_data(); }
 
 // ---- softmax attention
 
-using SoftmaxForward = std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, double, bool);
 using SoftmaxBackward = std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&,
                                                            const Tensor&, const Tensor&, double, bool);
 
 std::tuple<Tensor, Tensor> softmax_forward(const Tensor& q, const Tensor& k, const Tensor& v, double scale,
                                            bool causal) {
   at::AutoDispatchBelowADInplaceOrView below;
-  return find<SoftmaxForward>("sola::softmax_attention").call(q, k, v, scale, causal);
+  return find<SoftmaxForward, "sola::softmax_attention">().call(q, k, v, scale, causal);
 }
 
 struct SoftmaxNode : Function<SoftmaxNode> {
@@ -70,9 +63,9 @@ struct SoftmaxNode : Function<SoftmaxNode> {
 
   static variable_list backward(AutogradContext* context, const variable_list& grads) {
     const auto saved = context->get_saved_variables();
-    auto [q, k, v] = find<SoftmaxBackward>("sola::softmax_attention_backward")
-                         .call(grads[0], saved[0], saved[1], saved[2], saved[3], saved[4],
-                               context->saved_data["scale"].toDouble(), context->saved_data["causal"].toBool());
+    auto [q, k, v] = find<SoftmaxBackward, "sola::softmax_attention_backward">().call(
+        grads[0], saved[0], saved[1], saved[2], saved[3], saved[4], context->saved_data["scale"].toDouble(),
+        context->saved_data["causal"].toBool());
     return {q, k, v, Tensor(), Tensor()};
   }
 };
@@ -87,15 +80,13 @@ std::tuple<Tensor, Tensor> softmax_autograd(const Tensor& q, const Tensor& k, co
 
 // ---- linear attention, one global state
 
-using LinearForward = std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, c10::string_view,
-                                                         bool, double);
 using LinearBackward = std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&,
                                                           const Tensor&, const Tensor&, c10::string_view, bool, double);
 
 std::tuple<Tensor, Tensor, Tensor> linear_forward(const Tensor& q, const Tensor& k, const Tensor& v,
                                                   c10::string_view feature_map, bool normalize, double eps) {
   at::AutoDispatchBelowADInplaceOrView below;
-  return find<LinearForward>("sola::linear_attention").call(q, k, v, feature_map, normalize, eps);
+  return find<LinearForward, "sola::linear_attention">().call(q, k, v, feature_map, normalize, eps);
 }
 
 struct LinearNode : Function<LinearNode> {
@@ -112,10 +103,9 @@ struct LinearNode : Function<LinearNode> {
 
   static variable_list backward(AutogradContext* context, const variable_list& grads) {
     const auto saved = context->get_saved_variables();
-    auto [q, k, v] = find<LinearBackward>("sola::linear_attention_backward")
-                         .call(grads[0], saved[0], saved[1], saved[2], saved[3], saved[4],
-                               context->saved_data["feature_map"].toStringRef(),
-                               context->saved_data["normalize"].toBool(), context->saved_data["eps"].toDouble());
+    auto [q, k, v] = find<LinearBackward, "sola::linear_attention_backward">().call(
+        grads[0], saved[0], saved[1], saved[2], saved[3], saved[4], context->saved_data["feature_map"].toStringRef(),
+        context->saved_data["normalize"].toBool(), context->saved_data["eps"].toDouble());
     return {q, k, v, Tensor(), Tensor(), Tensor()};
   }
 };
@@ -130,9 +120,6 @@ std::tuple<Tensor, Tensor, Tensor> linear_autograd(const Tensor& q, const Tensor
 
 // ---- linear attention, chunked
 
-using ChunkedForward = std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&,
-                                                  const std::optional<Tensor>&, c10::string_view, bool, bool, double,
-                                                  int64_t);
 using ChunkedBackward = std::tuple<Tensor, Tensor, Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&,
                                                                    const Tensor&, const std::optional<Tensor>&,
                                                                    const Tensor&, const Tensor&, c10::string_view, bool,
@@ -142,8 +129,8 @@ std::tuple<Tensor, Tensor> chunked_forward(const Tensor& q, const Tensor& k, con
                                            const std::optional<Tensor>& decay, c10::string_view feature_map,
                                            bool causal, bool normalize, double eps, int64_t chunk) {
   at::AutoDispatchBelowADInplaceOrView below;
-  return find<ChunkedForward>("sola::chunked_linear_attention")
-      .call(q, k, v, decay, feature_map, causal, normalize, eps, chunk);
+  return find<ChunkedForward, "sola::chunked_linear_attention">().call(q, k, v, decay, feature_map, causal, normalize,
+                                                                       eps, chunk);
 }
 
 struct ChunkedNode : Function<ChunkedNode> {
@@ -166,11 +153,10 @@ struct ChunkedNode : Function<ChunkedNode> {
     const auto saved = context->get_saved_variables();
     auto& data = context->saved_data;
     const auto decay = saved[3].defined() ? std::optional<Tensor>(saved[3]) : std::nullopt;
-    auto [q, k, v, grad_decay] =
-        find<ChunkedBackward>("sola::chunked_linear_attention_backward")
-            .call(grads[0], saved[0], saved[1], saved[2], decay, saved[4], saved[5], data["feature_map"].toStringRef(),
-                  data["causal"].toBool(), data["normalize"].toBool(), data["eps"].toDouble(), data["chunk"].toInt(),
-                  data["decay_grad"].toBool());
+    auto [q, k, v, grad_decay] = find<ChunkedBackward, "sola::chunked_linear_attention_backward">().call(
+        grads[0], saved[0], saved[1], saved[2], decay, saved[4], saved[5], data["feature_map"].toStringRef(),
+        data["causal"].toBool(), data["normalize"].toBool(), data["eps"].toDouble(), data["chunk"].toInt(),
+        data["decay_grad"].toBool());
     if (!data["decay_grad"].toBool()) grad_decay = Tensor();
     return {q, k, v, grad_decay, Tensor(), Tensor(), Tensor(), Tensor(), Tensor()};
   }
@@ -190,7 +176,6 @@ std::tuple<Tensor, Tensor> chunked_autograd(const Tensor& q, const Tensor& k, co
 
 // ---- WKV
 
-using WkvForward = std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&, bool);
 using WkvBackward = std::tuple<Tensor, Tensor, Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&,
                                                                const Tensor&, const Tensor&, const Tensor&,
                                                                const Tensor&);
@@ -198,7 +183,7 @@ using WkvBackward = std::tuple<Tensor, Tensor, Tensor, Tensor>(const Tensor&, co
 std::tuple<Tensor, Tensor> wkv_forward(const Tensor& k, const Tensor& v, const Tensor& decay, const Tensor& bonus,
                                        bool save) {
   at::AutoDispatchBelowADInplaceOrView below;
-  return find<WkvForward>("sola::wkv").call(k, v, decay, bonus, save);
+  return find<WkvForward, "sola::wkv">().call(k, v, decay, bonus, save);
 }
 
 struct WkvNode : Function<WkvNode> {
@@ -212,8 +197,8 @@ struct WkvNode : Function<WkvNode> {
 
   static variable_list backward(AutogradContext* context, const variable_list& grads) {
     const auto saved = context->get_saved_variables();
-    auto [k, v, decay, bonus] = find<WkvBackward>("sola::wkv_backward")
-                                    .call(grads[0], saved[0], saved[1], saved[2], saved[3], saved[4], saved[5]);
+    auto [k, v, decay, bonus] = find<WkvBackward, "sola::wkv_backward">().call(grads[0], saved[0], saved[1], saved[2],
+                                                                               saved[3], saved[4], saved[5]);
     return {k, v, decay, bonus};
   }
 };
@@ -228,12 +213,11 @@ std::tuple<Tensor, Tensor> wkv_autograd(const Tensor& k, const Tensor& v, const 
 
 // ---- mixes with shifted tokens
 
-using MixForward = std::vector<Tensor>(const Tensor&, const Tensor&);
 using MixBackward = std::tuple<Tensor, Tensor>(at::TensorList, const Tensor&, const Tensor&);
 
 std::vector<Tensor> mix_forward(const Tensor& x, const Tensor& ratios) {
   at::AutoDispatchBelowADInplaceOrView below;
-  return find<MixForward>("sola::shift_mix").call(x, ratios);
+  return find<MixForward, "sola::shift_mix">().call(x, ratios);
 }
 
 struct MixNode : Function<MixNode> {
@@ -244,7 +228,7 @@ struct MixNode : Function<MixNode> {
 
   static variable_list backward(AutogradContext* context, const variable_list& grads) {
     const auto saved = context->get_saved_variables();
-    auto [x, ratios] = find<MixBackward>("sola::shift_mix_backward").call(grads, saved[0], saved[1]);
+    auto [x, ratios] = find<MixBackward, "sola::shift_mix_backward">().call(grads, saved[0], saved[1]);
     return {x, ratios};
   }
 };
@@ -257,7 +241,6 @@ std::vector<Tensor> mix_autograd(const Tensor& x, const Tensor& ratios) {
 
 // ---- channel mix
 
-using ChannelForward = Tensor(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&);
 using ChannelBackward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&,
                                                                            const Tensor&, const Tensor&, const Tensor&,
                                                                            const Tensor&);
@@ -265,7 +248,7 @@ using ChannelBackward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>(const
 Tensor channel_forward(const Tensor& x_k, const Tensor& x_r, const Tensor& key, const Tensor& value,
                        const Tensor& receptance) {
   at::AutoDispatchBelowADInplaceOrView below;
-  return find<ChannelForward>("sola::channel_mix").call(x_k, x_r, key, value, receptance);
+  return find<ChannelForward, "sola::channel_mix">().call(x_k, x_r, key, value, receptance);
 }
 
 struct ChannelNode : Function<ChannelNode> {
@@ -278,9 +261,8 @@ struct ChannelNode : Function<ChannelNode> {
 
   static variable_list backward(AutogradContext* context, const variable_list& grads) {
     const auto saved = context->get_saved_variables();
-    auto [x_k, x_r, key, value, receptance] =
-        find<ChannelBackward>("sola::channel_mix_backward")
-            .call(grads[0], saved[0], saved[1], saved[2], saved[3], saved[4], saved[5]);
+    auto [x_k, x_r, key, value, receptance] = find<ChannelBackward, "sola::channel_mix_backward">().call(
+        grads[0], saved[0], saved[1], saved[2], saved[3], saved[4], saved[5]);
     return {x_k, x_r, key, value, receptance};
   }
 };
@@ -293,79 +275,6 @@ Tensor channel_autograd(const Tensor& x_k, const Tensor& x_r, const Tensor& key,
     return channel_forward(x_k, x_r, key, value, receptance);
   }
   return ChannelNode::apply(x_k, x_r, key, value, receptance);
-}
-
-// ---- autocast: the token tensors in the lower precision, parameters as they are
-
-Tensor lower(const Tensor& tensor) {
-  const auto device = tensor.device().type();
-  return at::autocast::cached_cast(at::autocast::get_autocast_dtype(device), tensor, device);
-}
-
-// autocast keys of all devices: a call may not be cast twice
-c10::impl::ExcludeDispatchKeyGuard without_autocast() {
-  return c10::impl::ExcludeDispatchKeyGuard(
-      c10::DispatchKeySet({c10::DispatchKey::AutocastCPU, c10::DispatchKey::AutocastCUDA}));
-}
-
-std::tuple<Tensor, Tensor> softmax_autocast(const Tensor& q, const Tensor& k, const Tensor& v, double scale,
-                                            bool causal) {
-  const auto guard = without_autocast();
-  return find<SoftmaxForward>("sola::softmax_attention").call(lower(q), lower(k), lower(v), scale, causal);
-}
-
-std::tuple<Tensor, Tensor, Tensor> linear_autocast(const Tensor& q, const Tensor& k, const Tensor& v,
-                                                   c10::string_view feature_map, bool normalize, double eps) {
-  const auto guard = without_autocast();
-  return find<LinearForward>("sola::linear_attention").call(lower(q), lower(k), lower(v), feature_map, normalize, eps);
-}
-
-std::tuple<Tensor, Tensor> chunked_autocast(const Tensor& q, const Tensor& k, const Tensor& v,
-                                            const std::optional<Tensor>& decay, c10::string_view feature_map,
-                                            bool causal, bool normalize, double eps, int64_t chunk) {
-  const auto guard = without_autocast();
-  return find<ChunkedForward>("sola::chunked_linear_attention")
-      .call(lower(q), lower(k), lower(v), decay, feature_map, causal, normalize, eps, chunk);
-}
-
-std::tuple<Tensor, Tensor> wkv_autocast(const Tensor& k, const Tensor& v, const Tensor& decay, const Tensor& bonus,
-                                        bool save) {
-  const auto guard = without_autocast();
-  return find<WkvForward>("sola::wkv").call(lower(k), lower(v), decay, bonus, save);
-}
-
-std::vector<Tensor> mix_autocast(const Tensor& x, const Tensor& ratios) {
-  const auto guard = without_autocast();
-  return find<MixForward>("sola::shift_mix").call(lower(x), ratios);
-}
-
-Tensor channel_autocast(const Tensor& x_k, const Tensor& x_r, const Tensor& key, const Tensor& value,
-                        const Tensor& receptance) {
-  const auto guard = without_autocast();
-  return find<ChannelForward>("sola::channel_mix")
-      .call(lower(x_k), lower(x_r), lower(key), lower(value), lower(receptance));
-}
-
-// ---- devices without kernels
-
-void refuse(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
-  const auto& arguments = op.schema().arguments();
-  const auto first = stack->size() - arguments.size();
-  const auto& name = op.schema().operator_name().name;
-  for (size_t i = 0; i < arguments.size(); ++i) {
-    const auto& value = (*stack)[first + i];
-    const bool elsewhere = value.isTensor() && value.toTensor().defined() && !value.toTensor().is_cpu();
-    TORCH_CHECK_VALUE(!elsewhere, name.substr(name.find("::") + 2), ": ", arguments[i].name(), " must be on cpu, got ",
-                      value.toTensor().device(), "; this build has no kernels there");
-  }
-  TORCH_CHECK_VALUE(false, name, ": this build has kernels for cpu only");
-}
-
-constexpr const char* kForwardOps[] = {"softmax_attention", "linear_attention", "chunked_linear_attention", "wkv",
-                                       "shift_mix",         "channel_mix"};
-
-void refuse_all(torch::Library& m) {
-  for (const char* op : kForwardOps) m.impl(op, torch::CppFunction::makeFromBoxedFunction<&refuse>());
 }
 
 }  // namespace
@@ -382,30 +291,5 @@ TORCH_LIBRARY_IMPL(sola, Autograd, m) {
     m.impl((std::string(op) + "_backward").c_str(), torch::autograd::autogradNotImplementedFallback());
   }
 }
-
-TORCH_LIBRARY_IMPL(sola, AutocastCPU, m) {
-  m.impl("softmax_attention", &softmax_autocast);
-  m.impl("linear_attention", &linear_autocast);
-  m.impl("chunked_linear_attention", &chunked_autocast);
-  m.impl("wkv", &wkv_autocast);
-  m.impl("shift_mix", &mix_autocast);
-  m.impl("channel_mix", &channel_autocast);
-}
-
-TORCH_LIBRARY_IMPL(sola, AutocastCUDA, m) {
-  m.impl("softmax_attention", &softmax_autocast);
-  m.impl("linear_attention", &linear_autocast);
-  m.impl("chunked_linear_attention", &chunked_autocast);
-  m.impl("wkv", &wkv_autocast);
-  m.impl("shift_mix", &mix_autocast);
-  m.impl("channel_mix", &channel_autocast);
-}
-
-// csrc/cuda registers its kernels where nvcc was found
-#ifndef SOLA_CUDA_TARGETS
-TORCH_LIBRARY_IMPL(sola, CUDA, m) { refuse_all(m); }
-#endif
-TORCH_LIBRARY_IMPL(sola, XPU, m) { refuse_all(m); }
-TORCH_LIBRARY_IMPL(sola, MPS, m) { refuse_all(m); }
 
 }  // namespace sola

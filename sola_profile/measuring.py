@@ -15,6 +15,7 @@ import torch
 from sola_profile.case import Case, Resolution, Settings
 from sola_profile.errors import first_line
 from sola_profile.machine import available_bytes
+from sola_profile.measure.allocator import settle_allocator
 from sola_profile.measure.kind_times import KindTimes, time_kinds
 from sola_profile.measure.latency import (
     FEWEST_SAMPLES,
@@ -94,6 +95,7 @@ class Measuring:
         What was passed over is looked at again while that lets more in: the first estimates come from single runs,
         and a moment's disturbance must not cost a row for which there is time after all.
         """
+        settle_allocator()
         self._deadline = self._timer.now() + self._budget_s
         waiting = list(self._rows)
         while waiting:

@@ -17,7 +17,7 @@ from sola_profile.cost.roofline import ModelTime, predict_times
 from sola_profile.cost.symbolic import peak_of
 from sola_profile.deviation_store import known_of
 from sola_profile.errors import first_line
-from sola_profile.hardware import MMAP_THRESHOLD, Machine
+from sola_profile.hardware import Machine
 from sola_profile.machine import available_bytes
 from sola_profile.measure.contest import Contestant, prepare, race
 from sola_profile.measure.latency import timer_for
@@ -149,7 +149,6 @@ class TimeSweep:
         contestants: dict[str, Contestant] = {}
         missing: dict[str, str] = {}
         modules: dict[str, dict[str, float]] = {}
-        settle()
         end_s = time.monotonic() + plan.budget_s
         with cpu_threads(plan.machine.threads or None):
             for resolution, entry in entries.items():
@@ -201,8 +200,3 @@ class TimeSweep:
             return f"about {run_s:.3g} s a run, and {max(left_s, 0.0):.3g} s are left to measure this model"
         needed, free = peak_of(entry.recording).total_bytes, available_bytes(torch.device("cpu"))
         return f"needs {needed:,} bytes, {free:,} are free" if needed > free else ""
-
-
-def settle() -> None:
-    """Bring the C library's limits to where they stop moving, which is where predictions take them (``cost.reuse``)."""
-    torch.empty(MMAP_THRESHOLD - 2**12, dtype=torch.uint8)

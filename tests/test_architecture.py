@@ -19,7 +19,7 @@ PROFILE_LAYERS = (
     ("pieces", "workload", "peers"),
     ("kernel_workload",),
     ("machine", "cost", "measure"),
-    ("compare", "machine_store"),
+    ("compare", "machine_store", "deviation_store"),
     ("result", "kernel_result", "formula_result", "time_result"),
     ("analysis", "growing", "comparison", "machine_measuring"),
     ("measuring",),

@@ -1,5 +1,9 @@
 """Warm-up, sampling and intervals, on a clock that the test moves."""
 
+import ctypes
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from fake_timer import FakeTimer
@@ -172,3 +176,28 @@ def test_settling_needs_two_windows():
     assert not rolling_median_settled([1.0] * 5, 3, 0.01)
     assert rolling_median_settled([9.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.005], 3, 0.01)
     assert not rolling_median_settled([1.0] * 3 + [1.02] * 3, 3, 0.01)
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="needs glibc 2.33 or later")
+@pytest.mark.parametrize("settled", [False, True])
+def test_a_settled_allocator_keeps_large_blocks_in_the_heap(settled):
+    """Limits of glibc only rise, so that a process of its own must look: a mapped block goes back when it is freed."""
+    program = f"""
+import ctypes
+import torch
+from sola_profile.measure.allocator import settle_allocator
+
+class Info(ctypes.Structure):
+    # struct mallinfo2 of malloc.h: the fifth number is the bytes in mapped blocks
+    _fields_ = [(name, ctypes.c_size_t) for name in "arena blocks small maps mapped a b c d e".split()]
+
+look = ctypes.CDLL(None).mallinfo2
+look.restype = Info
+if {settled}:
+    settle_allocator()
+before = look().mapped
+block = torch.ones(6 * 2**20)
+print(look().mapped - before)
+"""
+    mapped = int(subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout)
+    assert mapped == 0 if settled else mapped >= 24 * 2**20

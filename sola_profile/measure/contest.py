@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil, inf
 
+from sola_profile.measure.allocator import settle_allocator
 from sola_profile.measure.latency import Latency, Sample, Timer, WarmUp, interleave, summarize, warm_up
 from sola_profile.workload import Step
 
@@ -42,6 +43,7 @@ def prepare(step: Step, timer: Timer, limit_s: float, first_s: float | None = No
 
     ``first_s``: the time of a first run, if there was one.
     """
+    settle_allocator()
     call_s = timer.time(step) if first_s is None else first_s
     if call_s < limit_s:
         call_s = min(call_s, timer.time(step))

@@ -22,7 +22,6 @@ from sola_profile.hardware import (
     BYTES,
     CALL,
     FIRST_TOUCH,
-    MMAP_THRESHOLD,
     MODULE,
     NONE,
     SECONDS,
@@ -32,6 +31,7 @@ from sola_profile.hardware import (
     Span,
     Surface,
 )
+from sola_profile.measure.allocator import settle_allocator
 from sola_profile.measure.latency import Timer, timer_for
 from sola_profile.measure.probes import FAMILIES, Family, Step
 
@@ -84,7 +84,7 @@ def measure_surfaces(place: Place) -> Iterator[tuple[str, Surface | None]]:
     A family that this device or dtype has no kernel for is left out.
     """
     with torch.inference_mode():
-        _settle(place)
+        settle_allocator()
         for name, measure in _COSTS.items():
             yield name, None
             yield name, measure(place)
@@ -148,11 +148,6 @@ def _looked(place: Place, probing: _Probing) -> _Probing:
     if len(probing.steps) > BRIEF:
         probing.steps = []
     return probing
-
-
-def _settle(place: Place) -> None:
-    """Let the C library see a large block come and go, after which its limits stay (``cost.reuse``)."""
-    torch.empty(MMAP_THRESHOLD - 2**12, dtype=torch.uint8, device=place.device)
 
 
 def _points(family: Family) -> list[dict[str, int]]:
@@ -308,7 +303,7 @@ def spot_check(place: Place, machine: Machine) -> list[Drift]:
 def _drifts(place: Place, machine: Machine, checked: Sequence[str]) -> list[Drift]:
     found = []
     with torch.inference_mode():
-        _settle(place)
+        settle_allocator()
         for name in checked:
             then = machine.rate(name, CHECKED.get(name, {"bytes": CHECKED_BYTES}))
             if then is not None:

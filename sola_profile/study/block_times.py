@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from sola_profile.case import Resolution, Settings
+from sola_profile.measure.allocator import settle_allocator
 from sola_profile.measure.latency import Latency, Sample, WarmUp, summarize, timer_for
 from sola_profile.measure.statistics import Interval
 from sola_profile.measuring import is_out_of_memory
@@ -101,6 +102,7 @@ class PartRace:
         Between two runs of a part all others have their turn, so that it finds the caches as it would in a model. One that
         has had its share of the time sits out. Yields what is done next.
         """
+        settle_allocator()
         start = self._timer.now()
         for part in sorted(self._steps, key=self._order):
             yield f"warming up {part_name(part)}"
