@@ -19,11 +19,12 @@ FOLDER = "accuracy"
 
 
 def known_of(machine: Machine) -> tuple[Deviations, ...]:
-    """What is known of a machine: its own run, else those that come with the package; nothing of data sheets.
+    """What is known of a machine: its own run, else those that come with the package; nothing of data sheets, nor
+    of ceilings that may be anything.
 
     Raises ``ValueError`` that says what is wrong with a kept file.
     """
-    if not machine.measured:
+    if not machine.measured or machine.crowded:
         return ()
     own = _file(machine.name)
     # Path.is_file raises where the folder above may not be read

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -113,6 +114,11 @@ class Machine:
     def device_type(self) -> str:
         """``cpu``, ``cuda``, or ``accelerator`` of a data sheet."""
         return self.device.partition(":")[0]
+
+    @property
+    def crowded(self) -> bool:
+        """Whether more threads wanted to run before it was measured than it has cores: rates may be off by any factor."""
+        return bool(self.load_1min > self.fingerprint.get("logical_cores", inf))
 
     def rate(self, family: str, place: Mapping[str, float]) -> Span | None:
         """The rate of a family at a shape; None for a family that the machine has no figure for."""

@@ -134,6 +134,10 @@ def test_a_prediction_shows_its_interval_and_what_that_stands_on():
     assert "predict --accuracy finds the interval of this machine" in page_text(elsewhere, [])
     sheet = predict(nn.Conv2d(3, 8, 3), "32", machine="h200")
     assert sheet.models[0].factor is None
+    busy = replace(machine(), load_1min=3.0, fingerprint={"logical_cores": 2})
+    crowded = predict(nn.Conv2d(3, 8, 3), "32", machine=busy)
+    assert crowded.models[0].factor is None
+    assert "No intervals: more threads wanted to run" in page_text(crowded, [])
     assert "interval is" not in page_text(sheet, [])
 
 

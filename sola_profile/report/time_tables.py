@@ -177,7 +177,9 @@ def interval_sentences(result: TimeResult) -> Iterator[str]:
     """What the intervals stand on."""
     factors = sorted(model.factor for model in result.models if model.factor)
     if not factors:
-        if result.machine.measured:
+        if result.machine.crowded:
+            yield "No intervals: more threads wanted to run when the ceilings were measured than there are cores."
+        elif result.machine.measured:
             yield "No intervals: too few times were measured of other models."
         return
     times = [each for known in result.known for each in known.ratios.items()]
