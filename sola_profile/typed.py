@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from math import isnan
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from sola_profile.source import InputShape, ModelSource
 
@@ -15,6 +15,15 @@ _NAMES: Mapping[str, Any] = {"InputShape": InputShape, "ModelSource": ModelSourc
 _LONGEST = 40
 
 Complaints = Iterable[str]
+T = TypeVar("T")
+
+
+def filled(kind: type[T], found: Mapping[str, Any]) -> T:
+    """A dataclass of plain values, unchecked; fields that it doesn't know, such as derived ones, are passed over.
+
+    Raises ``KeyError`` for one that is missing.
+    """
+    return kind(**{field.name: found[field.name] for field in fields(kind)})  # type: ignore[arg-type]
 
 
 def check_types(value: Any) -> None:

@@ -1,4 +1,4 @@
-"""Result files that are damaged: each is refused by name, or compared like a whole one, and nothing in between."""
+"""Files of results and of machines that are damaged: each is refused by name, or as good as a whole one."""
 
 import copy
 import json
@@ -6,7 +6,9 @@ import json
 import pytest
 from profiles import sample_profile
 
+from sola_profile import machine_store
 from sola_profile.comparison import Gates, compare
+from sola_profile.machine_store import find_machine, read_machine
 from sola_profile.report.comparison import comparison_json, markdown_text
 from sola_profile.report.json_file import json_text
 from sola_profile.report.read_json import read_profile
@@ -105,3 +107,48 @@ def test_text_without_end_is_no_profile():
     for text in ("[" * 100_000, "9" * 5000):
         with pytest.raises(ValueError, match=r"^new\.json: expected a profile as JSON, but it is none"):
             read_profile(text, "new.json")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "sentence"),
+    [
+        (("surfaces",), {}, "surfaces: expected 'memory traffic' among them, got none"),
+        (("surfaces", "products"), {"unit": "FLOP/s"}, "field 'axes' is missing"),
+        (
+            ("surfaces", "products", "unit"),
+            "miles",
+            "surfaces\\['products'\\]: unit: expected one of FLOP/s, .*, got 'miles'",
+        ),
+        (("surfaces", "products", "axes"), {"rows": [2, 1]}, "axes\\['rows'\\]: expected rising numbers above 0, got"),
+        (
+            ("surfaces", "products", "axes"),
+            {"rows": [1, 2]},
+            "rates: expected 2, one for every point of the axes, got 1",
+        ),
+        (("surfaces", "products", "rates"), [[0, 0, 0]], "rates: expected low, middle and high above 0, got"),
+        (("surfaces", "products", "rates"), [[3, 2, 1]], "rates: expected low, middle and high above 0, got"),
+        (("surfaces", "products", "rates"), [[1, None, 2]], "rates\\[0\\]\\[1\\]: expected a number, got None"),
+        (("surfaces", "products", "rates"), [[1, 2]], "rates\\[0\\]: expected 3 entries"),
+        (("fingerprint",), {}, "fingerprint: expected a list of sources where nothing was measured"),
+        (("load_1min",), None, "load_1min: expected a number, got None"),
+        (("threads",), GONE, "field 'threads' is missing"),
+    ],
+)
+def test_what_is_wrong_with_a_machine_is_named(tmp_path, path, value, sentence):
+    document = json.loads(machine_store.json_text(find_machine("h100", "float32")))
+    file = tmp_path / "machine.json"
+    file.write_text(json.dumps(changed(document, path, value)))
+    with pytest.raises(ValueError, match=rf"machine.json is no machine: .*{sentence}"):
+        read_machine(file)
+
+
+def test_a_machine_with_more_fields_than_are_known_is_read(tmp_path):
+    machine = find_machine("h100", "float32")
+    document = json.loads(machine_store.json_text(machine)) | {"colour": "green"}
+    document["surfaces"]["products"]["colour"] = "green"
+    file = tmp_path / "machine.json"
+    file.write_text(json.dumps(document))
+    assert read_machine(file).rate("products", {}) == machine.rate("products", {})
+    file.write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"machine.json is no JSON: "):
+        read_machine(file)

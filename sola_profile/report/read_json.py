@@ -34,7 +34,7 @@ from sola_profile.report.json_file import SCHEMA_VERSION
 from sola_profile.report.json_parts import Json, read_missing, read_span
 from sola_profile.result import MODEL, Contender, LayerTime, Profile, Roofs, Row, Scaling
 from sola_profile.source import InputShape, ModelSource
-from sola_profile.typed import check_types
+from sola_profile.typed import check_types, filled
 from sola_vision.spec import BackboneSpec, MixerSpec
 
 T = TypeVar("T")
@@ -112,7 +112,7 @@ def _profile(document: Json) -> Profile:
     return Profile(
         command=document["command"],
         started=document["started"],
-        environment=_plain(Environment, document["environment"]),
+        environment=filled(Environment, document["environment"]),
         settings=settings,
         shape=InputShape.parse(document["input"]),
         budget_s=document["budget_s"],
@@ -120,13 +120,13 @@ def _profile(document: Json) -> Profile:
         helpful_sizes=tuple(document["helpful_sizes"]),
         interrupted=document["interrupted"],
         crossovers=tuple(map(_crossover, document["crossovers"])),
-        roofs=None if document["roofs"] is None else _plain(Roofs, document["roofs"]),
+        roofs=None if document["roofs"] is None else filled(Roofs, document["roofs"]),
     )
 
 
 def _settings(found: Json) -> Settings:
     """All of them: one that is left out, or that nobody knows, would let runs be compared that aren't alike."""
-    return Settings(**{**found, **vars(_plain(Settings, found))})
+    return Settings(**{**found, **vars(filled(Settings, found))})
 
 
 def _contender(found: Json, settings: Settings) -> Contender:
@@ -181,25 +181,25 @@ def _row(found: Json, source: ModelSource, shape: InputShape, settings: Settings
         kind_times=None if runs is None else KindTimes(tuple(runs)),
         missing=_optional(read_missing, found["missing"]),
         # files of before there were predictions lack it
-        layers=tuple(_plain(LayerTime, layer) for layer in found["layers"]),
+        layers=tuple(filled(LayerTime, layer) for layer in found["layers"]),
         predicted_time=_optional(read_span, found.get("predicted_time")),
-        memory_timeline=tuple(_plain(Moment, moment) for moment in found["memory_timeline"]),
+        memory_timeline=tuple(filled(Moment, moment) for moment in found["memory_timeline"]),
     )
 
 
 def _cost(found: Json) -> Breakdown:
-    pieces = tuple(_plain(PieceCost, piece) for piece in found["pieces"])
+    pieces = tuple(filled(PieceCost, piece) for piece in found["pieces"])
     return Breakdown(pieces, tuple(found["macs_by_kind"]), found["origin"])
 
 
 def _agreement(found: Json) -> Agreement:
     uncounted = {
-        witness: tuple(_plain(Uncounted, entry) for entry in entries) for witness, entries in found["uncounted"].items()
+        witness: tuple(filled(Uncounted, entry) for entry in entries) for witness, entries in found["uncounted"].items()
     }
     return Agreement(
         found["reference"],
         found["macs"],
-        tuple(_plain(Difference, part) for part in found["differences"]),
+        tuple(filled(Difference, part) for part in found["differences"]),
         uncounted,
         {witness: tuple(operators) for witness, operators in found["blind"].items()},
         found["absent"],
@@ -208,7 +208,7 @@ def _agreement(found: Json) -> Agreement:
 
 
 def _memory(found: Json) -> PeakMemory:
-    return _plain(PeakMemory, found)
+    return filled(PeakMemory, found)
 
 
 def read_latency(found: Json) -> Latency:
@@ -219,7 +219,7 @@ def read_latency(found: Json) -> Latency:
         warm_up=WarmUp(tuple(found["warm_up_s"]), found["warm_up_settled"]),
         median_s=found["median_s"],
         interval_s=_interval(found["interval_s"]),
-        doubts=tuple(_plain(Doubt, doubt) for doubt in found["doubts"]),
+        doubts=tuple(filled(Doubt, doubt) for doubt in found["doubts"]),
     )
 
 
@@ -273,8 +273,3 @@ def _interval(found: Sequence[float | None]) -> Interval:
 
 def _optional(read: Callable[[Any], T], found: Any) -> T | None:
     return None if found is None else read(found)
-
-
-def _plain(kind: type[T], found: Json) -> T:
-    """A dataclass of plain values; fields that it doesn't know, such as derived ones, are passed over."""
-    return kind(**{field.name: found[field.name] for field in fields(kind)})  # type: ignore[arg-type]
