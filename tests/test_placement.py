@@ -316,6 +316,8 @@ def test_accuracies_and_receptive_fields_make_fronts_of_what_is_known(tmp_path):
         ("patern,accuracy\nL,1\n", "pattern is missing; did you mean 'patern'?"),
         ("pattern,accuracy\nLL|LL|LL|LL,1\n", "line 2: pattern: stage 3 has 2 layers"),
         ("pattern,accuracy\nLL|LL|LLLLLL|LL,x\n", "line 2: could not convert"),
+        ("pattern,accuracy\nLL|LL|LLLLLL|LL,nan\n", "line 2: accuracy: expected a number, got nan"),
+        ("pattern,accuracy\nLL|LL|LLLLLL|LL\n", "line 2: accuracy: expected a number, got nothing"),
         ("pattern,accuracy\nLL|LL|LLLLLL|LL,1\nL*2|LL|L*6|LL,2\n", "line 3: L*2|LL|L*6|LL stands there twice"),
     ):
         table.write_text(text)
