@@ -13,6 +13,8 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from importlib import resources
+from itertools import pairwise
+from math import inf, prod
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from sola_profile.files import replace_text
 from sola_profile.hardware import (
     BYTES,
     CALL,
+    ELEMENTS,
     FLOPS,
     OPERATIONS,
     PRODUCTS,
@@ -32,9 +35,11 @@ from sola_profile.hardware import (
     constant,
 )
 from sola_profile.machine import environment
+from sola_profile.typed import check_types, filled
 
 FOLDER_VARIABLE = "SOLA_MACHINES"
 SCHEMA_VERSION = 1
+UNITS = (FLOPS, ELEMENTS, OPERATIONS, BYTES, SECONDS)
 # of an environment, what rates depend on; threads are the machine's own
 FINGERPRINT = (
     "cpu",
@@ -111,16 +116,52 @@ def read_machine(path: Path) -> Machine:
         document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"machine: can't read {path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"machine: {path} is no JSON: {error}") from error
-    version = document.pop("schema_version", None) if isinstance(document, dict) else None
+    version = document.get("schema_version") if isinstance(document, dict) else None
     if version != SCHEMA_VERSION:
         raise ValueError(f"machine: {path}: expected schema_version {SCHEMA_VERSION}, got {version}")
     try:
-        surfaces = {name: Surface(**surface) for name, surface in document.pop("surfaces").items()}
-        return Machine(**document, surfaces=surfaces)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"machine: {path} is no machine: {error}") from error
+        surfaces = {name: filled(Surface, surface) for name, surface in document["surfaces"].items()}
+        machine = filled(Machine, {**document, "surfaces": surfaces})
+        check_types(machine)
+        _check_surfaces(machine)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        what = f"field {error} is missing" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"machine: {path} is no machine: {what}") from error
+    return machine
+
+
+def _check_surfaces(machine: Machine) -> None:
+    """Raise ``ValueError`` for what is needed and missing, and for rates that can't be looked up or divided by."""
+    for needed in (TRAFFIC, CALL):
+        if needed not in machine.surfaces:
+            raise ValueError(f"surfaces: expected {needed!r} among them, got {', '.join(machine.surfaces) or 'none'}")
+    if not machine.measured:
+        for needed in ("sources", "assumptions"):
+            if not isinstance(machine.fingerprint.get(needed), list):
+                raise ValueError(f"fingerprint: expected a list of {needed} where nothing was measured")
+    for name, surface in machine.surfaces.items():
+        complaint = _complaint(surface)
+        if complaint:
+            raise ValueError(f"surfaces[{name!r}]: {complaint}")
+
+
+def _complaint(surface: Surface) -> str | None:
+    if surface.unit not in UNITS:
+        return f"unit: expected one of {', '.join(UNITS)}, got {surface.unit!r}"
+    for name, values in surface.axes.items():
+        if not values or not values[0] > 0 or any(not low < high < inf for low, high in pairwise(values)):
+            return f"axes[{name!r}]: expected rising numbers above 0, got {values}"
+    points = prod(len(values) for values in surface.axes.values())
+    if len(surface.rates) != points:
+        return f"rates: expected {points}, one for every point of the axes, got {len(surface.rates)}"
+    for rate in surface.rates:
+        low, middle, high = rate
+        # a call may cost nothing that can be measured, but nothing is done at no rate
+        if not 0 <= low <= middle <= high < inf or (low == 0 and (surface.unit != SECONDS or points > 1)):
+            return f"rates: expected low, middle and high above 0, got {rate}"
+    return None
 
 
 def measured_names() -> list[str]:

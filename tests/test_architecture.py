@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 PROFILE_LAYERS = (
     ("case", "errors", "exit_codes", "families", "files", "hardware", "memory", "operators"),
     ("source",),
-    ("kernel_case",),
+    ("kernel_case", "typed"),
     ("kernel_targets",),
     ("kernel_cuda_result",),
     ("kernel_routes",),

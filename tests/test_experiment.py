@@ -24,7 +24,7 @@ from sola_profile.study.seed_statistics import (
 )
 from sola_profile.study.trial import Outcome, Trial, paper_accuracies, plan
 from sola_profile.study.trial_crew import Crew, Failure, fingerprint
-from sola_profile.study.trial_log import TrialLog
+from sola_profile.study.trial_log import HEADER, TrialLog
 
 PATTERNS = ("LLLLLL", "LLSLLS", "SSSSSS")
 
@@ -134,9 +134,21 @@ def test_log_refuses_what_it_can_not_mix(tmp_path):
     TrialLog(path).add(outcome(settings="a"))
     with pytest.raises(ValueError, match="other settings"):
         TrialLog(path).check_settings([(outcome().trial, "b")])
-    path.write_text("name,value\n1,2\n")
-    with pytest.raises(ValueError, match="other columns"):
+    for text in ("name,value\n1,2\n", "name,value\n1,2", "notes without an end"):
+        path.write_text(text)
+        with pytest.raises(ValueError, match="other columns"):
+            TrialLog(path)
+        assert path.read_text() == text
+    path.write_bytes(HEADER + b"\xff\n")
+    with pytest.raises(ValueError, match=r"runs.csv is no text"):
         TrialLog(path)
+
+
+def test_log_begins_anew_where_even_its_first_line_is_cut(tmp_path):
+    path = tmp_path / "runs.csv"
+    path.write_bytes(HEADER[:20])
+    TrialLog(path).add(outcome())
+    assert list(TrialLog(path).outcomes.values()) == [outcome()]
 
 
 def test_log_names_the_line_that_can_not_be(tmp_path):

@@ -132,6 +132,16 @@ def test_weights_are_saved_through_a_link(tmp_path):
     assert [file.name for file in (tmp_path / "store").iterdir()] == ["real"]
 
 
+def test_the_same_weights_give_the_same_file(tmp_path):
+    files = [tmp_path / str(number) for number in range(8)]
+    for path in files:
+        save_weights(filled(0), path)
+    first, *others = [path.read_bytes() for path in files]
+    assert all(content == first for content in others)
+    # the format asks that numbers begin at a multiple of 8 bytes
+    assert int.from_bytes(first[:8], "little") % 8 == 0
+
+
 def test_weights_are_cast_to_the_model(tmp_path):
     source, target = filled(0), filled(1).bfloat16()
     save_weights(source, tmp_path / "w")

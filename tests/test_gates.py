@@ -11,6 +11,7 @@ from profiles import sample_profile
 from schemas import conforming
 
 from sola_profile import measuring, versions
+from sola_profile.commands.gates import parse_share
 from sola_profile.compare.gate import Verdict, judge, judge_time
 from sola_profile.exit_codes import ExitCode
 from sola_profile.measure import latency
@@ -83,6 +84,9 @@ def more_macs(document, number=1):
         (10**12, 10**12 + 1, 0, Verdict.MORE),
         (100, 105, 0.05, Verdict.TOLERATED),
         (100, 106, 0.05, Verdict.MORE),
+        # in floats 0.29 · 100 is below 29
+        (100, 129, parse_share("29%"), Verdict.TOLERATED),
+        (1000, 1007, parse_share("0.7%"), Verdict.TOLERATED),
         (0, 1, 0.5, Verdict.MORE),
         (100, None, 0.5, Verdict.GONE),
         (None, 100, 0, Verdict.NEW),
@@ -246,6 +250,13 @@ def test_runs_that_differ_are_refused_by_name(sola_profile):
         (("a.json", "a.json", "--against-env", "python"), "takes no files"),
         (("--against-env", "python"), "needs --model"),
         (("a.json", "a.json", "--model", "sola_t"), "--model is for --against-env PYTHON"),
+        (("a.json", "a.json", "--res", "512"), "--res is for --against-env PYTHON"),
+        (("a.json", "a.json", "--launches", "9"), "--launches is for --against-env PYTHON"),
+        (
+            ("a.json", "empty.json"),
+            "empty.json: not a profile of schema_version 2: models: expected the one with the role",
+        ),
+        (("--against-env", "", "--model", "sola_t"), "can't run"),
         (("--against-env", "python", "--model", "sola_x"), "did you mean 'sola_t'?"),
         (("--against-env", "python", "--model", "sola_t", "--launches", "1"), "expected at least 6, got 1"),
         (("--against-env", "no/such/python", "--model", "sola_t"), "can't run no/such/python"),
@@ -266,6 +277,7 @@ def test_bad_use_of_compare_is_a_sentence(sola_profile, arguments, sentence):
     write("older.json", lambda document: document.update(schema_version=1))
     write("other.json", lambda document: document.pop("models"))
     write("broken.json", lambda document: document["models"][0].pop("rows"))
+    write("empty.json", lambda document: document["models"].clear())
     write("untimed.json", untimed)
     write("sizes.json", other_sizes)
     code, out, err = sola_profile("compare", *arguments)

@@ -23,8 +23,9 @@ from sola_profile.report.placement_chart import placement_chart
 from sola_profile.source import ModelSource
 from sola_profile.study import block_times, confirming, placing
 from sola_profile.study.effective_field import effective_area, window_share
-from sola_profile.study.horizon import kernel_variance, layer_variances
+from sola_profile.study.horizon import channel_variances, kernel_variance, layer_variances
 from sola_profile.study.judge import Judge
+from sola_profile.study.mixing import even_mixing
 from sola_profile.study.placement import Budgets, Question
 from sola_profile.study.placing import Placing
 from sola_profile.study.reach import UNIT, LongestRun, horizon, loss_of, mean_reach
@@ -139,6 +140,18 @@ def test_the_variance_of_a_kernel_has_its_closed_forms():
     torch.nn.init.zeros_(wkv.bonus)
     assert kernel_variance(wkv, 6000) == pytest.approx(6000**2 / 12, rel=1e-3)
     assert kernel_variance(LinearAttention(32, 1), 16) == inf
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 3, 4, 5, 16, 49])
+def test_the_variance_of_a_kernel_is_that_of_the_middle_row(tokens):
+    decay, wkv = DecayAttention(64, 2).double(), WKV(6, 1, shift=False).double()
+    torch.nn.init.constant_(wkv.bonus, 0.4)
+    for mixer in (decay, wkv):
+        mixing = even_mixing(mixer, (1, tokens))
+        rows = torch.cat([mixing.rows(number, torch.tensor([tokens // 2])) for number in range(mixing.count)])
+        distance = (torch.arange(tokens) - tokens // 2).double()
+        expected = (rows * distance.square()).sum(-1) / rows.sum(-1)
+        torch.testing.assert_close(channel_variances(mixer, tokens), expected.detach())
 
 
 def test_a_decay_per_sequence_reaches_a_share_of_the_image_and_per_token_a_number_of_tokens():
@@ -303,6 +316,8 @@ def test_accuracies_and_receptive_fields_make_fronts_of_what_is_known(tmp_path):
         ("patern,accuracy\nL,1\n", "pattern is missing; did you mean 'patern'?"),
         ("pattern,accuracy\nLL|LL|LL|LL,1\n", "line 2: pattern: stage 3 has 2 layers"),
         ("pattern,accuracy\nLL|LL|LLLLLL|LL,x\n", "line 2: could not convert"),
+        ("pattern,accuracy\nLL|LL|LLLLLL|LL,nan\n", "line 2: accuracy: expected a number, got nan"),
+        ("pattern,accuracy\nLL|LL|LLLLLL|LL\n", "line 2: accuracy: expected a number, got nothing"),
         ("pattern,accuracy\nLL|LL|LLLLLL|LL,1\nL*2|LL|L*6|LL,2\n", "line 3: L*2|LL|L*6|LL stands there twice"),
     ):
         table.write_text(text)

@@ -257,11 +257,12 @@ with join("cpu") as world:
 """
 
 
-def test_two_processes_share_a_batch_and_agree(tmp_path):
-    (tmp_path / "ranks.py").write_text(RANKS)
+def launch_two(folder, program):
+    """Run a program in two processes, with the folders of the tests and of its files as arguments."""
+    (folder / "ranks.py").write_text(program)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
-        [*launch, str(tmp_path / "ranks.py"), os.path.dirname(__file__), str(tmp_path)],
+        [*launch, str(folder / "ranks.py"), os.path.dirname(__file__), str(folder)],
         check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -269,6 +270,36 @@ def test_two_processes_share_a_batch_and_agree(tmp_path):
         timeout=100,
     )
     assert done.returncode == 0, done.stderr
+
+
+STOPPING = """
+import os, sys
+from dataclasses import replace
+import torch
+torch.set_num_threads(1)
+sys.path.insert(0, sys.argv[1])
+from training import *
+from sola_vision.train import Output, train
+asked = []
+def stop():
+    asked.append(None)
+    return os.environ["RANK"] == "1" and len(asked) == 5
+try:
+    train(replace(TINY, output=Output(sys.argv[2])), stop=stop)
+except KeyboardInterrupt:
+    open(f"{sys.argv[2]}/stopped{os.environ['RANK']}", "x").close()
+"""
+
+
+def test_one_of_two_processes_stops_both_and_their_state_is_kept(tmp_path):
+    launch_two(tmp_path, STOPPING)
+    assert (tmp_path / "stopped0").exists()
+    assert (tmp_path / "stopped1").exists()
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == 5
+
+
+def test_two_processes_share_a_batch_and_agree(tmp_path):
+    launch_two(tmp_path, RANKS)
     (first, weights), (second, others) = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert first == second
     assert all(torch.equal(weights[name], others[name]) for name in weights)

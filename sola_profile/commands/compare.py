@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from sola_profile.case import Settings, parse_resolutions
 from sola_profile.commands.gates import gate_options, load_side, read_gates, refuse_mismatches
@@ -21,6 +22,8 @@ FILES = 2
 BUDGET_S = 60.0
 # an interval over launches takes as many
 LAUNCHES = 6
+# options of a run
+RUNNING = ("model", "res", "threads", "budget", "launches")
 
 
 @click.command()
@@ -52,19 +55,25 @@ def compare(**options: Any) -> None:
     """
     gates = read_gates(options)
     targets = Targets(None, {name: options[f"{name}_file"] for name in ("json", "markdown") if options[f"{name}_file"]})
-    if options["against_env"]:
+    if options["against_env"] is not None:
         if options["files"]:
             raise click.UsageError("--against-env runs both sides itself and takes no files")
         targets.check()
         found, cut_short = run_both(options, gates)
-    elif options["model"]:
-        raise click.UsageError("--model is for --against-env PYTHON; two files name their model themselves")
     else:
+        refuse_for_files(click.get_current_context())
         targets.check()
         cut_short = None
         found = read_both(options["files"], gates, allow_mismatch=options["allow_mismatch"])
     show(found, targets)
     sys.exit(found.exit_code if cut_short is None else cut_short)
+
+
+def refuse_for_files(context: click.Context) -> None:
+    """What says how to run is bad use where nothing is run."""
+    for name in RUNNING:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--{name} is for --against-env PYTHON; two files come from runs that are over")
 
 
 def read_both(files: Sequence[str], gates: Gates, *, allow_mismatch: bool) -> Comparison:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -63,7 +64,8 @@ def parse_share(text: str) -> float:
     match = _SHARE.fullmatch(text.strip())
     if match is None:
         raise ValueError(f"expected a share such as 5% or 0.05, got {text!r}")
-    return float(match[1]) / (100 if match[2] else 1)
+    # a quotient of floats may miss the nearest one
+    return float(Fraction(match[1]) / (100 if match[2] else 1))
 
 
 def load_side(path: str) -> Profile:

@@ -70,6 +70,8 @@ def read_missing(found: Json) -> Missing:
     if found["reason"] == "left out":
         return LeftOut(values["why"])
     kinds = {reason: kind for kind, reason in _REASONS.items()}
+    if found["reason"] not in kinds:
+        raise ValueError(f"reason: expected left out, {', '.join(kinds)}, got {found['reason']!r}")
     return kinds[found["reason"]](**values)
 
 

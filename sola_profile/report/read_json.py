@@ -11,9 +11,9 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from fractions import Fraction
-from math import inf
+from math import inf, isfinite
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from sola_profile.case import Case, Resolution, Settings
 from sola_profile.compare.growth_class import GrowthClass
@@ -32,8 +32,9 @@ from sola_profile.measure.statistics import Interval
 from sola_profile.memory import Moment, PeakMemory
 from sola_profile.report.json_file import SCHEMA_VERSION
 from sola_profile.report.json_parts import Json, read_missing, read_span
-from sola_profile.result import Contender, LayerTime, Profile, Roofs, Row, Scaling
+from sola_profile.result import MODEL, Contender, LayerTime, Profile, Roofs, Row, Scaling
 from sola_profile.source import InputShape, ModelSource
+from sola_profile.typed import check_types, filled
 from sola_vision.spec import BackboneSpec, MixerSpec
 
 T = TypeVar("T")
@@ -51,18 +52,47 @@ def load_profile(path: str | Path) -> Profile:
 def read_profile(text: str, name: str) -> Profile:
     """The profile that a document holds; ``name`` of the file is for errors.
 
-    Raises ``ValueError`` for what is no such document, for an unknown ``schema_version``, and for a missing field.
+    Raises ``ValueError`` for what is no such document, for an unknown ``schema_version``, for a missing field, and for a
+    field that holds what it can't.
     """
     try:
-        document = json.loads(text)
-    except json.JSONDecodeError as error:
+        document = json.loads(text, parse_constant=_refuse)
+    # besides what is no JSON: numbers of thousands of digits, and lists within lists without end
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{name}: expected a profile as JSON, but it is none: {error}") from error
     _check_version(document, name)
     try:
-        return _profile(document)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        profile = _profile(document)
+        check_types(profile)
+        _check_values(profile)
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, SyntaxError) as error:
         what = f"field {error} is missing" if isinstance(error, KeyError) else str(error)
         raise ValueError(f"{name}: not a profile of schema_version {SCHEMA_VERSION}: {what}") from error
+    return profile
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"JSON has no {constant}")
+
+
+def _check_values(profile: Profile) -> None:
+    """Raise ``ValueError`` for values of the right kind that no run gives, and that a comparison would stumble over."""
+    roles = [contender.role for contender in profile.contenders]
+    if roles[:1] != [MODEL]:
+        raise ValueError(f"models: expected the one with the role {MODEL!r} first, got {', '.join(roles) or 'none'}")
+    for contender in profile.contenders:
+        for row in contender.rows:
+            if row.latency is not None:
+                _check_latency(row.latency, f"{contender.name} at {row.resolution}")
+
+
+def _check_latency(latency: Latency, where: str) -> None:
+    samples, rounds = latency.samples_s, latency.rounds
+    if not samples or len(samples) != len(rounds):
+        raise ValueError(f"{where}: expected samples_s with a round for each, got {len(samples)} and {len(rounds)}")
+    for name, value in (("median_s", latency.median_s), *(("samples_s", sample) for sample in samples)):
+        if not (isfinite(value) and value > 0):
+            raise ValueError(f"{where}: {name}: expected more than 0 seconds, got {value}")
 
 
 def _check_version(document: Any, name: str) -> None:
@@ -78,11 +108,11 @@ def _check_version(document: Any, name: str) -> None:
 
 
 def _profile(document: Json) -> Profile:
-    settings = Settings(**document["settings"])
+    settings = _settings(document["settings"])
     return Profile(
         command=document["command"],
         started=document["started"],
-        environment=_plain(Environment, document["environment"]),
+        environment=filled(Environment, document["environment"]),
         settings=settings,
         shape=InputShape.parse(document["input"]),
         budget_s=document["budget_s"],
@@ -90,8 +120,13 @@ def _profile(document: Json) -> Profile:
         helpful_sizes=tuple(document["helpful_sizes"]),
         interrupted=document["interrupted"],
         crossovers=tuple(map(_crossover, document["crossovers"])),
-        roofs=None if document["roofs"] is None else _plain(Roofs, document["roofs"]),
+        roofs=None if document["roofs"] is None else filled(Roofs, document["roofs"]),
     )
+
+
+def _settings(found: Json) -> Settings:
+    """All of them: one that is left out, or that nobody knows, would let runs be compared that aren't alike."""
+    return Settings(**{**found, **vars(filled(Settings, found))})
 
 
 def _contender(found: Json, settings: Settings) -> Contender:
@@ -146,25 +181,25 @@ def _row(found: Json, source: ModelSource, shape: InputShape, settings: Settings
         kind_times=None if runs is None else KindTimes(tuple(runs)),
         missing=_optional(read_missing, found["missing"]),
         # files of before there were predictions lack it
-        layers=tuple(_plain(LayerTime, layer) for layer in found["layers"]),
+        layers=tuple(filled(LayerTime, layer) for layer in found["layers"]),
         predicted_time=_optional(read_span, found.get("predicted_time")),
-        memory_timeline=tuple(_plain(Moment, moment) for moment in found["memory_timeline"]),
+        memory_timeline=tuple(filled(Moment, moment) for moment in found["memory_timeline"]),
     )
 
 
 def _cost(found: Json) -> Breakdown:
-    pieces = tuple(_plain(PieceCost, piece) for piece in found["pieces"])
+    pieces = tuple(filled(PieceCost, piece) for piece in found["pieces"])
     return Breakdown(pieces, tuple(found["macs_by_kind"]), found["origin"])
 
 
 def _agreement(found: Json) -> Agreement:
     uncounted = {
-        witness: tuple(_plain(Uncounted, entry) for entry in entries) for witness, entries in found["uncounted"].items()
+        witness: tuple(filled(Uncounted, entry) for entry in entries) for witness, entries in found["uncounted"].items()
     }
     return Agreement(
         found["reference"],
         found["macs"],
-        tuple(_plain(Difference, part) for part in found["differences"]),
+        tuple(filled(Difference, part) for part in found["differences"]),
         uncounted,
         {witness: tuple(operators) for witness, operators in found["blind"].items()},
         found["absent"],
@@ -173,7 +208,7 @@ def _agreement(found: Json) -> Agreement:
 
 
 def _memory(found: Json) -> PeakMemory:
-    return _plain(PeakMemory, found)
+    return filled(PeakMemory, found)
 
 
 def read_latency(found: Json) -> Latency:
@@ -184,7 +219,7 @@ def read_latency(found: Json) -> Latency:
         warm_up=WarmUp(tuple(found["warm_up_s"]), found["warm_up_settled"]),
         median_s=found["median_s"],
         interval_s=_interval(found["interval_s"]),
-        doubts=tuple(_plain(Doubt, doubt) for doubt in found["doubts"]),
+        doubts=tuple(filled(Doubt, doubt) for doubt in found["doubts"]),
     )
 
 
@@ -238,8 +273,3 @@ def _interval(found: Sequence[float | None]) -> Interval:
 
 def _optional(read: Callable[[Any], T], found: Any) -> T | None:
     return None if found is None else read(found)
-
-
-def _plain(kind: type[T], found: Json) -> T:
-    """A dataclass of plain values; fields that it doesn't know, such as derived ones, are passed over."""
-    return kind(**{field.name: found[field.name] for field in fields(kind)})  # type: ignore[arg-type]

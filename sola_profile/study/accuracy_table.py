@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from math import isfinite
 from pathlib import Path
 
 from sola_profile.case import nearest
@@ -19,17 +20,27 @@ def read_accuracies(path: Path, space: Space) -> dict[str, float]:
     Raises ``ValueError`` that names the line, and ``OSError`` when it can't be read.
     """
     with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file, skipinitialspace=True))
+        try:
+            rows = list(csv.DictReader(file, skipinitialspace=True))
+        except UnicodeDecodeError as error:
+            raise ValueError(f"table: {path.name} is no text: {error}") from error
         _check_columns(path, list(rows[0]) if rows else [])
     found: dict[str, float] = {}
     for number, row in enumerate(rows, start=2):
         try:
-            letters, accuracy = space.read(row["pattern"]), float(row["accuracy"])
+            letters, accuracy = space.read(row["pattern"]), _number(row["accuracy"])
         except (TypeError, ValueError) as error:
             raise ValueError(f"table: {path.name}, line {number}: {error}") from error
         if letters in found:
             raise ValueError(f"table: {path.name}, line {number}: {row['pattern']} stands there twice")
         found[letters] = accuracy
+    return found
+
+
+def _number(text: str | None) -> float:
+    found = float("nan" if text is None else text)
+    if not isfinite(found):
+        raise ValueError(f"accuracy: expected a number, got {text or 'nothing'}")
     return found
 
 

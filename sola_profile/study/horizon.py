@@ -93,13 +93,16 @@ def rates_of(mixer: Mixer, tokens: int) -> Tensor | None:
 
 def _variances(rate: Tensor, own: Tensor, tokens: int) -> Tensor:
     """For kernels ``e^{−w|Δ|}`` with ``own`` in place of 1 at Δ = 0."""
-    reach = max(1, tokens // 2)
-    distance = torch.arange(1, reach + 1, dtype=torch.float64)
+    # the middle of an even sequence has one token more before it than behind it
+    before = tokens // 2
+    behind = tokens - 1 - before
+    distance = torch.arange(1, before + 1, dtype=torch.float64)
+    sides = 1 + (distance <= behind).double()
     sums = []
     for w, itself in zip(rate.tolist(), own.tolist(), strict=True):
         # scaled by the largest weight, which for a negative rate is the farthest
-        scale = max(-w * reach, -w)
-        weight = 2 * torch.exp(-w * distance - scale)
+        scale = max(-w * before, -w)
+        weight = sides * torch.exp(-w * distance - scale)
         total = weight.sum() + itself * torch.exp(torch.tensor(-scale, dtype=torch.float64))
         sums.append((weight * distance.square()).sum() / total)
     return torch.stack(sums)

@@ -24,6 +24,8 @@ FIELDS = (
     "torch",
 )
 
+HEADER = f"{','.join(FIELDS)}\n".encode()
+
 
 class TrialLog:
     """Reads and extends ``path``. A line is on the disk before the next run begins.
@@ -40,15 +42,18 @@ class TrialLog:
     def _read(self) -> None:
         data = self.path.read_bytes()
         whole = data[: data.rfind(b"\n") + 1]
+        # a file of somebody else's is left as it is; of our own even the first line may be cut
+        names = csv.DictReader(io.StringIO(data.decode("utf-8", "replace"), newline="")).fieldnames or ()
+        if data and tuple(names) != FIELDS and not HEADER.startswith(data):
+            raise ValueError(f"out: {self.path} holds other columns than an experiment's: {', '.join(names)}")
         if len(whole) < len(data):
             with self.path.open("r+b") as file:
                 file.truncate(len(whole))
-        reader = csv.DictReader(io.StringIO(whole.decode("utf-8"), newline=""))
-        if reader.fieldnames is not None and tuple(reader.fieldnames) != FIELDS:
-            raise ValueError(
-                f"out: {self.path} holds other columns than an experiment's: {', '.join(reader.fieldnames)}"
-            )
-        for number, row in enumerate(reader, start=2):
+        try:
+            text = whole.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"out: {self.path} is no text: {error}") from error
+        for number, row in enumerate(csv.DictReader(io.StringIO(text, newline="")), start=2):
             try:
                 outcome = read_row(row)
             except (TypeError, ValueError) as error:

@@ -47,7 +47,8 @@ def train(
     The same config gives the same bits on one CPU at the same number of threads, also when the run was cut off and
     resumed. The random state of the caller is left as it was. Under ``torchrun`` every process calls this and gets the
     same result. ``resume``: go on from the checkpoint in the output folder, if there is one. ``stop``: asked after
-    every step; when true, the state is written and ``KeyboardInterrupt`` raised.
+    every step, in all processes or in none; when it is true in one of them, the state is written and all raise
+    ``KeyboardInterrupt``.
 
     Raises:
         ValueError: names the field, what came and what is allowed.
@@ -160,7 +161,8 @@ class Trainer:
                 self._evaluated(log)
             if output.checkpoint_every and self.step % output.checkpoint_every == 0:
                 self.save()
-            if stop is not None and stop():
+            # one process that stopped alone would leave the others waiting for its gradients
+            if stop is not None and any(self.world.total([float(stop())])):
                 self.save()
                 raise KeyboardInterrupt
             start = time.perf_counter()
