@@ -7,12 +7,14 @@ import os
 import re
 from dataclasses import asdict
 from importlib import resources
+from math import inf
 from pathlib import Path
 
 from sola_profile.compare.deviations import Deviations
 from sola_profile.files import replace_text
 from sola_profile.hardware import Machine
 from sola_profile.machine_store import folder
+from sola_profile.typed import check_types, filled
 
 SCHEMA_VERSION = 1
 FOLDER = "accuracy"
@@ -55,16 +57,20 @@ def _file(machine: str) -> Path:
 def _read(path: Path) -> Deviations:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(document, dict):
-            raise ValueError("expected an object")
-        version = document.pop("schema_version", None)
-        if version != SCHEMA_VERSION:
-            raise ValueError(f"expected schema_version {SCHEMA_VERSION}, got {version}")
-        found = Deviations(**document)
-        if not all(ratio > 0 for ratios in found.ratios.values() for ratio in ratios):
-            raise ValueError("ratios: expected positive ones")
     except OSError as error:
         raise ValueError(f"accuracy: can't read {path}: {error.strerror}") from error
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"accuracy: {path} holds no deviations: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"accuracy: {path} is no JSON: {error}") from error
+    version = document.get("schema_version") if isinstance(document, dict) else None
+    if version != SCHEMA_VERSION:
+        raise ValueError(f"accuracy: {path}: expected schema_version {SCHEMA_VERSION}, got {version}")
+    try:
+        found = filled(Deviations, document)
+        check_types(found)
+        for model, ratios in found.ratios.items():
+            if not all(0 < ratio < inf for ratio in ratios):
+                raise ValueError(f"ratios[{model!r}]: expected numbers above 0, got {ratios}")
+    except (KeyError, ValueError) as error:
+        what = f"field {error} is missing" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"accuracy: {path} holds no deviations: {what}") from error
     return found
