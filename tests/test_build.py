@@ -13,6 +13,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+# what is no source; Python may be writing its caches while they would be copied
+IGNORED = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "*.so", "*.egg-info", "reports")
+# of processes that take seconds: only what hangs takes so long, on however busy a machine
+TIMEOUT_S = 900
 
 # a call of every op, forward and backward, by whatever installation is found
 _USE = """
@@ -31,7 +35,7 @@ print(sola_vision.__file__, ops.build_info()["version"])
 def _run(*command: object, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "SOLA_CUDA": "0", "PYTHONDONTWRITEBYTECODE": "1", **env}
     return subprocess.run(
-        [*map(str, command)], cwd=cwd, env=environment, capture_output=True, text=True, timeout=900, check=False
+        [*map(str, command)], cwd=cwd, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
     )
 
 
@@ -46,7 +50,7 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The source archive, made and unpacked."""
     folder = tmp_path_factory.mktemp("sdist")
     tree = folder / "tree"
-    shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".*", "build", "dist", "*.so", "*.egg-info", "reports"))
+    shutil.copytree(ROOT, tree, ignore=IGNORED)
     _succeed(sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", folder, cwd=tree)
     (archive,) = folder.glob("*.tar.gz")
     with tarfile.open(archive) as file:
@@ -119,7 +123,7 @@ def test_a_second_build_waits_for_the_first(unpacked: Path) -> None:
         assert second.stdout is not None
         assert second.stdout.readline().startswith("sola-vision: waiting for another build in")
         assert second.poll() is None
-    _, errors = second.communicate(timeout=60)
+    _, errors = second.communicate(timeout=TIMEOUT_S)
     assert "no C++ compiler" in errors
 
 
@@ -160,8 +164,7 @@ def test_unknown_cuda_wish(unpacked: Path) -> None:
 
 
 def _copy_sources(folder: Path) -> None:
-    ignore = shutil.ignore_patterns("*.so", "__pycache__")
-    shutil.copytree(ROOT / "sola_vision", folder / "sola_vision", ignore=ignore)
+    shutil.copytree(ROOT / "sola_vision", folder / "sola_vision", ignore=IGNORED)
 
 
 def _import_from(folder: Path, statement: str) -> subprocess.CompletedProcess[str]:

@@ -20,6 +20,8 @@ from sola_profile.exit_codes import ExitCode
 from sola_profile.measure import latency
 
 ROOT = Path(__file__).parent.parent
+# of processes that take seconds: only what hangs takes so long, on however busy a machine
+TIMEOUT_S = 600
 SMALL = ("--model", "sola_t", "--res", "64,96", "--threads", "1")
 ONE = ("--model", "sola_t", "--res", "64", "--threads", "1")
 # time enough on any machine; few_runs() ends it early
@@ -253,7 +255,7 @@ def test_a_real_interrupt_while_measuring(tmp_path):
             if line.startswith("measuring"):
                 break
         child.send_signal(signal.SIGINT)
-        out, _ = child.communicate(timeout=60)
+        out, _ = child.communicate(timeout=TIMEOUT_S)
     finally:
         child.kill()
     assert child.returncode == ExitCode.INTERRUPTED
@@ -293,7 +295,7 @@ def test_a_memory_limit_costs_only_the_rows_that_do_not_fit(tmp_path, patch, tri
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=TIMEOUT_S,
         check=False,
     )
     assert child.returncode == 0, child.stderr
