@@ -4,13 +4,32 @@ import os
 import sys
 
 import pytest
+import torch
+
+try:
+    from hypothesis import HealthCheck, settings
+except ImportError:
+    pass
+else:
+    # the same examples in every run and on every machine, however long one takes
+    settings.register_profile(
+        "steady", derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
+    settings.load_profile("steady")
+
+# what makes rich and click print otherwise than into a pipe; a process of pytest-xdist has the width of the terminal
+TERMINAL = ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Random numbers that nobody has seeded are the same whichever tests ran before, those of fixtures too."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture
 def one_thread():
     """One thread of PyTorch's operators, with which a run gives the same bits in every process."""
-    import torch
-
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -18,9 +37,10 @@ def one_thread():
 
 
 @pytest.fixture(autouse=True)
-def plain_width(monkeypatch):
-    """Output as a pipe gets it: a process of pytest-xdist is told the width of the terminal."""
-    monkeypatch.delenv("COLUMNS", raising=False)
+def plain_output(monkeypatch):
+    """Output as a pipe gets it, in this process and in those that it starts."""
+    for name in TERMINAL:
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture

@@ -18,14 +18,8 @@ SPEC = BackboneSpec("tiny", (16, 16, 32, 32), "L|L|LS|LS", head_dim=8, bridges=(
 every_mixer = pytest.mark.parametrize("mixer", sorted(MIXERS))
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
-    # models this small lose time to a second thread
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+# models this small lose time to a second thread
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def tiny(dtype=torch.float32, **options):

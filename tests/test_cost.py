@@ -39,7 +39,7 @@ def test_every_piece_of_a_tiny_backbone_by_hand():
 
 
 @pytest.mark.parametrize("name", list_models())
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(rows=st.integers(1, 40), columns=st.integers(1, 40), batch=st.integers(1, 8))
 def test_polynomial_is_exact_where_sides_divide_by_the_stride(name, rows, columns, batch):
     spec = get_spec(name)

@@ -7,13 +7,14 @@ import torch
 from against_reference import agrees
 from cases import CUDA_CASES, SMALL_CUDA_CASES, Case, channel_mix_cases
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 DTYPES = checks.HALF_AND_FLOAT
 DEVICE = checks.Device("cpu", emulated, tokens=4096)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def library():
-    torch.set_num_threads(1)
     return emulated.library()
 
 

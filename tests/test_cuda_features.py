@@ -56,7 +56,7 @@ def start(value: str) -> subprocess.CompletedProcess[str]:
         env={**os.environ, "SOLA_CUDA_WITHOUT": value},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
 

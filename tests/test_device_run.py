@@ -47,14 +47,15 @@ def run(tmp_path: Path):
 
 
 def test_what_breaks_takes_no_other_along(run) -> None:
-    done = run("--most-s", "1")
+    # what does nothing takes longer only where a machine is all but standing still
+    done = run("--most-s", "4")
     out = done.stdout
     assert done.returncode == 1, out + done.stderr
     for name in ("first", "behind", "last"):
         assert f"PASSED test_made_up.py::test_{name} " in out
     assert "assert (1 + 1) == 3" in out.split("test_breaks")[0]
     assert "GIVEN UP test_made_up.py::test_breaks: the device is lost, CUDA error: an illegal memory access" in out
-    assert "GIVEN UP test_made_up.py::test_never_ends: not done after 1 s" in out
+    assert "GIVEN UP test_made_up.py::test_never_ends: not done after 4 s" in out
     # what broke the device had passed
     assert out.splitlines()[-1] == "SHARE 1/1: 4 passed, 3 failed, 0 skipped"
 

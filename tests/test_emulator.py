@@ -1,13 +1,19 @@
 """The emulator on which the CUDA kernels are checked: its products, and the mistakes that it must notice."""
 
+import fcntl
+import subprocess
+import sys
+
 import emulated
 import pytest
 import torch
 from emulator import build
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def library():
+    """In the order of threads that it begins with, whatever ran there before."""
+    emulated.library().set_seed(0)
     return emulated.library()
 
 
@@ -194,6 +200,16 @@ def test_products_happen_any_time_until_they_are_waited_for(library, mistake: in
         library.set_seed(seed)
         wrong += not torch.equal(library.chain(*operands, mistake), expected)
     assert wrong > 0
+
+
+def test_a_second_build_waits_for_the_first(library) -> None:
+    """Processes of pytest-xdist begin with their first tests at the same time."""
+    with (build.FOLDER / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        second = subprocess.Popen([sys.executable, build.__file__], stdout=subprocess.PIPE, text=True)
+        assert second.stdout.readline() == f"waiting for another build in {build.FOLDER}\n"
+    assert second.communicate()[0].strip().endswith("libsola_emulated.so")
+    assert second.returncode == 0
 
 
 def test_kernels_do_run_there(library) -> None:

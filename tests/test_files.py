@@ -49,6 +49,6 @@ def test_a_pipe_is_written_to_and_stays_one(sola_profile, tmp_path, arguments):
     reader.start()
     assert sola_profile(*arguments, str(pipe))[0] == 0
     assert pipe.is_fifo()
-    reader.join(timeout=10)
+    reader.join(timeout=60)
     assert json.loads(read[0])
     assert list(tmp_path.iterdir()) == [pipe]

@@ -305,7 +305,7 @@ def test_two_versions_take_turns_launch_after_launch(sola_profile, monkeypatch):
     profile = sample_profile()
     monkeypatch.setattr(versions, "Worker", FakeWorker)
     monkeypatch.setattr(versions.Versions, "_counted", lambda self, side: profile)
-    command = ("compare", "--against-env", "python", "--model", "sola_t", "--budget", "3")
+    command = ("compare", "--against-env", "python", "--model", "sola_t", "--budget", "1000")
     code, out, err = sola_profile(*command, "--max-regression", "20%", "--json", "c.json")
     assert code == ExitCode.REGRESSION
     assert "took turns" in out
@@ -379,7 +379,7 @@ def test_unstable_timing_and_too_little_memory_have_codes_of_their_own(sola_prof
 
 
 def test_a_killed_process_costs_only_its_size(sola_profile):
-    options = ("--res", "64,96", "--budget", "6", "--no-report", "--isolate", "--json", "all.json")
+    options = ("--res", "64,96", "--budget", "1000", "--no-report", "--isolate", "--json", "all.json")
     code, out, _ = sola_profile("--model", "gates_zoo:deadly", *options)
     assert code == 0
     small, large = json.loads(Path("all.json").read_text())["models"][0]["rows"]

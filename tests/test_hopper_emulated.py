@@ -9,6 +9,8 @@ import torch
 from against_reference import agrees
 from cases import CUDA_CASES, SMALL_CUDA_CASES, Case, warpgroup_cases
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 DEVICE = checks.Device("cpu", emulated, tokens=4096)
 _ORDINARY, _HOPPER = 80, 90
 HALF = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
@@ -16,7 +18,6 @@ HALF = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str
 
 @pytest.fixture(autouse=True)
 def library() -> Iterator:
-    torch.set_num_threads(1)
     library = emulated.library()
     library.set_capability(_HOPPER)
     yield library

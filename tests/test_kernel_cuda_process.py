@@ -216,7 +216,7 @@ def test_what_is_stopped_leaves_a_whole_report(tmp_path) -> None:
         if "3 of" in line:
             break
     run.send_signal(signal.SIGTERM)
-    run.communicate(timeout=30)
+    run.communicate(timeout=300)
     rows = json.loads(page.read_text())["rows"]
     assert len(rows) == len(targets()) + len(MODEL_TARGETS)
     assert [bool(row["timings"]) for row in rows[:4]] == [True, True, True, False]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sola_vision import ops
 
-_SETTINGS = settings(max_examples=40, deadline=None, derandomize=True)
+_SETTINGS = settings(max_examples=40)
 _TOKENS = st.integers(1, 200)
 _HEADS = st.integers(1, 3)
 _DIM = st.integers(1, 72)

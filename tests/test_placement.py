@@ -1,7 +1,6 @@
 """Placement: the front against brute force, costs against the closed form, scores with known answers, the command."""
 
 import re
-import time
 from dataclasses import replace
 from itertools import product
 from math import inf, log, sinh, sqrt
@@ -18,10 +17,11 @@ from sola_profile.case import Resolution, Settings
 from sola_profile.cost.recording import record_at
 from sola_profile.cost.roofline import predict_times
 from sola_profile.machine_store import find_machine
+from sola_profile.measure import latency
 from sola_profile.report.placement import residual_sentences, sentences
 from sola_profile.report.placement_chart import placement_chart
 from sola_profile.source import ModelSource
-from sola_profile.study import block_times, confirming, placing
+from sola_profile.study import block_times, confirming, placing, search
 from sola_profile.study.effective_field import effective_area, window_share
 from sola_profile.study.horizon import channel_variances, kernel_variance, layer_variances
 from sola_profile.study.judge import Judge
@@ -69,7 +69,7 @@ def brute_front(space, score, cost, budgets):
     return {a for a in found if not any(b != a and b[0] <= a[0] and b[1] <= a[1] for b in found)}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_the_front_is_that_of_all_patterns(data):
     space = data.draw(spaces())
@@ -101,7 +101,7 @@ def test_the_front_is_that_of_all_patterns(data):
         assert (loss_of(score, each.letters), cost.costs.of(space, each.letters)) == (each.loss, each.cost)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(space=spaces(), data=st.data())
 def test_macs_add_up_to_those_of_the_closed_form(space, data):
     letters = "".join(data.draw(st.sampled_from(sorted(space.spec.mixers))) for _ in space.places)
@@ -171,16 +171,22 @@ def test_the_window_that_holds_a_share_of_the_gradient():
     assert window_share(torch.ones(10, 10), 0.99) == 1
 
 
-def test_sola_b_is_searched_in_less_than_two_seconds():
-    """22 layers, 4,194,304 patterns; it takes 0.05 s, so that a busy machine does not matter."""
+def test_sola_b_is_searched_by_few_beginnings(monkeypatch):
+    """22 layers, 4,194,304 patterns; the beginnings of a five-hundredth as many are looked at, in 0.05 s."""
+    merged, looked_at = search._merged, []
+
+    def counted(entries):
+        looked_at.append(len(entries))
+        return merged(entries)
+
+    monkeypatch.setattr(search, "_merged", counted)
     spec = get_spec("sola_b")
     judge = Judge(
         Question(spec, Resolution(1024, 1024), score="horizon", decay_per="token", budgets=Budgets(softmax=6))
     )
-    start = time.perf_counter()
     found = judge.search()
-    assert time.perf_counter() - start < 2
     assert judge.space.size == 2**22
+    assert sum(looked_at) < 2**22 / 100
     assert all(option.within and option.softmax <= 6 for option in found)
     costs, reaches = [option.macs for option in found], [option.score for option in found]
     assert costs == sorted(costs)
@@ -190,11 +196,25 @@ def test_sola_b_is_searched_in_less_than_two_seconds():
     assert max(option.score for option in found if option.macs <= own.macs) >= own.score
 
 
+# time enough on any machine; few_rounds() ends it early
+BUDGET_S = 1000.0
+
+
+def few_rounds(patch):
+    """End timing by number, so that no result depends on how busy the machine is."""
+    patch.setattr(block_times, "MOST_ROUNDS", 4)
+    patch.setattr(latency, "MOST_WARMUP_RUNS", 2)
+    patch.setattr(latency, "FEWEST_SAMPLES", 2)
+    patch.setattr(latency, "MOST_SAMPLES", 3)
+
+
 @pytest.fixture(scope="module")
 def measured():
     """A placement of a tiny backbone, measured for moments."""
-    budgets = Budgets(latency_s=10.0)
-    return sola_profile.place(TINY, 64, budget_s=2.0, settings=Settings(threads=1), budgets=budgets, swaps=["3.1=S"])
+    options = {"settings": Settings(threads=1), "budgets": Budgets(latency_s=10.0), "swaps": ["3.1=S"]}
+    with pytest.MonkeyPatch.context() as patch:
+        few_rounds(patch)
+        return sola_profile.place(TINY, 64, budget_s=BUDGET_S, **options)
 
 
 def test_latencies_are_sums_of_measured_layers(measured):
@@ -258,8 +278,9 @@ def test_the_chart_is_a_vega_lite_spec_and_the_json_has_everything(measured):
 
 
 def test_a_layer_without_a_time_is_left_out_and_named(monkeypatch):
-    monkeypatch.setattr(block_times.PartRace, "_estimate_s", lambda self, part: 60.0 if part == (1, "S") else 0.0)
-    found = sola_profile.place(TINY, 32, budget_s=0.2, settings=Settings(threads=1))
+    few_rounds(monkeypatch)
+    monkeypatch.setattr(block_times.PartRace, "_estimate_s", lambda self, part: BUDGET_S if part == (1, "S") else 0.0)
+    found = sola_profile.place(TINY, 32, budget_s=BUDGET_S, settings=Settings(threads=1))
     assert any(remark.startswith("stage 1 S has no measured time") for remark in found.remarks)
     assert all("S" not in option.pattern.split("|")[0] for option in found.front)
     assert next(option for option in found.references if "softmax" in option.names).latency_s is None
@@ -270,14 +291,15 @@ def test_an_interruption_keeps_what_is_known(monkeypatch):
         raise KeyboardInterrupt
         yield
 
+    few_rounds(monkeypatch)
     monkeypatch.setattr(confirming.Confirming, "run", interrupt)
-    found = sola_profile.place(TINY, 32, budget_s=0.2, settings=Settings(threads=1))
+    found = sola_profile.place(TINY, 32, budget_s=BUDGET_S, settings=Settings(threads=1))
     assert found.interrupted
     assert found.cost == "latency_ns"
     assert found.front
     assert found.parts
     monkeypatch.setattr(block_times.PartRace, "run", interrupt)
-    found = sola_profile.place(TINY, 32, budget_s=0.2, budgets=Budgets(latency_s=1.0))
+    found = sola_profile.place(TINY, 32, budget_s=BUDGET_S, budgets=Budgets(latency_s=1.0))
     assert (found.interrupted, found.cost) == (True, "macs")
     assert any("the limit of latency is not kept" in remark for remark in found.remarks)
 

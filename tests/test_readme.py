@@ -29,7 +29,9 @@ def shown() -> list[str]:
 
 def test_the_counted_part_is_what_the_command_prints(shown: list[str]) -> None:
     command = [sys.executable, "-m", "sola_profile", "--model", "sola_t", "--res", "224,512,1024"]
-    environment = {**os.environ, "COLUMNS": "160"}
+    # as many as the machine had that it was written on
+    (threads,) = re.findall(r", (\d+) threads?, ", shown[0])
+    environment = {**os.environ, "COLUMNS": "160", "OMP_NUM_THREADS": threads}
     run = subprocess.run(
         [*command, "--no-measure", "--no-report"], capture_output=True, text=True, check=True, env=environment
     )

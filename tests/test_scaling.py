@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sola_profile.compare.scaling import fit_quadratic, helpful_sizes, local_slopes
@@ -18,7 +18,6 @@ def exact_draws(times):
     return [np.full(50, value) for value in times]
 
 
-@settings(deadline=None)
 @given(
     a=st.sampled_from([0.0, 1e-13, 1e-11, 3e-10]),
     b=st.sampled_from([0.0, 1e-8, 1e-6, 4e-5]),

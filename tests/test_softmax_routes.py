@@ -15,6 +15,8 @@ from against_reference import agrees
 from cases import Case
 from torch import Tensor
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 # as many tokens as cuDNN takes; the emulator runs the backward
 CASES = (
     Case("softmax_attention", (2, 128, 128, 2, 16, 16)),
@@ -95,7 +97,6 @@ def kernels() -> Iterator[Kernels]:
     for name, op in OPS.items():
         function: Callable = getattr(found, name)
         library.impl(op, function, "CPU")
-    torch.set_num_threads(1)
     yield found
     library._destroy()
     emulated.library().pin_softmax_backend("auto")

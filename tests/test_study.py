@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import altair
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -114,7 +115,7 @@ def test_the_command_reads_weights_and_images_and_writes_a_page(sola_profile, ti
     save_weights(create_model(tiny), weights)
     folder.mkdir()
     Image.new("RGB", (50, 30), (200, 40, 40)).save(folder / "red.png")
-    Image.effect_noise((64, 64), 80).save(folder / "noise.jpg")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)).save(folder / "noise.jpg")
     (folder / "notes.txt").write_text("no image")
     code, printed, err = sola_profile(
         *("study", "--model", "tiny", "--res", "32,48", "--weights", str(weights), "--images", str(folder)),

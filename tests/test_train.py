@@ -119,7 +119,8 @@ def test_a_run_killed_in_the_middle_goes_on_to_the_same_bits(tmp_path):
         "import sys, torch; torch.set_num_threads(1); sys.path.insert(0, sys.argv[1])\n"
         "import time; from training import *; from sola_vision.train import *\n"
         "train(replace(TINY, steps=40, regularisation=EVERYTHING, "
-        "output=Output(sys.argv[2], checkpoint_every=4)), progress=lambda *_: time.sleep(0.02))"
+        "output=Output(sys.argv[2], checkpoint_every=4)), "
+        "progress=lambda step, *_: time.sleep(0.02 if step < 36 else 600))"
     )
     here = os.path.dirname(__file__)
     child = subprocess.Popen([sys.executable, "-c", code, here, str(config.output.folder)])
@@ -267,7 +268,7 @@ def launch_two(folder, program):
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -27,10 +30,30 @@ FLAGS = "-std=c++20 -O2 -fPIC -ffp-contract=off -Wall -Wextra -Werror -Wno-unkno
 WATCHED = "-fsanitize=alignment -Wno-array-bounds" + (" -fsanitize=thread" if RACES else "")
 
 
+@contextmanager
+def alone() -> Iterator[None]:
+    """Lets a second build wait: ninja's records of two at once are wrong, and one would load what the other links."""
+    with (FOLDER / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting for another build in {FOLDER}", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def build() -> Path:
     """Compile what has changed; returns the library."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     target = FOLDER / "libsola_emulated.so"
+    jobs = ["-j", os.environ["MAX_JOBS"]] if os.environ.get("MAX_JOBS") else []
+    with alone():
+        _write_rules(target)
+        subprocess.run([sys.executable, "-m", "ninja", "--quiet", "-C", str(FOLDER), *jobs], check=True)
+    return target
+
+
+def _write_rules(target: Path) -> None:
     cxx = os.environ.get("CXX") or shutil.which("g++") or "c++"
     torch_flags = [f"-isystem{folder}" for folder in cpp_extension.include_paths()]
     torch_flags.append(f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}")
@@ -49,9 +72,6 @@ def build() -> Path:
         for source, flags in sources.items():
             objects += ninja.build(f"{source.name}.o", "cxx", str(source), variables={"flags": flags})
         ninja.build(str(target), "link", objects)
-    jobs = ["-j", os.environ["MAX_JOBS"]] if os.environ.get("MAX_JOBS") else []
-    subprocess.run([sys.executable, "-m", "ninja", "--quiet", "-C", str(FOLDER), *jobs], check=True)
-    return target
 
 
 if __name__ == "__main__":
