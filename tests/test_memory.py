@@ -88,7 +88,11 @@ def test_liveness_is_exact_where_operators_allocate_only_their_results(make, sha
 
 @pytest.mark.parametrize(
     ("channels", "out_channels", "size", "stride", "groups"),
-    [(3, 96, 4, 4, 1), (96, 192, 2, 2, 1), (96, 96, 3, 1, 96), (100, 100, 3, 1, 1), (64, 64, 1, 1, 1)],
+    [
+        *[(3, 96, 4, 4, 1), (96, 192, 2, 2, 1), (96, 96, 3, 1, 96), (100, 100, 3, 1, 1), (64, 64, 1, 1, 1)],
+        # strided 1 × 1: pixels are gathered, from blocks also where there are few channels, but not of groups
+        *[(100, 150, 1, 2, 1), (6, 32, 1, 2, 1), (64, 128, 1, 3, 2)],
+    ],
 )
 def test_convolution_workspaces(channels, out_channels, size, stride, groups):
     def make():
@@ -113,15 +117,17 @@ def test_convolution_workspaces(channels, out_channels, size, stride, groups):
         (torch.bfloat16, torch.contiguous_format),
         # nothing is put into blocks
         (torch.float32, torch.channels_last),
-        # unfolded, one group after the other
+        # unfolded, one group after the other; so is half precision that the processor has no instructions for
         (torch.float64, torch.contiguous_format),
+        (torch.float16, torch.contiguous_format),
     ],
     ids=str,
 )
 def test_convolution_workspaces_by_dtype_and_layout(
     dtype, layout, channels, out_channels, size, stride, groups, kind
 ) -> None:
-    if kind is training_step and dtype == torch.bfloat16:
+    known = {torch.bfloat16: "bf16", torch.float16: "fp16"}
+    if kind is training_step and dtype in known and getattr(torch.ops.mkldnn, f"_is_mkldnn_{known[dtype]}_supported")():
         pytest.skip("what oneDNN copies for gradients in half precision depends on the processor")
 
     class Convolution(nn.Module):

@@ -4,7 +4,8 @@ oneDNN computes a CPU convolution in blocked copies that go through PyTorch's al
 torch 2.13 (``tests/test_memory.py`` checks it): first the copies of input and weight and a blocked output live
 together, then the blocked and the plain output. Images of fewer channels than a block are read as they are, and images in
 channels-last memory are read and written as they are. With a single thread PyTorch keeps 1 × 1 convolutions of few images to
-itself, which need nothing, and small ones of any kind, which unfold their input; so do all in float64, which oneDNN doesn't know.
+itself, which need nothing, and small ones of any kind, which unfold their input; so do all in float64, which oneDNN doesn't know, and in half precision
+where the processor lacks what it wants.
 Convolutions on CUDA choose their workspace at run time; none is predicted there.
 
 Channel mix knows itself what it holds: scratch of up to 512 tokens a thread, which is as much as a small image has, and
@@ -27,8 +28,13 @@ from sola_vision.ops._extension import extension
 # moments inside an operator: bytes that it holds beside its operands and result at each of them, the largest unknown
 Workspaces = Mapping[Any, Callable[..., tuple[Any, ...]]]
 
-# oneDNN rounds channels up to its block
-_BLOCK = 16
+# oneDNN rounds channels up to its block, a vector of float32
+_BLOCK = 16 if torch.backends.cpu.get_cpu_capability().startswith("AVX512") else 8
+# whether the processor has what oneDNN wants for them
+_HALF = {
+    torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported,
+    torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported,
+}
 # a weight comes in channels-last memory first, then in oneDNN's blocks
 _WEIGHT_COPIES = 2
 
@@ -48,7 +54,11 @@ def _nbytes(tensor: Tensor) -> Any:
 def _blocked_bytes(tensor: Tensor) -> Any:
     """A copy of ``(B, C, …)`` with C rounded up to the block."""
     channels = tensor.size(1)
-    return _nbytes(tensor) // channels * (-(-channels // _BLOCK) * _BLOCK) if channels else 0
+    return _nbytes(tensor) // channels * _blocked(channels) if channels else 0
+
+
+def _blocked(channels: Any) -> Any:
+    return -(-channels // _BLOCK) * _BLOCK
 
 
 def _convolution_bytes(out: Tensor, x: Tensor, weight: Tensor, *rest: Any) -> tuple[Any, ...]:
@@ -59,8 +69,12 @@ def _convolution_bytes(out: Tensor, x: Tensor, weight: Tensor, *rest: Any) -> tu
         return _unfolded_bytes(out, weight, stride, padding) + part, _nbytes(out) if groups > 1 else 0
     if _is_channels_last(x):
         return (_WEIGHT_COPIES * _nbytes(weight),)
-    plain = groups == 1 and x.size(1) < _BLOCK
+    gathers = max(weight.shape[2:]) == 1 < max(stride) and groups == 1 and x.dtype == torch.float32
+    plain = groups == 1 and x.size(1) < _BLOCK and not gathers
     copies = _nbytes(weight) + (0 if plain else _blocked_bytes(x))
+    if gathers:
+        # every thread gathers the pixels of an image that a strided 1 × 1 convolution looks at
+        copies += torch.get_num_threads() * (_nbytes(out) // (out.size(0) * out.size(1)) * _blocked(x.size(1)))
     # the blocked output stands beside the copies, then beside the plain output, which is counted already
     return copies + _blocked_bytes(out) - _nbytes(out), _blocked_bytes(out)
 
@@ -85,7 +99,7 @@ def _goes_to_onednn(x: Tensor, weight: Tensor, steps: tuple[list[int], list[int]
     the peak is.
     """
     if x.dtype != torch.float32:
-        return x.dtype != torch.float64
+        return _known_to_onednn(x.dtype)
     stepped = any(step != 1 for side in steps for step in side)
     large_kernel = min(weight.shape[2:]) > 3
     worthwhile = stepped or x.size(0) >= 16 or max(weight.shape[2:]) != 1 or torch.get_num_threads() > 1
@@ -93,13 +107,19 @@ def _goes_to_onednn(x: Tensor, weight: Tensor, steps: tuple[list[int], list[int]
     return worthwhile and (groups > 1 or large_kernel or x.size(0) > 1 or large)
 
 
+def _known_to_onednn(dtype: torch.dtype) -> bool:
+    return dtype == torch.float32 or bool(dtype in _HALF and _HALF[dtype]())
+
+
 def _convolution_backward_bytes(
     _out: object, grad_out: Tensor, x: Tensor, weight: Tensor, *rest: Any
 ) -> tuple[Any, ...]:
-    _bias, stride, padding, _dilation, transposed, _output_padding, groups = rest[:7]
-    if x.dtype == torch.float64 and not transposed:
+    bias, stride, padding, _dilation, transposed, _output_padding, groups = rest[:7]
+    if not _known_to_onednn(x.dtype) and not transposed:
         parts = (_nbytes(x) + _nbytes(grad_out)) // groups if groups > 1 else 0
-        return (_unfolded_bytes(grad_out, weight, stride, padding) + parts,)
+        # the gradient of the bias sums up a copy in single precision, where there is one
+        single = 4 * grad_out.numel() // groups if x.element_size() == 2 and bias is not None else 0
+        return _unfolded_bytes(grad_out, weight, stride, padding) + parts, single + parts
     # in half precision some of the gradients are blocked all the same
     if x.dtype == torch.float32 and _is_channels_last(x):
         return (_WEIGHT_COPIES * _nbytes(weight),)
