@@ -18,7 +18,7 @@ from sola_profile import machine_measuring
 from sola_profile.commands.ceilings import measured
 from sola_profile.cost.recording import record_at
 from sola_profile.cost.roofline import predict_times
-from sola_profile.hardware import ELEMENTS, FLOPS, Machine, Span, constant
+from sola_profile.hardware import BYTES, CALL, ELEMENTS, FLOPS, SECONDS, TRAFFIC, Machine, Span, constant
 from sola_profile.machine_store import fingerprint, machine_name, save, stored
 from sola_profile.report.tables import latency_table
 from sola_profile.source import FACTORY, ModelSource
@@ -105,7 +105,12 @@ def kept(ratio):
     marks = fingerprint("cpu")
     threads = torch.get_num_threads()
     name = machine_name(marks, "cpu", "float32", threads)
-    surfaces = {f"{names.ELEMENTWISE}exp": constant(ELEMENTS, ratio * 1e15), names.STEM: constant(FLOPS, 1e11)}
+    surfaces = {
+        f"{names.ELEMENTWISE}exp": constant(ELEMENTS, ratio * 1e15),
+        names.STEM: constant(FLOPS, 1e11),
+        TRAFFIC: constant(BYTES, 1e10),
+        CALL: constant(SECONDS, 1e-6),
+    }
     machine = Machine(name, True, "cpu", "float32", threads, surfaces, marks, "2026-01-01T00:00:00+00:00", 1.0)
     save(machine)
     return machine
