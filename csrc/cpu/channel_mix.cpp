@@ -15,8 +15,8 @@ constexpr const char* kOp = "channel_mix";
 constexpr int64_t kTileRows = 64, kUnitBlock = 128;
 // tokens that share one reading of the weights, at most
 constexpr int64_t kMostRows = 512;
-// tokens of a share of the weights' gradients, which is as large as the weights
-constexpr int64_t kShareRows = 512;
+// tokens of a share of the weights' gradients, at least: it is as large as the weights, and is added to the others
+constexpr int64_t kShareRows = 128;
 
 // bfloat16 products pair up neighbours in both widths, so these must be even
 BrgemmBf16 brgemm_for(const ChannelMixParams& p, Dtype dtype) {
@@ -81,12 +81,19 @@ struct ForwardCut {
 };
 
 struct BackwardCut {
-  int64_t rows, chunks, shares;
+  // room: tokens that scratch is made for, whatever a range has, so that images of different sizes hold the same
+  int64_t room, shares, rows, chunks;
 
-  explicit BackwardCut(const ChannelMixParams& p)
-      : rows(most_rows(p)),
-        chunks((p.N + rows - 1) / rows),
-        shares(choose_shares(1, std::clamp<int64_t>(p.N / kShareRows, 1, chunks))) {}
+  explicit BackwardCut(const ChannelMixParams& p) : room(most_rows(p)) {
+    const int64_t tiles = tiles_of(p.N);
+    shares = choose_shares(1, std::clamp<int64_t>(p.N / kShareRows, 1, tiles));
+    // ranges of nearly the same size, as many for every share
+    const int64_t in_share = (tiles + shares - 1) / shares, most = kMostRows / kTileRows;
+    const int64_t ranges = (in_share + most - 1) / most;
+    rows = (in_share + ranges - 1) / ranges * kTileRows;
+    chunks = (p.N + rows - 1) / rows;
+    shares = std::min(shares, chunks);
+  }
 
   double ops(const ChannelMixParams& p) const {
     return 2.0 * double(p.N) * double(p.C) * double(5 * p.M + 3 * p.C) / double(shares);
@@ -176,7 +183,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> backward(
   p.grad_key = of_key.sums.data_ptr();
   p.grad_value = of_value.sums.data_ptr();
   p.grad_receptance = of_receptance.sums.data_ptr();
-  run_tasks(shares, cut.ops(p), dtype, brgemm, kernel.scratch(p, host, cut.rows), [&](int64_t share, const Task& task) {
+  run_tasks(shares, cut.ops(p), dtype, brgemm, kernel.scratch(p, host, cut.room), [&](int64_t share, const Task& task) {
     const int64_t first = share * cut.chunks / shares, last = (share + 1) * cut.chunks / shares;
     for (int64_t i = first; i < last; ++i) kernel.run(p, task, place_of(i, cut.rows, p.N), share, i == first);
   });
@@ -223,7 +230,7 @@ std::pair<int64_t, int64_t> channel_mix_backward_held(int64_t tokens, int64_t ch
     kept += cut.shares > 1 || !is_result ? cut.shares * one : 0;
     last = cut.shares > 1 && !is_result ? one : 0;
   }
-  const int64_t scratch = scratch_of(cut.shares, cut.ops(p), kernel.scratch(p, host, cut.rows));
+  const int64_t scratch = scratch_of(cut.shares, cut.ops(p), kernel.scratch(p, host, cut.room));
   return {turned + shares + scratch - weights * number_bytes, turned + kept + last};
 }
 
