@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from against_reference import agrees
 from cases import CASES, DTYPES, SMALL_CASES, Case
 
 from sola_vision import ops
@@ -50,6 +51,14 @@ def test_two_runs_are_identical(case: Case, dtype: torch.dtype, threads) -> None
     first = _everything(case, dtype)
     for _ in range(2):
         assert all(torch.equal(a, b) for a, b in zip(first, _everything(case, dtype), strict=True))
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 16])
+def test_tokens_of_a_channel_mix_are_cut_among_any_threads(count: int, threads) -> None:
+    """Every share of the gradients of weights has tokens, whatever does not divide: 129 to 1,537 of them."""
+    threads(count)
+    for tokens in (129, 256, 300, 385, 513, 700, 1537):
+        assert agrees(Case("channel_mix", (1, tokens, 12, 20)), torch.float32)
 
 
 @pytest.mark.parametrize("causal", [False, True])
