@@ -13,7 +13,7 @@ from pathlib import Path
 from sola_profile.compare.deviations import Deviations
 from sola_profile.files import replace_text
 from sola_profile.hardware import Machine
-from sola_profile.machine_store import folder
+from sola_profile.machine_store import folder, read_document
 from sola_profile.typed import check_types, filled
 
 SCHEMA_VERSION = 1
@@ -55,15 +55,7 @@ def _file(machine: str) -> Path:
 
 
 def _read(path: Path) -> Deviations:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"accuracy: can't read {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"accuracy: {path} is no JSON: {error}") from error
-    version = document.get("schema_version") if isinstance(document, dict) else None
-    if version != SCHEMA_VERSION:
-        raise ValueError(f"accuracy: {path}: expected schema_version {SCHEMA_VERSION}, got {version}")
+    document = read_document(path, "accuracy", SCHEMA_VERSION)
     try:
         found = filled(Deviations, document)
         check_types(found)

@@ -112,15 +112,7 @@ def json_text(machine: Machine) -> str:
 
 def read_machine(path: Path) -> Machine:
     """Read a machine's file; raises ``ValueError`` that says what is wrong with it."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"machine: can't read {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"machine: {path} is no JSON: {error}") from error
-    version = document.get("schema_version") if isinstance(document, dict) else None
-    if version != SCHEMA_VERSION:
-        raise ValueError(f"machine: {path}: expected schema_version {SCHEMA_VERSION}, got {version}")
+    document = read_document(path, "machine", SCHEMA_VERSION)
     try:
         surfaces = {name: filled(Surface, surface) for name, surface in document["surfaces"].items()}
         machine = filled(Machine, {**document, "surfaces": surfaces})
@@ -130,6 +122,21 @@ def read_machine(path: Path) -> Machine:
         what = f"field {error} is missing" if isinstance(error, KeyError) else str(error)
         raise ValueError(f"machine: {path} is no machine: {what}") from error
     return machine
+
+
+def read_document(path: Path, what: str, schema_version: int) -> dict[str, Any]:
+    """A kept JSON object; raises ``ValueError`` that says what is wrong with it, and begins with ``what``."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{what}: can't read {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{what}: {path} is no JSON: {error}") from error
+    version = document.get("schema_version") if isinstance(document, dict) else None
+    if version != schema_version:
+        raise ValueError(f"{what}: {path}: expected schema_version {schema_version}, got {version}")
+    found: dict[str, Any] = document
+    return found
 
 
 def _check_surfaces(machine: Machine) -> None:
