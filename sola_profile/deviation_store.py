@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 from dataclasses import asdict
 from importlib import resources
 from math import inf
@@ -13,7 +11,7 @@ from pathlib import Path
 from sola_profile.compare.deviations import Deviations
 from sola_profile.files import replace_text
 from sola_profile.hardware import Machine
-from sola_profile.machine_store import folder, read_document
+from sola_profile.machine_store import document_text, folder, read_document
 from sola_profile.typed import check_types, filled
 
 SCHEMA_VERSION = 1
@@ -43,10 +41,7 @@ def keep(found: Deviations) -> Path:
     """Keep a run beside its machine, for the predictions that follow; returns its file."""
     path = _file(found.machine)
     path.parent.mkdir(parents=True, exist_ok=True)
-    document = {"schema_version": SCHEMA_VERSION, **asdict(found)}
-    text = json.dumps(document, indent=1, ensure_ascii=False)
-    # a model's ratios to a line
-    replace_text(path, re.sub(r"\[[^\[\]{}\"]*\]", lambda match: " ".join(match[0].split()), text) + "\n")
+    replace_text(path, document_text({"schema_version": SCHEMA_VERSION, **asdict(found)}))
     return path
 
 

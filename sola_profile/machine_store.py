@@ -104,9 +104,12 @@ def save(machine: Machine) -> Path:
 
 def json_text(machine: Machine) -> str:
     """A machine as JSON; ``schema_version`` rises when a field changes its meaning or goes."""
-    document = {"schema_version": SCHEMA_VERSION, **asdict(machine)}
+    return document_text({"schema_version": SCHEMA_VERSION, **asdict(machine)})
+
+
+def document_text(document: Mapping[str, Any]) -> str:
+    """A document to keep, a list of numbers to a line."""
     text = json.dumps(document, indent=1, ensure_ascii=False)
-    # three rates to a line
     return re.sub(r"\[[^\[\]{}\"]*\]", lambda match: " ".join(match[0].split()), text) + "\n"
 
 

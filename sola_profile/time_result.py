@@ -90,8 +90,10 @@ class TimeResult:
 def deviations_of(result: TimeResult) -> Deviations:
     """What one run found of how far predictions are off."""
     machine = result.machine
+    # nothing is to be learned where no time could be predicted
     ratios = {
-        model.name: tuple(1 / (1 + row.error) for row in model.rows if row.error is not None) for model in result.models
+        model.name: tuple(1 / (1 + row.error) for row in model.rows if row.error is not None and row.error > -1)
+        for model in result.models
     }
     found = {name: values for name, values in ratios.items() if values}
     return Deviations(machine.name, machine.measured_at, machine.dtype, result.threads, found)

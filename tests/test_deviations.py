@@ -178,5 +178,10 @@ def test_judging_keeps_what_it_found_for_later(sola_profile, monkeypatch, tmp_pa
     code, _, err = sola_profile(*arguments)
     assert code == 0
     assert "not kept for later predictions:" in err
+    busy = replace(machine(), load_1min=3.0, fingerprint={"logical_cores": 2})
+    monkeypatch.setattr(command, "find_this_or", lambda request: busy)
+    assert (
+        "not kept for later predictions: the ceilings were measured on a crowded machine" in sola_profile(*arguments)[2]
+    )
     arguments = (*arguments, "--model", "timm:resnet18")
     assert "later predictions" not in sola_profile(*arguments)[2]

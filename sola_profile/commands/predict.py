@@ -88,7 +88,10 @@ def predict(**options: Any) -> None:
 
 
 def keep_deviations(result: TimeResult) -> None:
-    """For the intervals of later predictions on this machine."""
+    """For the intervals of later predictions on this machine, unless its ceilings may be anything."""
+    if result.machine.crowded:
+        click.echo("not kept for later predictions: the ceilings were measured on a crowded machine", err=True)
+        return
     from sola_profile.deviation_store import keep
     from sola_profile.time_result import deviations_of
 

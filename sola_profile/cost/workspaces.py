@@ -4,8 +4,8 @@ oneDNN computes a CPU convolution in blocked copies that go through PyTorch's al
 torch 2.13 (``tests/test_memory.py`` checks it): first the copies of input and weight and a blocked output live
 together, then the blocked and the plain output. Images of fewer channels than a block are read as they are, and images in
 channels-last memory are read and written as they are. With a single thread PyTorch keeps 1 × 1 convolutions of few images to
-itself, which need nothing, and small ones of any kind, which unfold their input; so do all in float64, which oneDNN doesn't know, and in half precision
-where the processor lacks what it wants.
+itself, which need nothing, and small ones of any kind, which unfold their input; so do all in float64, which oneDNN doesn't
+know, and in half precision where the processor lacks what it wants.
 Convolutions on CUDA choose their workspace at run time; none is predicted there.
 
 Channel mix knows itself what it holds: scratch of up to 512 tokens a thread, which is as much as a small image has, and
@@ -30,11 +30,8 @@ Workspaces = Mapping[Any, Callable[..., tuple[Any, ...]]]
 
 # oneDNN rounds channels up to its block, a vector of float32
 _BLOCK = 16 if torch.backends.cpu.get_cpu_capability().startswith("AVX512") else 8
-# whether the processor has what oneDNN wants for them
-_HALF = {
-    torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported,
-    torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported,
-}
+# who knows whether the processor has what oneDNN wants for them; builds of torch without oneDNN have neither
+_HALF = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}
 # a weight comes in channels-last memory first, then in oneDNN's blocks
 _WEIGHT_COPIES = 2
 
@@ -108,7 +105,8 @@ def _goes_to_onednn(x: Tensor, weight: Tensor, steps: tuple[list[int], list[int]
 
 
 def _known_to_onednn(dtype: torch.dtype) -> bool:
-    return dtype == torch.float32 or bool(dtype in _HALF and _HALF[dtype]())
+    supported = getattr(torch.ops.mkldnn, _HALF.get(dtype, ""), None)
+    return dtype == torch.float32 or bool(supported is not None and supported())
 
 
 def _convolution_backward_bytes(
