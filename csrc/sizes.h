@@ -173,6 +173,30 @@ inline void check_channel_mix(const char* op, const at::Tensor& x_k, const at::T
   }
 }
 
+// (B, N, C) as rows; a copy where rows don't follow each other at one distance
+inline at::Tensor as_rows(const at::Tensor& x) {
+  const bool regular = x.size(0) == 1 || x.stride(0) == x.size(1) * x.stride(1);
+  return regular && (x.stride(2) == 1 || x.size(2) == 1) ? x : x.contiguous();
+}
+
+inline Rows rows_of(const at::Tensor& x) { return {x.data_ptr(), x.stride(1)}; }
+
+inline ChannelMixParams channel_mix_params(const at::Tensor& x_k, const at::Tensor& x_r, const at::Tensor& key,
+                                           const at::Tensor& value, const at::Tensor& receptance,
+                                           const at::Tensor& out) {
+  ChannelMixParams p{};
+  p.N = x_k.size(0) * x_k.size(1);
+  p.C = x_k.size(2);
+  p.M = key.size(0);
+  p.x_k = rows_of(x_k);
+  p.x_r = rows_of(x_r);
+  p.out = rows_of(out);
+  p.key = key.data_ptr();
+  p.value = value.data_ptr();
+  p.receptance = receptance.data_ptr();
+  return p;
+}
+
 // (batch, token, head, channel)
 inline View view_of(const at::Tensor& tensor) {
   return {tensor.data_ptr(), tensor.stride(0), tensor.stride(1), tensor.dim() == 4 ? tensor.stride(2) : 0};

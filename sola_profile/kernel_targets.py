@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sola_profile.kernel_case import BOTH, FORWARD, SHIFT_MIX, WKV, KernelCase, Shape
+from sola_profile.kernel_case import BOTH, CHANNEL_MIX, FORWARD, SHIFT_MIX, WKV, KernelCase, Shape
 
 COPY = "copy"  # share of the measured copy bandwidth, for the least bytes that the case moves
+EAGER = "eager"  # the same of PyTorch's operators
 FLASH, BEST_SDPA, RETENTION, BIDIRECTIONAL = "SDPA flash", "best SDPA", "fla", "flash_bla"
 # softmax attention by our own kernel, and by what the list of routes says
 OWN, AUTO = "own", "auto"
@@ -100,6 +101,9 @@ def targets() -> tuple[Target, ...]:
         for dtype in ("float32", "bfloat16"):
             found += _both(WKV, shape, COPY, (0.60, 0.40), dtype)
     found += _both(SHIFT_MIX, "8x65536x96", COPY, _SHOWN)
+    # three stages of backbones at 1,024 pixels, the last one beyond what our kernel takes
+    for shape in ("8x65536x96", "8x4096x192", "8x4096x384"):
+        found += _both(CHANNEL_MIX, shape, EAGER, _SHOWN)
     shapes = [f"1x16x{tokens}x{dim}" for dim in (64, 128) for tokens in (4096, 16384)]
     for shape in shapes:
         found += _both("softmax_attention", shape, FLASH, (0.9, 0.8), backend=OWN)
@@ -142,6 +146,9 @@ _FEATURES = {
         ("softmax_attention", "1x16x4096x64", BOTH),
         ("softmax_attention", "1x16x4096x128", FORWARD),
         ("softmax_attention", "1x16x4096x128", BOTH),
+        (CHANNEL_MIX, "1x3136x96", FORWARD),
+        (CHANNEL_MIX, "8x65536x96", FORWARD),
+        (CHANNEL_MIX, "8x4096x192", FORWARD),
     ),
     "pdl": (
         ("linear_attention", "1x6x16384x64", FORWARD),

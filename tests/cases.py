@@ -203,6 +203,27 @@ def channel_mix_cases() -> Iterator[Case]:
     yield Case("channel_mix", (1, 1100, 16, 64))
 
 
+# (B, N, C, M) of which CUDA's own kernels take those of 16-bit types: every width of tiles, widths between two of them,
+# tiles and blocks of hidden units that aren't full
+_MIX_KERNEL_SIZES = (
+    (1, 1, 8, 8),
+    (1, 64, 32, 64),
+    (2, 65, 24, 40),
+    (1, 200, 64, 200),
+    (2, 99, 72, 136),
+    (1, 193, 96, 72),
+    (1, 385, 128, 128),
+    (2, 65, 136, 32),
+    (1, 257, 192, 104),
+)
+
+
+def mix_kernel_cases() -> Iterator[Case]:
+    """Channel mix as CUDA's own kernels do it."""
+    for sizes in _MIX_KERNEL_SIZES:
+        yield Case("channel_mix", sizes)
+
+
 # every width of a warpgroup's tiles, V ≠ D, one token beyond whole tiles, more keys than queries and fewer
 _WARPGROUP_SIZES = (
     (130, 131, 32, 32),

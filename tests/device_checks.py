@@ -126,6 +126,42 @@ def nan_in_wkv_stays_in_its_channel(device: Device, which: str, value: float) ->
     assert out[1].isfinite().all()
 
 
+# (B, N, C, M) that a kernel takes in 16-bit types, and some that none does
+_MIXES = (
+    Case("channel_mix", (2, 70, 24, 40)),
+    Case("channel_mix", (2, 33, 136, 72)),
+    Case("channel_mix", (2, 5, 7, 9)),
+)
+
+
+def channel_mix_layouts(device: Device, dtype: torch.dtype) -> None:
+    """Strided tokens, transposed weights, rows at odd addresses and expanded gradients give what dense copies do."""
+    for case in _MIXES:
+        inputs = device.inputs(case, dtype)
+        tokens = [torch.stack([tensor, tensor], 2).flatten(1, 2)[:, ::2] for tensor in inputs[:2]]
+        batches = [tensor.transpose(0, 1).contiguous().transpose(0, 1) for tensor in inputs[:2]]
+        weights = [tensor.t().contiguous().t() for tensor in inputs[2:]]
+        odd = [torch.cat([tensor[..., :1], tensor], -1)[..., 1:] for tensor in inputs]
+        grad = torch.randn(inputs[0].shape, generator=torch.Generator().manual_seed(1)).to(device.name, dtype)
+        expected = device.run(case, inputs, grad)
+        for other in ([*tokens, *inputs[2:]], [*batches, *weights], odd):
+            got = device.run(case, other, grad)
+            check_close(str(case), got, expected, [tensor.double() for tensor in expected], dtype)
+        row = grad[0, 0].expand(grad.shape)
+        same_bits(device.run(case, inputs, row), device.run(case, inputs, row.contiguous()))
+
+
+def nan_in_channel_mix_stays_in_its_token(device: Device, value: float, dtype: torch.dtype) -> None:
+    for case in _MIXES:
+        inputs = device.inputs(case, dtype)
+        inputs[0][1, 4, 3] = value
+        got, expected = case.call(device.ops, inputs), case.refer([tensor.double() for tensor in inputs])
+        kept = torch.ones(got.shape[:2], dtype=torch.bool)
+        kept[1, 4] = False
+        assert got[kept].isfinite().all()
+        assert torch.equal(got[1, 4].isfinite(), expected[1, 4].isfinite())
+
+
 def nan_in_shift_mix_reaches_neighbours(device: Device, value: float, dtype: torch.dtype) -> None:
     """A token's channel is seen by itself and by the one neighbour that takes this group from it."""
     case = Case("shift_mix", (2, 5, 6, 32, 3))
@@ -239,7 +275,8 @@ def same_bits_every_time(device: Device, case: Case, dtype: torch.dtype, disturb
 def offsets_beyond_int32(device: Device, library: Any, attention: str, axis: int) -> None:
     """Elements 2³¹ apart, in memory that is reserved and mostly untouched: offsets in 32 bits would wrap."""
     generator = torch.Generator().manual_seed(0)
-    shape = (2, 3, 16) if attention == "wkv" else (2, 3, 2, 16)
+    # rows of channel mix lie at one distance, or are copied
+    shape = {"wkv": (2, 3, 16), "channel_mix": (1, 3, 16)}.get(attention, (2, 3, 2, 16))
     q, k, v, grad = (torch.randn(shape, generator=generator).to(device.name, torch.bfloat16) for _ in range(4))
     strides = list(k.stride())
     strides[axis] = 2**31 + 64
@@ -262,6 +299,13 @@ def offsets_beyond_int32(device: Device, library: Any, attention: str, axis: int
         if attention == "shift_mix":
             ratios = torch.stack(rates)
             return [*library.shift_mix(middle, ratios), *library.shift_mix_backward([grad, q], middle, ratios)]
+        if attention == "channel_mix":
+            maps = [
+                torch.randn(size, generator=torch.Generator().manual_seed(1)).to(q) for size in ((24, 16), (16, 24))
+            ]
+            maps.append(k.new_ones(16, 16))
+            out = library.channel_mix(middle, q, *maps)
+            return [out, *library.channel_mix_backward(grad, middle, q, *maps, out)]
         out, saved = library.wkv(middle, v, *rates, True)
         return [out, *library.wkv_backward(grad, middle, v, *rates, out, saved)]
 
@@ -290,6 +334,9 @@ def results_beyond_int32(device: Device, attention: str) -> None:
         # one token more, whose right neighbour of the cut is left out
         (out,), (expected,) = device.ops.shift_mix(x, ratios), device.ops.shift_mix(x[:, :, -kept - 1 :], ratios)
         out, expected = out[:, 0], expected[:, 0]
+    elif attention == "channel_mix":
+        x, square = random(1, tokens, dim), random(dim, dim) / 8
+        out, expected = (device.ops.channel_mix(each, each, *[square] * 3) for each in (x, x[:, -kept:].contiguous()))
     else:
         k, near = random(1, tokens, dim), 4096
         rates = torch.ones(dim, device=device.name), torch.zeros(dim, device=device.name)
@@ -306,6 +353,7 @@ LONG_CASES = (
     Case("linear_attention", (1, 200, 200, 2, 24, 40), (("causal", True),)),
     Case("wkv", (2, 100, 70)),
     Case("shift_mix", (2, 9, 31, 160, 3)),
+    Case("channel_mix", (2, 150, 96, 200)),
 )
 
 EMPTY_SIZES = ((0, 5, 5, 2, 8, 4), (2, 5, 5, 0, 8, 4), (2, 0, 5, 2, 8, 4), (2, 5, 0, 2, 8, 4), (2, 0, 0, 2, 8, 4))

@@ -13,7 +13,7 @@ import device_checks as checks
 import pytest
 import torch
 from against_reference import agrees
-from cases import CUDA_CASES, SMALL_CUDA_CASES, Case, channel_mix_cases, warpgroup_cases
+from cases import CUDA_CASES, SMALL_CUDA_CASES, Case, channel_mix_cases, mix_kernel_cases, warpgroup_cases
 
 from sola_vision import ops
 
@@ -58,10 +58,31 @@ def test_small_values_and_gradients(case: Case, dtype: torch.dtype) -> None:
 
 @dtypes
 @pytest.mark.parametrize("where", [ops, torch.ops.sola], ids=["function", "operator"])
-def test_channel_mix_of_pytorchs_products(where, dtype: torch.dtype) -> None:
-    """No kernel of ours, but the function and the operator that graphs were recorded with."""
-    for case in channel_mix_cases():
+def test_channel_mix(where, dtype: torch.dtype) -> None:
+    """The function and the operator that graphs were recorded with."""
+    for case in (*channel_mix_cases(), *mix_kernel_cases()):
         agrees(case, dtype, where, "cuda")
+
+
+# enough tokens for blocks of warpgroups on a quarter of an H100's multiprocessors
+@pytest.mark.parametrize("features", [(), ("wgmma",)], ids=["all features", "without wgmma"])
+@pytest.mark.parametrize("dtype", checks.HALF_AND_FLOAT[1:], ids=str)
+def test_channel_mix_by_one_kernel(dtype: torch.dtype, features: tuple[str, ...]) -> None:
+    with ops.cuda_without(*features):
+        for case in mix_kernel_cases():
+            _batch, _tokens, *widths = case.sizes
+            agrees(Case("channel_mix", (3, 1500, *widths)), dtype, ops, "cuda")
+
+
+@dtypes
+def test_layouts_of_channel_mix(dtype: torch.dtype) -> None:
+    checks.channel_mix_layouts(DEVICE, dtype)
+
+
+@dtypes
+@pytest.mark.parametrize("value", checks.VALUES)
+def test_nan_in_channel_mix_stays_in_its_token(value: float, dtype: torch.dtype) -> None:
+    checks.nan_in_channel_mix_stays_in_its_token(DEVICE, value, dtype)
 
 
 @dtypes
@@ -357,13 +378,13 @@ def _room() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("axis", [0, 1], ids=["batch", "token"])
-@pytest.mark.parametrize("attention", ["softmax", "linear", "causal", "wkv", "shift_mix"])
+@pytest.mark.parametrize("attention", ["softmax", "linear", "causal", "wkv", "shift_mix", "channel_mix"])
 def test_offsets_beyond_int32(attention: str, axis: int) -> None:
     with _room():
         checks.offsets_beyond_int32(DEVICE, torch.ops.sola, attention, axis)
 
 
-@pytest.mark.parametrize("attention", ["softmax", "linear", "causal", "wkv", "shift_mix"])
+@pytest.mark.parametrize("attention", ["softmax", "linear", "causal", "wkv", "shift_mix", "channel_mix"])
 def test_results_beyond_int32(attention: str) -> None:
     with _room():
         checks.results_beyond_int32(DEVICE, attention)

@@ -5,7 +5,7 @@ import emulated
 import pytest
 import torch
 from against_reference import agrees
-from cases import CUDA_CASES, SMALL_CUDA_CASES, Case, channel_mix_cases
+from cases import CUDA_CASES, SMALL_CUDA_CASES, Case, channel_mix_cases, mix_kernel_cases
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -31,10 +31,31 @@ def test_strided_inputs(case: Case, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_channel_mix_of_pytorchs_products(dtype: torch.dtype) -> None:
-    """No kernel of ours, but the same operator."""
+def test_channel_mix(dtype: torch.dtype) -> None:
+    """Sizes of all kinds: most are PyTorch's products with our steps between."""
     for case in channel_mix_cases():
         agrees(case, dtype, emulated)
+
+
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+@pytest.mark.parametrize("case", list(mix_kernel_cases()), ids=str)
+def test_channel_mix_by_one_kernel(library, case: Case, dtype: torch.dtype) -> None:
+    before = library.blocks_run()
+    case.call(emulated, case.inputs(dtype))
+    batch, tokens, channels, _hidden = case.sizes
+    assert library.blocks_run() - before == -(-batch * tokens // (128 if channels <= 128 else 64))
+    assert agrees(case, dtype, emulated)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_layouts_of_channel_mix(dtype: torch.dtype) -> None:
+    checks.channel_mix_layouts(DEVICE, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("value", checks.VALUES)
+def test_nan_in_channel_mix_stays_in_its_token(value: float, dtype: torch.dtype) -> None:
+    checks.nan_in_channel_mix_stays_in_its_token(DEVICE, value, dtype)
 
 
 # so many heads that a block has several tiles of one, the last of two tokens
@@ -128,7 +149,7 @@ def test_same_bits_in_any_order_of_threads(library, case: Case, dtype: torch.dty
 
 
 @pytest.mark.parametrize("axis", [0, 1], ids=["batch", "token"])
-@pytest.mark.parametrize("attention", ["softmax", "linear", "causal", "wkv", "shift_mix"])
+@pytest.mark.parametrize("attention", ["softmax", "linear", "causal", "wkv", "shift_mix", "channel_mix"])
 def test_offsets_beyond_int32(library, attention: str, axis: int) -> None:
     checks.offsets_beyond_int32(DEVICE, library, attention, axis)
 

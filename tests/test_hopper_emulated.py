@@ -7,22 +7,28 @@ import emulated
 import pytest
 import torch
 from against_reference import agrees
-from cases import CUDA_CASES, SMALL_CUDA_CASES, Case, warpgroup_cases
+from cases import CUDA_CASES, SMALL_CUDA_CASES, Case, mix_kernel_cases, warpgroup_cases
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 DEVICE = checks.Device("cpu", emulated, tokens=4096)
-_ORDINARY, _HOPPER = 80, 90
+# compute capability, and bytes of shared memory that a block may have
+_ORDINARY, _HOPPER = (80, 163 << 10), (90, 227 << 10)
 HALF = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 
 
 @pytest.fixture(autouse=True)
 def library() -> Iterator:
     library = emulated.library()
-    library.set_capability(_HOPPER)
+    _become(library, *_HOPPER)
     yield library
-    library.set_capability(_ORDINARY)
+    _become(library, *_ORDINARY)
     library.switch_cuda_features_off([])
+
+
+def _become(library, capability: int, shared_bytes: int) -> None:
+    library.set_capability(capability)
+    library.set_most_shared(shared_bytes)
 
 
 def _blocks(library, case: Case, dtype: torch.dtype, *, odd: bool = False) -> int:
@@ -39,6 +45,27 @@ def _blocks(library, case: Case, dtype: torch.dtype, *, odd: bool = False) -> in
 @pytest.mark.parametrize("case", list(warpgroup_cases(1, 1)), ids=str)
 def test_values_and_gradients(case: Case, dtype: torch.dtype) -> None:
     assert agrees(case, dtype, emulated)
+
+
+@HALF
+@pytest.mark.parametrize("case", list(mix_kernel_cases()), ids=str)
+def test_channel_mix(library, case: Case, dtype: torch.dtype) -> None:
+    batch, tokens, channels, _hidden = case.sizes
+    if batch * tokens >= 64:
+        rows = 192 if 64 < channels <= 128 else 128
+        assert _blocks(library, case, dtype) == -(-batch * tokens // rows)
+    assert agrees(case, dtype, emulated)
+
+
+@HALF
+def test_layouts_of_channel_mix(dtype: torch.dtype) -> None:
+    checks.channel_mix_layouts(DEVICE, dtype)
+
+
+@HALF
+@pytest.mark.parametrize("value", checks.VALUES)
+def test_nan_in_channel_mix_stays_in_its_token(value: float, dtype: torch.dtype) -> None:
+    checks.nan_in_channel_mix_stays_in_its_token(DEVICE, value, dtype)
 
 
 def test_several_heads_and_batches() -> None:

@@ -179,16 +179,34 @@ def test_what_a_channel_mix_holds_inside_is_exact(kind, tokens, channels, hidden
 
 
 def test_hidden_units_are_kept_where_pytorch_runs():
-    """On CUDA a channel mix is PyTorch's operators, whatever meta has."""
+    """On a device without an operator of ours a channel mix is PyTorch's, whatever meta has."""
     resolution, spec = Resolution(224, 224), get_spec("sola_t")
     peaks = {
         (device, mode): predict_peak(build(spec, Settings(mode=mode, device=device), "meta"), resolution).step_bytes
-        for device in ("cpu", "cuda")
+        for device in ("cpu", "mps")
         for mode in ("infer", "train")
     }
     # an inference holds the hidden units of a layer, training those of all layers
-    assert peaks["cuda", "infer"] > 1.2 * peaks["cpu", "infer"]
-    assert peaks["cuda", "train"] > 1.3 * peaks["cpu", "train"]
+    assert peaks["mps", "infer"] > 1.2 * peaks["cpu", "infer"]
+    assert peaks["mps", "train"] > 1.3 * peaks["cpu", "train"]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "channels", "hidden", "held"),
+    # beside the result: hidden units and what they give; nothing where CUDA has a kernel
+    [
+        ("float32", 96, 384, 384 + 96),
+        ("bfloat16", 96, 384, 0),
+        ("bfloat16", 96, 390, 390 + 96),
+        ("float16", 200, 800, 1000),
+    ],
+)
+def test_what_a_channel_mix_holds_on_cuda(dtype, channels, hidden, held):
+    x, key = torch.empty(2, 50, channels, dtype=getattr(torch, dtype)), torch.empty(hidden, channels)
+    item, known = x.element_size(), workspaces_on("cuda")
+    assert known[torch.ops.sola.channel_mix.default](x, x, x, key, key.t(), key) == (100 * held * item,)
+    back = known[torch.ops.sola.channel_mix_backward.default](None, x, x, x, key, key.t(), key, x)
+    assert back == (100 * 2 * (hidden + channels) * item,)
 
 
 def test_what_all_threads_hold_is_predicted_and_seen():

@@ -32,29 +32,6 @@ Place place_of(int64_t index, int64_t rows, int64_t tokens) {
   return {0, 0, index * rows, std::min((index + 1) * rows, tokens)};
 }
 
-// (B, N, C) as rows; a copy where rows don't follow each other at one distance
-at::Tensor as_rows(const at::Tensor& x) {
-  const bool regular = x.size(0) == 1 || x.stride(0) == x.size(1) * x.stride(1);
-  return regular && (x.stride(2) == 1 || x.size(2) == 1) ? x : x.contiguous();
-}
-
-Rows rows_of(const at::Tensor& x) { return {x.data_ptr(), x.stride(1)}; }
-
-ChannelMixParams params_of(const at::Tensor& x_k, const at::Tensor& x_r, const at::Tensor& key, const at::Tensor& value,
-                           const at::Tensor& receptance, const at::Tensor& out) {
-  ChannelMixParams p{};
-  p.N = x_k.size(0) * x_k.size(1);
-  p.C = x_k.size(2);
-  p.M = key.size(0);
-  p.x_k = rows_of(x_k);
-  p.x_r = rows_of(x_r);
-  p.out = rows_of(out);
-  p.key = key.data_ptr();
-  p.value = value.data_ptr();
-  p.receptance = receptance.data_ptr();
-  return p;
-}
-
 // few tokens are cut finer, and where a tile for every thread is still not enough hidden units are cut as well
 struct ForwardCut {
   // room: tokens that scratch is made for, all that a range may have unless ranges are cut finer, so that images of
@@ -107,7 +84,7 @@ at::Tensor forward(const at::Tensor& x_k, const at::Tensor& x_r, const at::Tenso
   if (out.numel() == 0) return out;
   const at::Tensor mixed = as_rows(x_k), gate = as_rows(x_r);
   const at::Tensor K = key.contiguous(), V = value.contiguous(), R = receptance.contiguous();
-  const ChannelMixParams p = params_of(mixed, gate, K, V, R, out);
+  const ChannelMixParams p = channel_mix_params(mixed, gate, K, V, R, out);
   const Dtype dtype = dtype_of(x_k);
   const BrgemmBf16 brgemm = brgemm_for(p, dtype);
   const auto& kernel = kernels().channel_mix_forward;
@@ -159,7 +136,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> backward(
   if (x_k.numel() == 0) return {grad_k, grad_r, at::zeros_like(key), at::zeros_like(value), at::zeros_like(receptance)};
   const at::Tensor mixed = as_rows(x_k), gate = as_rows(x_r), grad = as_rows(grad_out), saved = as_rows(out);
   const at::Tensor K = key.contiguous(), V = value.contiguous(), R = receptance.contiguous();
-  ChannelMixParams p = params_of(mixed, gate, K, V, R, saved);
+  ChannelMixParams p = channel_mix_params(mixed, gate, K, V, R, saved);
   const Dtype dtype = dtype_of(x_k);
   const BrgemmBf16 brgemm = brgemm_for(p, dtype);
   const Task host{dtype, brgemm, nullptr};

@@ -128,6 +128,24 @@ struct ColumnSumsParams {
   int64_t rows, C;
 };
 
+// channels up to which channel mix has a kernel: sums of a warp's tokens stay in registers; up to kNarrowMix for twice
+// the tokens
+constexpr int kWideMix = 192, kNarrowMix = 128;
+constexpr int mix_rows(int64_t channels) { return channels <= kNarrowMix ? 2 * kTile : kTile; }
+
+// what comes between products of channel mix, number by number, in place
+enum class MixStep {
+  square,           // a ← max(a, 0)²
+  gate,             // a ← σ(a) c
+  through_squares,  // a ← max(a, 0)², b ← 2 max(a, 0) b
+  through_gate      // a ← σ(a) c, b ← (1 − σ(a)) c d
+};
+struct MixStepParams {
+  void *a, *b;
+  const void *c, *d;
+  int64_t count;
+};
+
 // tokens of a block of the backward, which leaves one share of the ratios' gradients
 constexpr int kMixRange = 128;
 

@@ -25,6 +25,11 @@ int launch_softmax_backward(const SoftmaxBackwardParams& p, Dtype dtype, void* s
 
 int launch_wkv_forward(const WkvWork& p, Dtype dtype, void* stream);
 int launch_wkv_backward(const WkvWork& p, Dtype dtype, void* stream);
+// forward, of 16-bit types and up to kWideMix channels, with rows and weights in multiples of 16 bytes
+int launch_channel_mix(const ChannelMixParams& p, Dtype dtype, void* stream);
+// on compute capability 9.0
+int launch_hopper_channel_mix(const ChannelMixParams& p, Dtype dtype, void* stream);
+int launch_mix_step(const MixStepParams& p, MixStep step, Dtype dtype, void* stream);
 int launch_shift_mix(const ShiftMixWork& work, Dtype dtype, void* stream);
 int launch_shift_mix_backward(ShiftMixWork work, Dtype dtype, void* stream);
 // also adds up what shift_mix_backward and wkv_backward leave of parameters

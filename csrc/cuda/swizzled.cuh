@@ -120,12 +120,12 @@ SOLA_DEVICE void await_tiles() {
   sync_block();
 }
 
-// Starts sums = left·rightᵀ for the 64 rows of `left` from `row` on.
-template <class In, class Left, class Right, int NT>
+// Starts sums = left·rightᵀ for the 64 rows of `left` from `row` on; all columns, or the first ones.
+template <class In, class Left, class Right, int columns = Left::kColumns, int NT>
 SOLA_DEVICE void start_along(float (&sums)[NT][4], uint32_t left, int row, uint32_t right) {
   static_assert(Left::kColumns == Right::kColumns && Right::kRows == 8 * NT);
 #pragma unroll
-  for (int depth = 0; depth < Left::kColumns; depth += 16) {
+  for (int depth = 0; depth < columns; depth += 16) {
     product_of_tiles<In>(sums, Left::along(left, row, depth), Right::along(right, 0, depth), depth > 0);
   }
   commit_products();
@@ -152,7 +152,16 @@ template <class In, class Right, int KT, int NT>
 SOLA_DEVICE void start_across(float (&sums)[NT][4], const uint32_t (&left)[KT][4], uint32_t right) {
   static_assert(Right::kColumns == 8 * NT && Right::kRows == 16 * KT);
 #pragma unroll
-  for (int k = 0; k < KT; ++k) product_of_registers<In>(sums, left[k], Right::across(right, 16 * k));
+  for (int k = 0; k < KT; ++k) product_of_registers<In, Along::other>(sums, left[k], Right::across(right, 16 * k));
+  commit_products();
+}
+
+// Starts sums += left·rightᵀ.
+template <class In, class Right, int KT, int NT>
+SOLA_DEVICE void start_along(float (&sums)[NT][4], const uint32_t (&left)[KT][4], uint32_t right) {
+  static_assert(Right::kRows == 8 * NT && Right::kColumns == 16 * KT);
+#pragma unroll
+  for (int k = 0; k < KT; ++k) product_of_registers<In, Along::depth>(sums, left[k], Right::along(right, 0, 16 * k));
   commit_products();
 }
 

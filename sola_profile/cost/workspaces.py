@@ -8,8 +8,8 @@ itself, which need nothing, and small ones of any kind, which unfold their input
 know, and in half precision where the processor lacks what it wants.
 Convolutions on CUDA choose their workspace at run time; none is predicted there.
 
-Channel mix knows itself what it holds: scratch of up to 512 tokens a thread, which is as much as a small image has, and
-sums of its weights' gradients.
+Channel mix knows itself what it holds on the CPU: scratch of up to 512 tokens a thread, which is as much as a small image
+has, and sums of its weights' gradients. On CUDA it holds hidden units where it has no kernel, and in its backward.
 
 Left out, because they are small: thread scratch of the other compiled operators (a few tiles per thread), what channel
 mix copies where its tokens don't lie row behind row, and what oneDNN keeps for itself in half precision (up to about 1 MB).
@@ -32,6 +32,8 @@ Workspaces = Mapping[Any, Callable[..., tuple[Any, ...]]]
 _BLOCK = 16 if torch.backends.cpu.get_cpu_capability().startswith("AVX512") else 8
 # who knows whether the processor has what oneDNN wants for them; builds of torch without oneDNN have neither
 _HALF = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}
+# channels up to which channel mix has a kernel on CUDA: kWideMix in csrc/cuda/kernel_params.h
+_WIDEST_MIX = 192
 # a weight comes in channels-last memory first, then in oneDNN's blocks
 _WEIGHT_COPIES = 2
 
@@ -41,7 +43,7 @@ def workspaces_on(device_type: str) -> Workspaces:
 
     Sizes may be symbols, which is why the moments aren't compared here.
     """
-    return _CPU if device_type == "cpu" else {}
+    return {"cpu": _CPU, "cuda": _CUDA}.get(device_type, {})
 
 
 def _nbytes(tensor: Tensor) -> Any:
@@ -135,6 +137,24 @@ def _channel_mix_backward_bytes(
     return held
 
 
+def _channel_mix_cuda_bytes(out: Tensor, x_k: Tensor, _x_r: Tensor, key: Tensor, *_: object) -> tuple[Any, ...]:
+    if x_k.element_size() == 2 and x_k.size(2) <= _WIDEST_MIX and x_k.size(2) % 8 == key.size(0) % 8 == 0:
+        return (0,)
+    # hidden units beside what they give; the gates are the result
+    return (_hidden_bytes(x_k, key) + _nbytes(out),)
+
+
+def _channel_mix_backward_cuda_bytes(
+    _out: object, _grad: Tensor, x_k: Tensor, _x_r: Tensor, key: Tensor, *_: object
+) -> tuple[Any, ...]:
+    # gradients before and inside the gate, squares and the gradients of hidden units
+    return (2 * (_nbytes(x_k) + _hidden_bytes(x_k, key)),)
+
+
+def _hidden_bytes(x_k: Tensor, key: Tensor) -> Any:
+    return x_k.size(0) * x_k.size(1) * key.size(0) * x_k.element_size()
+
+
 def _mix_sizes(x_k: Tensor, key: Tensor) -> tuple[int, int, int, str]:
     """As the extension asks for them.
 
@@ -151,4 +171,8 @@ _CPU: Workspaces = {
     torch.ops.aten.convolution_backward.default: _convolution_backward_bytes,
     torch.ops.sola.channel_mix.default: _channel_mix_bytes,
     torch.ops.sola.channel_mix_backward.default: _channel_mix_backward_bytes,
+}
+_CUDA: Workspaces = {
+    torch.ops.sola.channel_mix.default: _channel_mix_cuda_bytes,
+    torch.ops.sola.channel_mix_backward.default: _channel_mix_backward_cuda_bytes,
 }

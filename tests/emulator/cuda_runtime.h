@@ -81,7 +81,7 @@ void wait_for_copies(int pending);
 // products of warpgroups (warpgroup.cpp): sums are columns/8 times 4 of a lane
 uint32_t shared_address(const void* p);
 void start_product(bool bf16, float* sums, int columns, uint64_t left, uint64_t right, bool adds);
-void start_product(bool bf16, float* sums, int columns, const uint32_t* left, uint64_t right);
+void start_product(bool bf16, float* sums, int columns, const uint32_t* left, uint64_t right, bool across);
 void arrive_warpgroup();
 void commit_products();
 void wait_for_products(int pending);

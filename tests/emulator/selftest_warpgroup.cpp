@@ -40,7 +40,7 @@ void add_mistaken_product(Mistake mistake, float (&sums)[NT][4], uint32_t (&left
   if (mistake == Mistake::narrow_stride) descriptor -= uint64_t(Tile::kRowBytes >> 4) << 32;
   arrive_warpgroup();
   if (mistake == Mistake::written_late) left[0][0] ^= 1;
-  product_of_registers<In>(sums, left[0], descriptor);
+  product_of_registers<In, Along::other>(sums, left[0], descriptor);
   commit_products();
   if (mistake != Mistake::unfinished) wait_products<0>();
 }

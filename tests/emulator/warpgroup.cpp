@@ -213,8 +213,8 @@ uint32_t shared_address(const void* p) {
 void start_product(bool bf16, float* sums, int columns, uint64_t left, uint64_t right, bool adds) {
   ask_for_product({bf16, adds, false, columns, false, left, right}, sums, nullptr);
 }
-void start_product(bool bf16, float* sums, int columns, const uint32_t* left, uint64_t right) {
-  ask_for_product({bf16, true, true, columns, true, 0, right}, sums, left);
+void start_product(bool bf16, float* sums, int columns, const uint32_t* left, uint64_t right, bool across) {
+  ask_for_product({bf16, true, across, columns, true, 0, right}, sums, left);
 }
 void arrive_warpgroup() {
   ask(Kind::arrive);
