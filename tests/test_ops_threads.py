@@ -61,6 +61,16 @@ def test_tokens_of_a_channel_mix_are_cut_among_any_threads(count: int, threads) 
         assert agrees(Case("channel_mix", (1, tokens, 12, 20)), torch.float32)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("count", [2, 3, 5, 16])
+def test_hidden_units_of_a_channel_mix_are_cut_among_any_threads(count: int, dtype: torch.dtype, threads) -> None:
+    """Few tokens, in less than a tile, in tiles that aren't full and in two shares, with units that no cut divides."""
+    threads(count)
+    for tokens in (1, 17, 49, 65, 130, 260):
+        for hidden in (128, 260, 1022):
+            assert agrees(Case("channel_mix", (1, tokens, 12, hidden)), dtype)
+
+
 @pytest.mark.parametrize("causal", [False, True])
 def test_many_queries_without_a_key(causal: bool, threads) -> None:
     """Threads that share the queries of one head have no keys to share, in the backward too."""

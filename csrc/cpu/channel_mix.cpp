@@ -12,7 +12,9 @@ namespace sola {
 namespace {
 
 constexpr const char* kOp = "channel_mix";
-constexpr int64_t kTileRows = 64, kUnitBlock = 128;
+constexpr int64_t kTileRows = 64, kVectorRows = 16;
+// hidden units of a piece, at least, and what pieces are multiples of
+constexpr int64_t kUnitBlock = 128, kUnitStep = 64;
 // tokens that share one reading of the weights, at most
 constexpr int64_t kMostRows = 512;
 // tokens of a share of the weights' gradients, at least: it is as large as the weights, and is added to the others
@@ -28,52 +30,121 @@ int64_t tiles_of(int64_t tokens) { return (tokens + kTileRows - 1) / kTileRows; 
 // of one range
 int64_t most_rows(const ChannelMixParams& p) { return std::min(kMostRows, tiles_of(p.N) * kTileRows); }
 
-Place place_of(int64_t index, int64_t rows, int64_t tokens) {
-  return {0, 0, index * rows, std::min((index + 1) * rows, tokens)};
-}
+// tokens cut into pieces of nearly the same size, in whole vectors
+struct Ranges {
+  int64_t tokens, rows, count;
+
+  Ranges(int64_t tokens, int64_t pieces) : tokens(tokens) {
+    const int64_t each = (tokens + pieces - 1) / pieces;
+    rows = (each + kVectorRows - 1) / kVectorRows * kVectorRows;
+    count = (tokens + rows - 1) / rows;
+  }
+
+  int64_t tiles() const { return tiles_of(std::min(rows, tokens)); }
+  Place operator[](int64_t index) const { return {0, 0, index * rows, std::min((index + 1) * rows, tokens)}; }
+  // the tiles of all ranges in turn
+  Place tile(int64_t index) const {
+    const Place range = (*this)[index / tiles()];
+    const int64_t begin = std::min(range.begin + index % tiles() * kTileRows, range.end);
+    return {0, 0, begin, std::min(begin + kTileRows, range.end)};
+  }
+};
+
+// hidden units cut into as many pieces as keep all threads busy with each of `ranges` of tokens
+struct UnitCut {
+  int64_t step, count;
+
+  UnitCut(int64_t ranges, int64_t units) {
+    const int64_t cuts = choose_shares(ranges, std::max<int64_t>(units / kUnitBlock, 1));
+    const int64_t each = (units + cuts - 1) / cuts;
+    step = (each + kUnitStep - 1) / kUnitStep * kUnitStep;
+    count = (units + step - 1) / step;
+  }
+
+  Units units(int64_t index, const ChannelMixParams& p) const {
+    return {index * step, std::min((index + 1) * step, p.M)};
+  }
+};
+
+// what pieces of the hidden units give of each tile of tokens, (pieces, tiles, C, 64); nothing where there is one piece
+struct Partial {
+  const Ranges& ranges;
+  int64_t pieces, channels, tiles, size;
+  at::Tensor sums;
+
+  Partial(const Ranges& ranges, int64_t pieces, int64_t channels)
+      : ranges(ranges),
+        pieces(pieces),
+        channels(channels),
+        tiles(ranges.count * ranges.tiles()),
+        size(tiles * kTileRows * channels) {}
+
+  int64_t numbers() const { return pieces > 1 ? pieces * size : 0; }
+  void allocate(const at::Tensor& like) {
+    if (pieces > 1) sums = at::empty({pieces, size}, like.options().dtype(accumulate_type(like)));
+  }
+  std::byte* at(int64_t piece, int64_t tile) const {
+    if (pieces == 1) return nullptr;
+    const int64_t place = piece * size + tile * kTileRows * channels;
+    return static_cast<std::byte*>(sums.data_ptr()) + place * int64_t(sums.element_size());
+  }
+  std::byte* of_range(int64_t piece, int64_t range) const { return at(piece, range * ranges.tiles()); }
+  // calls kernel.finish for every tile; `ops`: of one
+  template <class Kernel>
+  void finish(const Kernel& kernel, const ChannelMixParams& p, const Task& host, size_t scratch, double ops) const {
+    if (pieces == 1) return;
+    run_tasks(tiles, ops, host.dtype, host.brgemm, scratch, [&](int64_t index, const Task& task) {
+      kernel.finish(p, task, ranges.tile(index), at(0, index), pieces, size);
+    });
+  }
+};
 
 // few tokens are cut finer, and where a tile for every thread is still not enough hidden units are cut as well
 struct ForwardCut {
-  // room: tokens that scratch is made for, all that a range may have unless ranges are cut finer, so that images of
-  // different sizes hold the same
-  int64_t tiles, rows, room, chunks, step, shares;
+  Ranges ranges;
+  UnitCut hidden;
+  // tokens that scratch is made for, all that a range may have unless ranges are cut finer, so that images of different
+  // sizes hold the same
+  int64_t room;
 
-  explicit ForwardCut(const ChannelMixParams& p) : tiles(tiles_of(p.N)) {
-    const int64_t fewest = (p.N + kMostRows - 1) / kMostRows;
-    const int64_t pieces = std::min(tiles, fewest * choose_shares(fewest, tiles));
-    rows = (tiles + pieces - 1) / pieces * kTileRows;
-    room = pieces > fewest ? rows : most_rows(p);
-    chunks = (p.N + rows - 1) / rows;
-    const int64_t blocks = (p.M + kUnitBlock - 1) / kUnitBlock, cuts = choose_shares(chunks, blocks);
-    step = (blocks + cuts - 1) / cuts;
-    shares = (blocks + step - 1) / step;
+  explicit ForwardCut(const ChannelMixParams& p)
+      : ranges(p.N, pieces_of(p.N)),
+        hidden(ranges.count, p.M),
+        room(ranges.count > fewest_ranges(p.N) ? ranges.rows : most_rows(p)) {}
+
+  static int64_t fewest_ranges(int64_t tokens) { return (tokens + kMostRows - 1) / kMostRows; }
+  static int64_t pieces_of(int64_t tokens) {
+    const int64_t fewest = fewest_ranges(tokens), tiles = tiles_of(tokens);
+    return std::min(tiles, fewest * choose_shares(fewest, tiles));
   }
 
   double ops(const ChannelMixParams& p) const {
-    return 2.0 * double(std::min(rows, p.N)) * double(p.C) * double(2 * p.M / shares + p.C);
+    return 2.0 * double(std::min(ranges.rows, p.N)) * double(p.C) * double(2 * p.M / hidden.count + p.C);
   }
-
-  // of a share of the partial sums
-  int64_t numbers(const ChannelMixParams& p) const { return tiles * kTileRows * p.C; }
 };
 
 struct BackwardCut {
-  // room: tokens that scratch is made for, whatever a range has, so that images of different sizes hold the same
-  int64_t room, shares, rows, chunks;
+  Ranges ranges;
+  // of the weights' gradients; each has as many ranges as the others, or one more
+  int64_t shares;
+  UnitCut hidden;
+  // tokens that scratch is made for, whatever a range has, so that images of different sizes hold the same
+  int64_t room;
 
-  explicit BackwardCut(const ChannelMixParams& p) : room(most_rows(p)) {
-    const int64_t tiles = tiles_of(p.N);
-    shares = choose_shares(1, std::clamp<int64_t>(p.N / kShareRows, 1, tiles));
-    // ranges of nearly the same size, as many for every share
-    const int64_t in_share = (tiles + shares - 1) / shares, most = kMostRows / kTileRows;
-    const int64_t ranges = (in_share + most - 1) / most;
-    rows = (in_share + ranges - 1) / ranges * kTileRows;
-    chunks = (p.N + rows - 1) / rows;
-    shares = std::min(shares, chunks);
+  explicit BackwardCut(const ChannelMixParams& p)
+      : ranges(p.N, pieces_of(p.N)),
+        shares(std::min(shares_of(p.N), ranges.count)),
+        hidden(shares, p.M),
+        room(most_rows(p)) {}
+
+  static int64_t shares_of(int64_t tokens) { return choose_shares(1, std::max<int64_t>(tokens / kShareRows, 1)); }
+  static int64_t pieces_of(int64_t tokens) {
+    const int64_t shares = shares_of(tokens), most = shares * kMostRows;
+    return shares * ((tokens + most - 1) / most);
   }
 
   double ops(const ChannelMixParams& p) const {
-    return 2.0 * double(p.N) * double(p.C) * double(5 * p.M + 3 * p.C) / double(shares);
+    return 2.0 * double(p.N) * double(p.C) * double(5 * p.M / hidden.count + 3 * p.C) / double(shares);
   }
 };
 
@@ -90,27 +161,16 @@ at::Tensor forward(const at::Tensor& x_k, const at::Tensor& x_r, const at::Tenso
   const auto& kernel = kernels().channel_mix_forward;
 
   const ForwardCut cut(p);
-  const int64_t rows = cut.rows, shares = cut.shares, size = cut.numbers(p);
-  at::Tensor partial;
-  if (shares > 1) partial = at::empty({shares, size}, x_k.options().dtype(accumulate_type(x_k)));
-  const auto part = [&](int64_t share, int64_t begin) -> std::byte* {
-    if (shares == 1) return nullptr;
-    return static_cast<std::byte*>(partial.data_ptr()) + (share * size + begin * p.C) * int64_t(partial.element_size());
-  };
-  const size_t scratch = kernel.scratch(p, {dtype, brgemm, nullptr}, cut.room);
-  run_tasks(cut.chunks * shares, cut.ops(p), dtype, brgemm, scratch, [&](int64_t index, const Task& task) {
-    const Place place = place_of(index / shares, rows, p.N);
-    const int64_t share = index % shares, first = share * cut.step * kUnitBlock;
-    const Units units{first, std::min(first + cut.step * kUnitBlock, p.M)};
-    kernel.run(p, task, place, units, part(share, place.begin));
+  const int64_t pieces = cut.hidden.count;
+  Partial partial(cut.ranges, pieces, p.C);
+  partial.allocate(x_k);
+  const Task host{dtype, brgemm, nullptr};
+  const size_t scratch = kernel.scratch(p, host, cut.room);
+  run_tasks(cut.ranges.count * pieces, cut.ops(p), dtype, brgemm, scratch, [&](int64_t index, const Task& task) {
+    const int64_t range = index / pieces, piece = index % pieces;
+    kernel.run(p, task, cut.ranges[range], cut.hidden.units(piece, p), partial.of_range(piece, range));
   });
-  if (shares > 1) {
-    const double ops = 2.0 * kTileRows * double(p.C * p.C);
-    run_tasks(cut.tiles, ops, dtype, brgemm, scratch, [&](int64_t index, const Task& task) {
-      const Place place = place_of(index, kTileRows, p.N);
-      kernel.finish(p, task, place, part(0, place.begin), shares, size);
-    });
-  }
+  partial.finish(kernel, p, host, scratch, 2.0 * kTileRows * double(p.C * p.C));
   return out;
 }
 
@@ -127,6 +187,17 @@ struct Shares {
     return sum.narrow(1, 0, weights.size(1)).to(weights.scalar_type()).contiguous();
   }
 };
+
+at::Tensor turn(const ChannelMixBackwardKernels& kernel, const at::Tensor& weights) {
+  const int64_t rows = weights.size(0), columns = weights.size(1), tasks = (columns + kUnitBlock - 1) / kUnitBlock;
+  auto turned = at::empty({columns, rows}, weights.options());
+  // a number takes about as long as two operations
+  run_tasks(tasks, 2.0 * double(rows * kUnitBlock), Dtype::bf16, nullptr, 0, [&](int64_t index, const Task&) {
+    const int64_t first = index * kUnitBlock;
+    kernel.turn(weights.data_ptr(), rows, columns, first, std::min(first + kUnitBlock, columns), turned.data_ptr());
+  });
+  return turned;
+}
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> backward(
     const at::Tensor& grad_out, const at::Tensor& x_k, const at::Tensor& x_r, const at::Tensor& key,
@@ -146,9 +217,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> backward(
   p.grad_x_r = rows_of(grad_r);
   at::Tensor turned[3];
   if (brgemm) {
-    turned[0] = K.t().contiguous();
-    turned[1] = V.t().contiguous();
-    turned[2] = R.t().contiguous();
+    turned[0] = turn(kernel, K);
+    turned[1] = turn(kernel, V);
+    turned[2] = turn(kernel, R);
     p.key_t = turned[0].data_ptr();
     p.value_t = turned[1].data_ptr();
     p.receptance_t = turned[2].data_ptr();
@@ -160,10 +231,19 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> backward(
   p.grad_key = of_key.sums.data_ptr();
   p.grad_value = of_value.sums.data_ptr();
   p.grad_receptance = of_receptance.sums.data_ptr();
-  run_tasks(shares, cut.ops(p), dtype, brgemm, kernel.scratch(p, host, cut.room), [&](int64_t share, const Task& task) {
-    const int64_t first = share * cut.chunks / shares, last = (share + 1) * cut.chunks / shares;
-    for (int64_t i = first; i < last; ++i) kernel.run(p, task, place_of(i, cut.rows, p.N), share, i == first);
+  const int64_t pieces = cut.hidden.count;
+  const size_t scratch = kernel.scratch(p, host, cut.room);
+  Partial partial(cut.ranges, pieces, p.C);
+  partial.allocate(x_k);
+  run_tasks(shares * pieces, cut.ops(p), dtype, brgemm, scratch, [&](int64_t index, const Task& task) {
+    const int64_t share = index / pieces, piece = index % pieces;
+    const int64_t first = share * cut.ranges.count / shares, last = (share + 1) * cut.ranges.count / shares;
+    for (int64_t i = first; i < last; ++i) {
+      kernel.run(p, task, cut.ranges[i], cut.hidden.units(piece, p), share, i == first, partial.of_range(piece, i));
+    }
   });
+  partial.finish(kernel, p, host, scratch, double(pieces * kTileRows * p.C));
+  partial.sums.reset();
   return {grad_k, grad_r, of_key.total(), of_value.total(), of_receptance.total()};
 }
 
@@ -185,8 +265,9 @@ int64_t channel_mix_held(int64_t tokens, int64_t channels, int64_t hidden, const
   const Dtype known = dtype_named(dtype);
   const ForwardCut cut(p);
   const size_t scratch = kernels().channel_mix_forward.scratch(p, {known, brgemm_for(p, known), nullptr}, cut.room);
-  const int64_t partial = cut.shares > 1 ? cut.shares * cut.numbers(p) * sum_bytes(known) : 0;
-  return partial + scratch_of(cut.chunks * cut.shares, cut.ops(p), scratch);
+  const int64_t pieces = cut.hidden.count;
+  const int64_t partial = Partial(cut.ranges, pieces, p.C).numbers() * sum_bytes(known);
+  return partial + scratch_of(cut.ranges.count * pieces, cut.ops(p), scratch);
 }
 
 std::pair<int64_t, int64_t> channel_mix_backward_held(int64_t tokens, int64_t channels, int64_t hidden,
@@ -207,8 +288,9 @@ std::pair<int64_t, int64_t> channel_mix_backward_held(int64_t tokens, int64_t ch
     kept += cut.shares > 1 || !is_result ? cut.shares * one : 0;
     last = cut.shares > 1 && !is_result ? one : 0;
   }
-  const int64_t scratch = scratch_of(cut.shares, cut.ops(p), kernel.scratch(p, host, cut.room));
-  return {turned + shares + scratch - weights * number_bytes, turned + kept + last};
+  const int64_t pieces = cut.hidden.count, partial = Partial(cut.ranges, pieces, p.C).numbers() * sum_bytes(known);
+  const int64_t scratch = scratch_of(cut.shares * pieces, cut.ops(p), kernel.scratch(p, host, cut.room));
+  return {turned + shares + partial + scratch - weights * number_bytes, turned + kept + last};
 }
 
 TORCH_LIBRARY_IMPL(sola, CPU, m) {

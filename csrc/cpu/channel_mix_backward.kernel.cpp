@@ -30,14 +30,15 @@ class ChannelMixBackward {
 
   size_t scratch() const { return arena_.used(); }
 
-  void run(int64_t begin, int64_t end, int64_t share, bool begins) {
+  void run(int64_t begin, int64_t end, Units units, int64_t share, bool begins, A* partial) {
     const int64_t C = p_.C, M = p_.M, padded = round_up<A>(M), tiles = tiles_of(end - begin);
+    A* grad_x = partial ? partial : grad_x_;
     A* grad_key = static_cast<A*>(p_.grad_key) + share * M * columns_;
     A* grad_value = static_cast<A*>(p_.grad_value) + share * C * padded;
     A* grad_receptance = static_cast<A*>(p_.grad_receptance) + share * C * columns_;
-    open_gates(begin, end, grad_receptance, begins);
-    for (int64_t m = 0; m < M; m += kUnits) {
-      const int64_t count = M - m < kUnits ? M - m : kUnits;
+    open_gates(begin, end, units.first == 0 ? grad_receptance : nullptr, begins);
+    for (int64_t m = units.first; m < units.last; m += kUnits) {
+      const int64_t count = units.last - m < kUnits ? units.last - m : kUnits;
       const Left<Mul> keys = weights_block<Mul, In>(p_.key, m * C, C, count, C, keys_);
       const Left<Mul> keys_t = kNative ? weights_block<Mul, In>(p_.key_t, m, M, C, count, keys_) : turned(keys);
       const Left<Mul> values_t = value_block(m, count);
@@ -52,12 +53,29 @@ class ChannelMixBackward {
         add_to_value(grad_y_ + t * C * kTile, count, tokens, grad_value + m, padded, sums);
         add_weights(grad_hidden_, count, x_rows_ + t * kTile * columns_, tokens, grad_key + m * columns_, sums);
         const Mul* grads = as_right(grad_hidden_, count, right_);
-        gemm(task_, Product<Mul>{C, width, count, keys_t, grads, kTile, grad_x_ + t * C * kTile, kTile}, into(m == 0));
+        gemm(task_, Product<Mul>{C, width, count, keys_t, grads, kTile, grad_x + t * C * kTile, kTile},
+             into(m == units.first));
       }
     }
-    for (int64_t t = 0; t < tiles; ++t) {
-      const int64_t first = begin + t * kTile;
-      store_tile<In>(grad_x_ + t * C * kTile, tokens_of(first, end), C, p_.grad_x_k, first, staging_);
+    if (!partial) finish(begin, end, grad_x, 1, 0);
+  }
+
+  // `count` partial gradients, `size` numbers apart
+  void finish(int64_t begin, int64_t end, const A* partial, int64_t count, int64_t size) {
+    for (int64_t first = begin; first < end; first += kTile, partial += p_.C * kTile) {
+      const int64_t tokens = tokens_of(first, end), width = tile_width<A>(tokens);
+      const A* total = partial;
+      if (count > 1) {
+        total = grad_x_;
+        for (int64_t i = 0; i < p_.C * kTile; i += kTile) {
+          for (int64_t c = i; c < i + width; c += kLanes<A>) {
+            Vec<A> sum = load(partial + c);
+            for (int64_t n = 1; n < count; ++n) sum += load(partial + n * size + c);
+            store(grad_x_ + c, sum);
+          }
+        }
+      }
+      store_tile<In>(total, tokens, p_.C, p_.grad_x_k, first, staging_);
     }
   }
 
@@ -85,7 +103,8 @@ class ChannelMixBackward {
     pack_rows(row<In>(x, first), x.stride, tokens, p_.C, to, columns_);
   }
 
-  // everything that hidden units have no part in: the gradients around the gate, that of x_r, and the receptance's
+  // dy, and everything else that hidden units have no part in: dz, the gradient of x_r, and the receptance's unless
+  // that is null
   void open_gates(int64_t begin, int64_t end, A* grad_receptance, bool begins) {
     const int64_t C = p_.C;
     const Left<Mul> receptance = weights_block<Mul, In>(p_.receptance, 0, C, C, C, keys_);
@@ -98,14 +117,18 @@ class ChannelMixBackward {
       A* grad_y = grad_y_ + t * C * kTile;
       load_tile(p_.x_r, first, tokens, in);
       gemm(task_, Product<Mul>{C, width, C, receptance, in, kTile, gate_, kTile}, Into::overwrite);
-      load_tile(p_.out, first, tokens, out_);
       load_tile(p_.grad_out, first, tokens, grad_y);
-      through_gate(grad_y, width);
-      load_x_rows(p_.x_r, first, tokens, rows);
-      add_weights(gate_, C, rows, tokens, grad_receptance, begins && t == 0 ? Into::overwrite : Into::accumulate);
-      gemm(task_, Product<Mul>{C, width, C, transposed, as_right(gate_, C, right_), kTile, out_, kTile},
-           Into::overwrite);
-      store_tile<In>(out_, tokens, C, p_.grad_x_r, first, staging_);
+      if (grad_receptance) {
+        load_tile(p_.out, first, tokens, out_);
+        through_gate<true>(grad_y, width);
+        load_x_rows(p_.x_r, first, tokens, rows);
+        add_weights(gate_, C, rows, tokens, grad_receptance, begins && t == 0 ? Into::overwrite : Into::accumulate);
+        gemm(task_, Product<Mul>{C, width, C, transposed, as_right(gate_, C, right_), kTile, out_, kTile},
+             Into::overwrite);
+        store_tile<In>(out_, tokens, C, p_.grad_x_r, first, staging_);
+      } else {
+        through_gate<false>(grad_y, width);
+      }
 
       load_tile(p_.x_k, first, tokens, in);
       load_x_rows(p_.x_k, first, tokens, rows);
@@ -115,12 +138,13 @@ class ChannelMixBackward {
     }
   }
 
-  // gate becomes dz, and grad, from dout, dy
+  // grad becomes, from dout, dy; and the gate, if wanted, dz
+  template <bool kInside>
   void through_gate(A* grad, int64_t width) {
     for (int64_t i = 0; i < p_.C * kTile; i += kTile) {
       for (int64_t c = i; c < i + width; c += kLanes<A>) {
         const Vec<A> share = sigmoid<A>(load(gate_ + c)), from = load(grad + c);
-        store(gate_ + c, from * load(out_ + c) * (A(1) - share));
+        if (kInside) store(gate_ + c, from * load(out_ + c) * (A(1) - share));
         store(grad + c, from * share);
       }
     }
@@ -186,13 +210,28 @@ static int64_t padded(const Task& task, int64_t columns) {
   return with_input(task, [&]<class In>(In) { return round_up<Acc<In>>(columns); });
 }
 
-static void run(const ChannelMixParams& p, const Task& task, Place place, int64_t share, bool begins) {
+static void run(const ChannelMixParams& p, const Task& task, Place place, Units units, int64_t share, bool begins,
+                void* partial) {
   with_types(task, [&]<class In, class Mul>(Types<In, Mul>) {
-    ChannelMixBackward<In, Mul>(p, task, place.end - place.begin).run(place.begin, place.end, share, begins);
+    ChannelMixBackward<In, Mul>(p, task, place.end - place.begin)
+        .run(place.begin, place.end, units, share, begins, static_cast<Acc<In>*>(partial));
   });
 }
 
+static void finish(const ChannelMixParams& p, const Task& task, Place place, const void* partial, int64_t count,
+                   int64_t size) {
+  with_types(task, [&]<class In, class Mul>(Types<In, Mul>) {
+    ChannelMixBackward<In, Mul>(p, task, kTile)
+        .finish(place.begin, place.end, static_cast<const Acc<In>*>(partial), count, size);
+  });
+}
+
+static void turn(const void* from, int64_t rows, int64_t columns, int64_t first, int64_t last, void* to) {
+  transpose_rows(static_cast<const bf16*>(from) + first, columns, rows, last - first,
+                 static_cast<bf16*>(to) + first * rows, rows);
+}
+
 extern const ChannelMixBackwardKernels channel_mix_backward;
-const ChannelMixBackwardKernels channel_mix_backward{scratch, padded, run};
+const ChannelMixBackwardKernels channel_mix_backward{scratch, padded, turn, run, finish};
 
 }  // namespace sola::SOLA_ISA

@@ -126,8 +126,13 @@ struct ChannelMixBackwardKernels {
   size_t (*scratch)(const ChannelMixParams&, const Task&, int64_t rows);
   // `columns` of a gradient of weights, padded
   int64_t (*padded)(const Task&, int64_t columns);
-  // gradients of the tokens; adds to a share of the weights' gradients, or begins it
-  void (*run)(const ChannelMixParams&, const Task&, Place, int64_t share, bool begins);
+  // 16-bit weights transposed, columns of them from `first` on, as far as `last`
+  void (*turn)(const void* from, int64_t rows, int64_t columns, int64_t first, int64_t last, void* to);
+  // gradients of the tokens; adds to a share of the weights' gradients, or begins it. What hidden units have no part in
+  // comes with the first ones. With `partial` (tiles, C, 64) only what some hidden units give of grad_x_k
+  void (*run)(const ChannelMixParams&, const Task&, Place, Units, int64_t share, bool begins, void* partial);
+  // the sum of `count` such gradients, `size` numbers apart
+  void (*finish)(const ChannelMixParams&, const Task&, Place, const void* partial, int64_t count, int64_t size);
 };
 
 // fixed amounts of work on data in the first caches, from which the host measures what a core can do
