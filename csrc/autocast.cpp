@@ -4,6 +4,7 @@
 #include <torch/library.h>
 
 #include "operators.h"
+#include "without_autocast.h"
 
 namespace sola {
 namespace {
@@ -11,12 +12,6 @@ namespace {
 Tensor lower(const Tensor& tensor) {
   const auto device = tensor.device().type();
   return at::autocast::cached_cast(at::autocast::get_autocast_dtype(device), tensor, device);
-}
-
-// autocast keys of all devices: a call may not be cast twice
-c10::impl::ExcludeDispatchKeyGuard without_autocast() {
-  return c10::impl::ExcludeDispatchKeyGuard(
-      c10::DispatchKeySet({c10::DispatchKey::AutocastCPU, c10::DispatchKey::AutocastCUDA}));
 }
 
 std::tuple<Tensor, Tensor> softmax_autocast(const Tensor& q, const Tensor& k, const Tensor& v, double scale,

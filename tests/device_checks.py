@@ -162,6 +162,37 @@ def nan_in_channel_mix_stays_in_its_token(device: Device, value: float, dtype: t
         assert torch.equal(got[1, 4].isfinite(), expected[1, 4].isfinite())
 
 
+def infinity_that_turns_units_off(device: Device, dtype: torch.dtype) -> None:
+    """An infinite channel that makes every unit negative leaves an output of 0, whatever lies behind the last unit."""
+    for case in _MIXES:
+        inputs = device.inputs(case, dtype)
+        inputs[0][1, 4, 3] = _INF
+        inputs[2][:, 3] = -1.0
+        assert not case.call(device.ops, inputs)[1, 4].any()
+
+
+def overflow_at_a_unit_that_is_off(device: Device) -> None:
+    """In float16 the gradient of a hidden unit may overflow; where the unit is off it counts for nothing."""
+    x, grad = (torch.full((1, 3, 8), size, device=device.name, dtype=torch.float16) for size in (1.0, 2000.0))
+    key, value = (torch.full((8, 8), size, device=device.name, dtype=torch.float16) for size in (0.125, 0.5))
+    key[0], value[:, 0] = -1.0, 16.0
+    inputs = [tensor.requires_grad_() for tensor in (x, x.clone(), key, value, torch.zeros_like(value))]
+    gradients = torch.autograd.grad(device.ops.channel_mix(*inputs), inputs, grad)
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+def backward_under_autocast(device: Device, dtype: torch.dtype) -> None:
+    """A backward pass that is called under autocast has the dtypes of its forward pass."""
+    for case in _MIXES:
+        inputs = device.inputs(case, dtype)
+        grad = torch.randn(inputs[0].shape, generator=torch.Generator().manual_seed(1)).to(device.name, dtype)
+        leaves = [tensor.detach().requires_grad_() for tensor in inputs]
+        out = case.call(device.ops, leaves)
+        with torch.autocast(device.name, torch.bfloat16):
+            gradients = torch.autograd.grad(out, leaves, grad)
+        same_bits(list(gradients), device.run(case, inputs, grad)[1:])
+
+
 def nan_in_shift_mix_reaches_neighbours(device: Device, value: float, dtype: torch.dtype) -> None:
     """A token's channel is seen by itself and by the one neighbour that takes this group from it."""
     case = Case("shift_mix", (2, 5, 6, 32, 3))

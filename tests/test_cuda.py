@@ -86,6 +86,13 @@ def test_nan_in_channel_mix_stays_in_its_token(value: float, dtype: torch.dtype)
 
 
 @dtypes
+def test_channel_mix_at_the_edge(dtype: torch.dtype) -> None:
+    checks.infinity_that_turns_units_off(DEVICE, dtype)
+    checks.backward_under_autocast(DEVICE, dtype)
+    checks.overflow_at_a_unit_that_is_off(DEVICE)
+
+
+@dtypes
 @pytest.mark.parametrize("case", checks.LONG_CASES, ids=str)
 def test_several_ranges_and_stretches(case: Case, dtype: torch.dtype) -> None:
     agrees(case, dtype, ops, "cuda")

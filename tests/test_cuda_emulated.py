@@ -58,6 +58,20 @@ def test_nan_in_channel_mix_stays_in_its_token(value: float, dtype: torch.dtype)
     checks.nan_in_channel_mix_stays_in_its_token(DEVICE, value, dtype)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_infinity_that_turns_units_off(dtype: torch.dtype) -> None:
+    checks.infinity_that_turns_units_off(DEVICE, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_backward_under_autocast(dtype: torch.dtype) -> None:
+    checks.backward_under_autocast(DEVICE, dtype)
+
+
+def test_overflow_at_a_unit_that_is_off() -> None:
+    checks.overflow_at_a_unit_that_is_off(DEVICE)
+
+
 # so many heads that a block has several tiles of one, the last of two tokens
 @pytest.mark.parametrize(("dtype", "dims"), [(torch.float32, (5, 8)), (torch.bfloat16, (40, 33))], ids=str)
 def test_blocks_walk_over_several_tiles(dtype: torch.dtype, dims: tuple[int, int]) -> None:

@@ -68,6 +68,11 @@ def test_nan_in_channel_mix_stays_in_its_token(value: float, dtype: torch.dtype)
     checks.nan_in_channel_mix_stays_in_its_token(DEVICE, value, dtype)
 
 
+@HALF
+def test_infinity_that_turns_units_off(dtype: torch.dtype) -> None:
+    checks.infinity_that_turns_units_off(DEVICE, dtype)
+
+
 def test_several_heads_and_batches() -> None:
     assert agrees(Case("softmax_attention", (2, 130, 140, 3, 32, 64)), torch.bfloat16, emulated)
 

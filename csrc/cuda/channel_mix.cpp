@@ -7,7 +7,10 @@
 #include <c10/core/DeviceGuard.h>
 #include <torch/library.h>
 
+#include <limits>
+
 #include "cuda/host.h"
+#include "without_autocast.h"
 
 namespace sola::cuda {
 namespace channel_mix {
@@ -49,7 +52,11 @@ at::Tensor by_kernel(const at::Tensor& x_k, const at::Tensor& x_r, const at::Ten
   return out;
 }
 
-at::Tensor flat(const at::Tensor& x) { return x.reshape({x.size(0) * x.size(1), x.size(2)}); }
+// tokens as a matrix; cuBLAS takes no rows that are further apart than an int says
+at::Tensor flat(const at::Tensor& x) {
+  const at::Tensor rows = x.reshape({x.size(0) * x.size(1), x.size(2)});
+  return rows.size(0) > 1 && rows.stride(0) > std::numeric_limits<int>::max() ? rows.contiguous() : rows;
+}
 
 // tensors are dense; what a step has no use for is undefined
 void run_step(MixStep step, const at::Tensor& a, const at::Tensor& b, const at::Tensor& c, const at::Tensor& d) {
@@ -63,6 +70,7 @@ at::Tensor forward(const at::Tensor& x_k, const at::Tensor& x_r, const at::Tenso
   check_channel_mix(kOp, x_k, x_r, key, value, receptance);
   check_dtype(kOp, "x_k", x_k);
   const c10::DeviceGuard guard(x_k.device());
+  const auto as_they_are = without_autocast();
   if (x_k.numel() == 0) return at::empty(x_k.sizes(), x_k.options());
   if (has_kernel(x_k, key.size(0), size_of(x_k.device()))) return by_kernel(x_k, x_r, key, value, receptance);
   const at::Tensor hidden = at::mm(flat(x_k), key.t());
@@ -78,6 +86,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> backward(
   check_channel_mix(kOp, x_k, x_r, key, value, receptance);
   check_dtype(kOp, "x_k", x_k);
   const c10::DeviceGuard guard(x_k.device());
+  const auto as_they_are = without_autocast();
   const at::Tensor xk = flat(x_k), xr = flat(x_r);
   const at::Tensor grad_y = at::mm(xr, receptance.t()), grad_z = at::empty_like(grad_y);
   run_step(MixStep::through_gate, grad_y, grad_z, flat(grad_out).contiguous(), flat(out).contiguous());

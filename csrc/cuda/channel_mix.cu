@@ -65,7 +65,7 @@ __global__ void __launch_bounds__(kThreads, 2) mix_forward(ChannelMixParams p) {
     await(step);
     clear(units);
     multiply<Along::depth, Along::depth>(units, own, Operand<In>{keys(step), stride}, T);
-    for_sums<MT, U / 8>([&](int m, int n, int i, int, int) { units[m][n][i] = square(relu(units[m][n][i])); });
+    square_units(units, weights.count(step));
     multiply_sums<Along::depth>(sums, units, Operand<In>{values(step), Tiles::kValueStride}, Operand<In>{});
   }
   sync_block();

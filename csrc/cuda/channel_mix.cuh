@@ -36,6 +36,8 @@ struct MixWeights {
     const int64_t first = int64_t(of_key ? step : step - hidden) * units, all = of_key ? p.M : p.C;
     return rows_of<In>(of_key ? p.key : p.receptance, p.C, first, 0, min(int64_t(units), all - first), p.C);
   }
+  // hidden units that exist
+  SOLA_DEVICE int count(int step) const { return int(min(int64_t(units), p.M - int64_t(step) * units)); }
   // columns of V
   SOLA_DEVICE Rows<const In> columns(int step) const {
     const int64_t first = int64_t(step) * units;
@@ -47,6 +49,17 @@ struct MixWeights {
 SOLA_DEVICE float relu(float x) { return x < 0.0f ? 0.0f : x; }
 
 SOLA_DEVICE float square(float x) { return x * x; }
+
+// The squares of a step's units, in place. Of units beyond `count` they are 0, also where infinite tokens have met
+// their zeros.
+template <int MT, int NT>
+SOLA_DEVICE void square_units(Sums<MT, NT>& units, int count) {
+  for_sums<MT, NT>([&](int m, int n, int i, int, int) { units[m][n][i] = square(relu(units[m][n][i])); });
+  if (count >= 8 * NT) return;
+  for_sums<MT, NT>([&](int m, int n, int i, int, int column) {
+    if (column >= count) units[m][n][i] = 0.0f;
+  });
+}
 
 // 1 / (1 + e^−x)
 SOLA_DEVICE float sigmoid(float x) { return fast_reciprocal(1.0f + fast_exp2(-kLog2e * x)); }

@@ -93,9 +93,6 @@ __global__ void __launch_bounds__(MixTiles<T>::kBlock, MixTiles<T>::kBlocks) mix
     arrive_warpgroup();
     start_along<In, Values>(sums[0], squares, copies.place(copies.values_at(step)));
   };
-  const auto square_units = [&] {
-    for_sums<1, UT>([&](int m, int n, int i, int, int) { units[m][n][i] = square(relu(units[m][n][i])); });
-  };
 
   copies.copy_tokens(false);
   copies.copy_keys(0);
@@ -106,7 +103,7 @@ __global__ void __launch_bounds__(MixTiles<T>::kBlock, MixTiles<T>::kBlocks) mix
   start_units(0, 0);
   wait_products<0>();
   hold(units[0]);
-  square_units();
+  square_units(units, copies.weights.count(0));
   pack_sums<In>(units[0], squares);
   for (int step = 1; step < hidden; ++step) {
     await(step);
@@ -114,7 +111,7 @@ __global__ void __launch_bounds__(MixTiles<T>::kBlock, MixTiles<T>::kBlocks) mix
     start_sums(step - 1);
     wait_products<1>();
     hold(units[0]);
-    square_units();
+    square_units(units, copies.weights.count(step));
     hold(units[0]);
     begin_basic_block(p.N < 0);
     wait_products<0>();

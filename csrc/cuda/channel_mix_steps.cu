@@ -17,7 +17,8 @@ SOLA_DEVICE void change(float& a, float& b, float c, float d) {
   if constexpr (step == MixStep::through_squares) {
     const float positive = relu(a);
     a = square(positive);
-    b *= 2.0f * positive;
+    // a gradient that has left the range of 16 bits ends at a unit that is off
+    b = positive == 0.0f ? 0.0f : 2.0f * positive * b;
   }
   if constexpr (step == MixStep::through_gate) {
     const float share = sigmoid(a);

@@ -12,7 +12,8 @@ Channel mix knows itself what it holds on the CPU: scratch of up to 512 tokens a
 has, and sums of its weights' gradients. On CUDA it holds hidden units where it has no kernel, and in its backward.
 
 Left out, because they are small: thread scratch of the other compiled operators (a few tiles per thread), what channel
-mix copies where its tokens don't lie row behind row, and what oneDNN keeps for itself in half precision (up to about 1 MB).
+mix copies where its tokens don't lie row behind row, the hidden units of CUDA's channel mixes of 136 to 192 channels where these
+have too few tokens for their kernel, and what oneDNN keeps for itself in half precision (up to about 1 MB).
 """
 
 from __future__ import annotations

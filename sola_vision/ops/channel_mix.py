@@ -37,7 +37,8 @@ def channel_mix(x_k: Tensor, x_r: Tensor, key: Tensor, value: Tensor, receptance
         receptance: ``(C, C)``, the matrix R.
 
     Returns:
-        ``(B, N, C)`` in the dtype of ``x_k``; sums run in float32 (float64 for float64).
+        ``(B, N, C)`` in the dtype of ``x_k``; sums run in float32 (float64 for float64), and where PyTorch multiplies as it is
+        told to in ``torch.backends.cuda.matmul``.
 
     Raises:
         TypeError: names the argument that is no tensor.
