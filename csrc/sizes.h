@@ -173,13 +173,16 @@ inline void check_channel_mix(const char* op, const at::Tensor& x_k, const at::T
   }
 }
 
+// distance of the rows of (B, N, C), where they have one. The stride of a single token says nothing.
+inline int64_t row_stride(const at::Tensor& x) { return x.size(1) > 1 ? x.stride(1) : x.stride(0); }
+
 // (B, N, C) as rows; a copy where rows don't follow each other at one distance
 inline at::Tensor as_rows(const at::Tensor& x) {
-  const bool regular = x.size(0) == 1 || x.stride(0) == x.size(1) * x.stride(1);
+  const bool regular = x.size(0) == 1 || x.size(1) == 1 || x.stride(0) == x.size(1) * x.stride(1);
   return regular && (x.stride(2) == 1 || x.size(2) == 1) ? x : x.contiguous();
 }
 
-inline Rows rows_of(const at::Tensor& x) { return {x.data_ptr(), x.stride(1)}; }
+inline Rows rows_of(const at::Tensor& x) { return {x.data_ptr(), row_stride(x)}; }
 
 inline ChannelMixParams channel_mix_params(const at::Tensor& x_k, const at::Tensor& x_r, const at::Tensor& key,
                                            const at::Tensor& value, const at::Tensor& receptance,

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import chain, zip_longest
 
+import channel_mix_checks as mix_checks
 import device_checks as checks
 import pytest
 import torch
@@ -76,20 +77,20 @@ def test_channel_mix_by_one_kernel(dtype: torch.dtype, features: tuple[str, ...]
 
 @dtypes
 def test_layouts_of_channel_mix(dtype: torch.dtype) -> None:
-    checks.channel_mix_layouts(DEVICE, dtype)
+    mix_checks.layouts(DEVICE, dtype)
 
 
 @dtypes
 @pytest.mark.parametrize("value", checks.VALUES)
 def test_nan_in_channel_mix_stays_in_its_token(value: float, dtype: torch.dtype) -> None:
-    checks.nan_in_channel_mix_stays_in_its_token(DEVICE, value, dtype)
+    mix_checks.nan_stays_in_its_token(DEVICE, value, dtype)
 
 
 @dtypes
 def test_channel_mix_at_the_edge(dtype: torch.dtype) -> None:
-    checks.infinity_that_turns_units_off(DEVICE, dtype)
-    checks.backward_under_autocast(DEVICE, dtype)
-    checks.overflow_at_a_unit_that_is_off(DEVICE)
+    mix_checks.infinity_that_turns_units_off(DEVICE, dtype)
+    mix_checks.backward_under_autocast(DEVICE, dtype)
+    mix_checks.overflow_at_a_unit_that_is_off(DEVICE)
 
 
 @dtypes

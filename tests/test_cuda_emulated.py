@@ -1,5 +1,6 @@
 """The CUDA kernels, run thread by thread on the CPU: every case against float64, layouts, edges; and the emulator itself."""
 
+import channel_mix_checks as mix_checks
 import device_checks as checks
 import emulated
 import pytest
@@ -49,27 +50,27 @@ def test_channel_mix_by_one_kernel(library, case: Case, dtype: torch.dtype) -> N
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_layouts_of_channel_mix(dtype: torch.dtype) -> None:
-    checks.channel_mix_layouts(DEVICE, dtype)
+    mix_checks.layouts(DEVICE, dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("value", checks.VALUES)
 def test_nan_in_channel_mix_stays_in_its_token(value: float, dtype: torch.dtype) -> None:
-    checks.nan_in_channel_mix_stays_in_its_token(DEVICE, value, dtype)
+    mix_checks.nan_stays_in_its_token(DEVICE, value, dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_infinity_that_turns_units_off(dtype: torch.dtype) -> None:
-    checks.infinity_that_turns_units_off(DEVICE, dtype)
+    mix_checks.infinity_that_turns_units_off(DEVICE, dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_backward_under_autocast(dtype: torch.dtype) -> None:
-    checks.backward_under_autocast(DEVICE, dtype)
+    mix_checks.backward_under_autocast(DEVICE, dtype)
 
 
 def test_overflow_at_a_unit_that_is_off() -> None:
-    checks.overflow_at_a_unit_that_is_off(DEVICE)
+    mix_checks.overflow_at_a_unit_that_is_off(DEVICE)
 
 
 # so many heads that a block has several tiles of one, the last of two tokens

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import channel_mix_checks as mix_checks
 import device_checks as checks
 import emulated
 import pytest
@@ -59,18 +60,18 @@ def test_channel_mix(library, case: Case, dtype: torch.dtype) -> None:
 
 @HALF
 def test_layouts_of_channel_mix(dtype: torch.dtype) -> None:
-    checks.channel_mix_layouts(DEVICE, dtype)
+    mix_checks.layouts(DEVICE, dtype)
 
 
 @HALF
 @pytest.mark.parametrize("value", checks.VALUES)
 def test_nan_in_channel_mix_stays_in_its_token(value: float, dtype: torch.dtype) -> None:
-    checks.nan_in_channel_mix_stays_in_its_token(DEVICE, value, dtype)
+    mix_checks.nan_stays_in_its_token(DEVICE, value, dtype)
 
 
 @HALF
 def test_infinity_that_turns_units_off(dtype: torch.dtype) -> None:
-    checks.infinity_that_turns_units_off(DEVICE, dtype)
+    mix_checks.infinity_that_turns_units_off(DEVICE, dtype)
 
 
 def test_several_heads_and_batches() -> None:

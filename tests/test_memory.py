@@ -19,6 +19,7 @@ from sola_profile.memory import Moment
 from sola_profile.source import read_source
 from sola_profile.workload import build, cpu_threads, inference_step, training_step
 from sola_vision import get_spec, ops
+from sola_vision.ops._extension import extension
 
 CPU = torch.device("cpu")
 
@@ -220,6 +221,13 @@ def test_what_all_threads_hold_is_predicted_and_seen():
         foreseen = predicted(Mix, shape, inference_step)
     # at the same time or one after the other, as the threads come and go
     assert sum(max(0, event.nbytes()) for event in events) == foreseen > predicted(Mix, shape, inference_step)
+
+
+def test_an_empty_channel_mix_holds_nothing():
+    assert extension.channel_mix_held(0, 16, 32, "float32") == 0
+    assert extension.channel_mix_backward_held(4, 0, 32, "bfloat16") == (0, 0)
+    with pytest.raises(ValueError, match="channel_mix: there are no 4 tokens of 16 channels with 0 hidden units"):
+        extension.channel_mix_held(4, 16, 0, "float32")
 
 
 def test_few_tokens_hold_sums_of_every_thread():

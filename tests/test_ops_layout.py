@@ -44,6 +44,34 @@ def test_slices_of_one_projection_go_in_as_they_are(attention: str, dtype: torch
         _same(leaf.grad.unbind(2), torch.autograd.grad(expected, dense, grad))
 
 
+_SINGLE_TOKENS = (
+    Case("softmax_attention", (3, 1, 1, 2, 4, 6)),
+    Case("linear_attention", (3, 1, 1, 2, 4, 6)),
+    Case("linear_attention", (3, 1, 1, 1, 4, 4), (("causal", True),)),
+    Case("linear_attention", (3, 1, 1, 2, 4, 4), (), decay=0.9),
+    Case("wkv", (3, 1, 5)),
+    Case("shift_mix", (3, 1, 1, 9, 2)),
+    Case("channel_mix", (3, 1, 16, 24)),
+    Case("channel_mix", (3, 1, 5, 7)),
+)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("case", _SINGLE_TOKENS, ids=str)
+def test_a_stride_of_what_is_alone_says_nothing(case: Case, dtype: torch.dtype) -> None:
+    """A pooled map as tokens has strides (C, 1, 1), tokens that come before images (C, B·C, 1): both are contiguous."""
+    inputs = case.inputs(dtype)
+    grad = torch.randn(case.run(inputs).shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+
+    def with_strides(tensor: torch.Tensor, stride: int) -> torch.Tensor:
+        strides = [stride if size == 1 else step for size, step in zip(tensor.shape, tensor.stride(), strict=True)]
+        return tensor.as_strided(tensor.shape, strides)
+
+    expected = _run_and_grads(case, inputs, grad)
+    for stride in (1, 3, 10**6):
+        _same(_run_and_grads(case, [with_strides(x, stride) for x in inputs], with_strides(grad, stride)), expected)
+
+
 @pytest.mark.parametrize("case", SMALL_CASES, ids=str)
 def test_transposed_and_sliced_inputs(case: Case) -> None:
     """Any strides but the last: (B, H, N, D) storage, every second token, a batch that is expanded."""

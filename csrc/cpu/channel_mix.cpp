@@ -91,11 +91,17 @@ struct Partial {
   std::byte* of_range(int64_t piece, int64_t range) const { return at(piece, range * ranges.tiles()); }
   // calls kernel.finish for every tile; `ops`: of one
   template <class Kernel>
-  void finish(const Kernel& kernel, const ChannelMixParams& p, const Task& host, size_t scratch, double ops) const {
+  void finish(const Kernel& kernel, const ChannelMixParams& p, const Task& host, double ops) const {
     if (pieces == 1) return;
+    const size_t scratch = kernel.scratch(p, host, kTileRows);
     run_tasks(tiles, ops, host.dtype, host.brgemm, scratch, [&](int64_t index, const Task& task) {
       kernel.finish(p, task, ranges.tile(index), at(0, index), pieces, size);
     });
+  }
+  // bytes of scratch that it needs
+  template <class Kernel>
+  int64_t held_by_finish(const Kernel& kernel, const ChannelMixParams& p, const Task& host, double ops) const {
+    return pieces == 1 ? 0 : scratch_of(tiles, ops, kernel.scratch(p, host, kTileRows));
   }
 };
 
@@ -121,6 +127,7 @@ struct ForwardCut {
   double ops(const ChannelMixParams& p) const {
     return 2.0 * double(std::min(ranges.rows, p.N)) * double(p.C) * double(2 * p.M / hidden.count + p.C);
   }
+  double ops_to_finish(const ChannelMixParams& p) const { return 2.0 * kTileRows * double(p.C * p.C); }
 };
 
 struct BackwardCut {
@@ -146,6 +153,7 @@ struct BackwardCut {
   double ops(const ChannelMixParams& p) const {
     return 2.0 * double(p.N) * double(p.C) * double(5 * p.M / hidden.count + 3 * p.C) / double(shares);
   }
+  double ops_to_finish(const ChannelMixParams& p) const { return double(hidden.count * kTileRows * p.C); }
 };
 
 at::Tensor forward(const at::Tensor& x_k, const at::Tensor& x_r, const at::Tensor& key, const at::Tensor& value,
@@ -170,7 +178,7 @@ at::Tensor forward(const at::Tensor& x_k, const at::Tensor& x_r, const at::Tenso
     const int64_t range = index / pieces, piece = index % pieces;
     kernel.run(p, task, cut.ranges[range], cut.hidden.units(piece, p), partial.of_range(piece, range));
   });
-  partial.finish(kernel, p, host, scratch, 2.0 * kTileRows * double(p.C * p.C));
+  partial.finish(kernel, p, host, cut.ops_to_finish(p));
   return out;
 }
 
@@ -242,7 +250,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> backward(
       kernel.run(p, task, cut.ranges[i], cut.hidden.units(piece, p), share, i == first, partial.of_range(piece, i));
     }
   });
-  partial.finish(kernel, p, host, scratch, double(pieces * kTileRows * p.C));
+  partial.finish(kernel, p, host, cut.ops_to_finish(p));
   partial.sums.reset();
   return {grad_k, grad_r, of_key.total(), of_value.total(), of_receptance.total()};
 }
@@ -251,6 +259,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> backward(
 int64_t sum_bytes(Dtype dtype) { return dtype == Dtype::f64 ? 8 : 4; }
 
 ChannelMixParams sizes_of(int64_t tokens, int64_t channels, int64_t hidden) {
+  TORCH_CHECK_VALUE(tokens >= 0 && channels >= 0 && hidden >= 1, kOp, ": there are no ", tokens, " tokens of ",
+                    channels, " channels with ", hidden, " hidden units");
   ChannelMixParams p{};
   p.N = tokens;
   p.C = channels;
@@ -262,17 +272,22 @@ ChannelMixParams sizes_of(int64_t tokens, int64_t channels, int64_t hidden) {
 
 int64_t channel_mix_held(int64_t tokens, int64_t channels, int64_t hidden, const std::string& dtype) {
   const ChannelMixParams p = sizes_of(tokens, channels, hidden);
+  if (p.N * p.C == 0) return 0;
   const Dtype known = dtype_named(dtype);
+  const Task host{known, brgemm_for(p, known), nullptr};
+  const auto& kernel = kernels().channel_mix_forward;
   const ForwardCut cut(p);
-  const size_t scratch = kernels().channel_mix_forward.scratch(p, {known, brgemm_for(p, known), nullptr}, cut.room);
-  const int64_t pieces = cut.hidden.count;
-  const int64_t partial = Partial(cut.ranges, pieces, p.C).numbers() * sum_bytes(known);
-  return partial + scratch_of(cut.ranges.count * pieces, cut.ops(p), scratch);
+  const Partial partial(cut.ranges, cut.hidden.count, p.C);
+  const size_t scratch = kernel.scratch(p, host, cut.room);
+  return partial.numbers() * sum_bytes(known) +
+         std::max(scratch_of(cut.ranges.count * cut.hidden.count, cut.ops(p), scratch),
+                  partial.held_by_finish(kernel, p, host, cut.ops_to_finish(p)));
 }
 
 std::pair<int64_t, int64_t> channel_mix_backward_held(int64_t tokens, int64_t channels, int64_t hidden,
                                                       const std::string& dtype) {
   const ChannelMixParams p = sizes_of(tokens, channels, hidden);
+  if (p.N * p.C == 0) return {0, 0};
   const Dtype known = dtype_named(dtype);
   const Task host{known, brgemm_for(p, known), nullptr};
   const auto& kernel = kernels().channel_mix_backward;
@@ -288,9 +303,12 @@ std::pair<int64_t, int64_t> channel_mix_backward_held(int64_t tokens, int64_t ch
     kept += cut.shares > 1 || !is_result ? cut.shares * one : 0;
     last = cut.shares > 1 && !is_result ? one : 0;
   }
-  const int64_t pieces = cut.hidden.count, partial = Partial(cut.ranges, pieces, p.C).numbers() * sum_bytes(known);
-  const int64_t scratch = scratch_of(cut.shares * pieces, cut.ops(p), kernel.scratch(p, host, cut.room));
-  return {turned + shares + partial + scratch - weights * number_bytes, turned + kept + last};
+  const Partial partial(cut.ranges, cut.hidden.count, p.C);
+  const int64_t scratch =
+      std::max(scratch_of(cut.shares * cut.hidden.count, cut.ops(p), kernel.scratch(p, host, cut.room)),
+               partial.held_by_finish(kernel, p, host, cut.ops_to_finish(p)));
+  const int64_t meanwhile = turned + shares + partial.numbers() * sum_bytes(known) + scratch;
+  return {meanwhile - weights * number_bytes, turned + kept + last};
 }
 
 TORCH_LIBRARY_IMPL(sola, CPU, m) {

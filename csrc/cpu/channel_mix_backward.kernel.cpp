@@ -156,7 +156,9 @@ class ChannelMixBackward {
       for (int64_t c = j; c < j + width; c += kLanes<A>) {
         const Vec<A> positive = relu(load(hidden_ + c));
         store(hidden_ + c, positive * positive);
-        store(grad_hidden_ + c, load(grad_hidden_ + c) * (positive + positive));
+        // an infinite gradient ends at a unit that is off
+        const Vec<A> through = load(grad_hidden_ + c) * (positive + positive);
+        store(grad_hidden_ + c, positive == Vec<A>{} ? Vec<A>{} : through);
       }
     }
   }

@@ -12,7 +12,7 @@ namespace sola {
 int64_t channel_mix_held(int64_t tokens, int64_t channels, int64_t hidden, const std::string& dtype);
 
 // its backward, beside its arguments and all results: while it computes, where gradients of weights are shares and not
-// yet results (which may be less than none), and when the last of them is added up
+// yet results (which may be less than none) and hidden units may be cut too, and when the last of them is added up
 std::pair<int64_t, int64_t> channel_mix_backward_held(int64_t tokens, int64_t channels, int64_t hidden,
                                                       const std::string& dtype);
 

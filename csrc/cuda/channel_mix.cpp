@@ -34,18 +34,22 @@ bool suits_hopper(const ChannelMixParams& p, const DeviceSize& device) {
   return 4 * p.N >= kHopperRows * device.multiprocessors;
 }
 
-// tokens or weights as rows that can be copied 16 bytes at a time
-at::Tensor in_vectors(const at::Tensor& rows) {
-  const bool fits = (reinterpret_cast<uintptr_t>(rows.data_ptr()) | (rows.stride(-2) * rows.element_size())) % 16 == 0;
+// Tokens, or dense weights, as rows that can be copied 16 bytes at a time.
+at::Tensor in_vectors(const at::Tensor& rows, int64_t stride) {
+  const bool fits = (reinterpret_cast<uintptr_t>(rows.data_ptr()) | (stride * rows.element_size())) % 16 == 0;
   return fits ? rows : rows.clone(at::MemoryFormat::Contiguous);
 }
+at::Tensor tokens_in_vectors(const at::Tensor& x) {
+  const at::Tensor rows = as_rows(x);
+  return in_vectors(rows, row_stride(rows));
+}
+at::Tensor weights_in_vectors(const at::Tensor& weights) { return in_vectors(weights.contiguous(), weights.size(1)); }
 
 at::Tensor by_kernel(const at::Tensor& x_k, const at::Tensor& x_r, const at::Tensor& key, const at::Tensor& value,
                      const at::Tensor& receptance) {
   auto out = at::empty(x_k.sizes(), x_k.options());
-  const at::Tensor mixed = in_vectors(as_rows(x_k)), gate = in_vectors(as_rows(x_r));
-  const at::Tensor K = in_vectors(key.contiguous()), V = in_vectors(value.contiguous()),
-                   R = in_vectors(receptance.contiguous());
+  const at::Tensor mixed = tokens_in_vectors(x_k), gate = tokens_in_vectors(x_r);
+  const at::Tensor K = weights_in_vectors(key), V = weights_in_vectors(value), R = weights_in_vectors(receptance);
   const ChannelMixParams p = channel_mix_params(mixed, gate, K, V, R, out);
   const auto launch = suits_hopper(p, size_of(x_k.device())) ? launch_hopper_channel_mix : launch_channel_mix;
   check_launch(kOp, launch(p, dtype_of(x_k), current_stream(x_k.device())));

@@ -25,7 +25,7 @@ def channel_mix(x_k: Tensor, x_r: Tensor, key: Tensor, value: Tensor, receptance
     A block of hidden units is computed for some tokens, squared, and multiplied into their output, so no tensor of the hidden
     width exists. The backward keeps the arguments and ``out``, and computes hidden units again: 32 multiply-accumulates
     per squared channel and token where 27 would do with M = 4C. On CUDA that holds for the forward of 16-bit types with up to
-    192 channels, C and M in multiples of 8; other calls and the backward are PyTorch's products, with what comes between them
+    192 channels, C and M in multiples of 8 (beyond 128 channels with enough tokens); other calls and the backward are PyTorch's products, with what comes between them
     in one pass over each tensor. Other devices run PyTorch's operators throughout.
 
     Args:
