@@ -45,7 +45,7 @@ def predict(
     *,
     machine: str | Machine = THIS,
     input_shape: str | None = None,
-    dtype: str = "float32",
+    dtype: str | None = None,
     budget_s: float = 0.0,
 ) -> ShownTimes:
     """How long a model's forward pass takes on a machine, by a roofline over its operator calls.
@@ -58,7 +58,7 @@ def predict(
             ``sola-profile machine --list`` gives, a file, or a ``Machine``.
         input_shape: what the model takes, with the letters H and W for the sides; the first number is the batch;
             None for what the model usually takes.
-        dtype: of weights and input.
+        dtype: of weights and input; None for float32, or for that of a ``Machine``, which has figures for one.
         budget_s: seconds to measure the model here as well, 0 for not at all.
 
     Returns:
@@ -72,7 +72,7 @@ def predict(
     """
     source = read_source(model) if isinstance(model, str) else ModelSource(_name(model), FACTORY, made=model)
     sizes = parse_resolutions(resolutions) if isinstance(resolutions, str) else tuple(resolutions)
-    found = machine if isinstance(machine, Machine) else _machine(machine, dtype)
+    found = _with_figures_for(machine, dtype) if isinstance(machine, Machine) else _machine(machine, dtype or "float32")
     if budget_s and not (machine == THIS or found.measured):
         raise ValueError(f"budget_s: {found.name} can't be measured here; expected 0, got {budget_s:g}")
     shape = None if input_shape is None else InputShape.parse(input_shape)
@@ -80,6 +80,12 @@ def predict(
     for _ in sweep.run():
         pass
     return ShownTimes(**vars(sweep.result()))
+
+
+def _with_figures_for(machine: Machine, dtype: str | None) -> Machine:
+    if dtype not in (None, machine.dtype):
+        raise ValueError(f"dtype: {machine.name} has figures for {machine.dtype}, got {dtype!r}")
+    return machine
 
 
 def _machine(name: str, dtype: str) -> Machine:

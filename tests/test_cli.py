@@ -78,6 +78,14 @@ def process(*arguments, **options):
         (("--model", "sola_t", "--device", "cuda:99"), "isn't there"),
         (("--model", "sola_t", "--pattern", "LL|LQ|LLLLLL|LL"), "letter 'Q' names no mixer"),
         (("--model", "sola_t", "--json", "-", "--csv", "-"), "only one of --json and --csv"),
+        (
+            ("--model", "sola_t", "--no-report", "--csv", "one.txt", "--json", "./one.txt"),
+            "--csv would both be written to",
+        ),
+        (
+            ("--model", "sola_t", "--out", "here", "--csv", "here/README.md"),
+            "the report and --csv would both be written to",
+        ),
         (("--model", "sola_t", "--json", "no/such/folder/x.json"), "can't write to no/such/folder"),
         (("--model", "sola_t", "--json", "."), "is a folder"),
         (("--model", "sola_t", "--out", "x", "--no-report"), "exclude each other"),

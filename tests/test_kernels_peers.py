@@ -151,6 +151,9 @@ def test_a_swapped_model_computes_the_same_and_is_put_back():
             assert ops.wkv is not own
             torch.testing.assert_close(model(image), ours, rtol=1e-4, atol=1e-5)
     assert ops.wkv is own
+    nobody = sola_vision.create_model("sola_t", mixers={"L": "decay"}).eval()
+    with pytorch_operators(), torch.no_grad():
+        assert nobody(torch.randn(0, 3, 32, 32)).shape == (0, 1000)
     with pytest.raises(ValueError, match="must be"), pytorch_operators():
         raise ValueError("it must be put back")
     assert ops.wkv is own

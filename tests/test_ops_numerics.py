@@ -199,3 +199,24 @@ def test_causal_softmax_is_the_same_for_a_prefix() -> None:
     whole = ops.softmax_attention(q, k, v, causal=True)
     part = ops.softmax_attention(q[:, :150], k[:, :150], v[:, :150], causal=True)
     torch.testing.assert_close(whole[:, :150], part)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size"),
+    [(torch.float64, 1e10), (torch.float32, 1e4), (torch.float32, 1e6), (torch.bfloat16, 1e15), (torch.float16, 1e4)],
+    ids=str,
+)
+def test_scores_so_large_that_one_key_has_all_weight(dtype: torch.dtype, size: float) -> None:
+    """Its weight is 1 forward and backward, although a rounding of such a score may be larger than any exponent."""
+    generator = torch.Generator().manual_seed(0)
+    q, k = ((torch.randn(1, 70, 2, 64, generator=generator, dtype=torch.float64) * size).to(dtype) for _ in range(2))
+    v = torch.randn(1, 70, 2, 64, generator=generator, dtype=torch.float64).to(dtype)
+    leaves = [tensor.requires_grad_() for tensor in (q, k, v)]
+    out = ops.softmax_attention(*leaves)
+    gradients = torch.autograd.grad(out, leaves, torch.ones_like(out))
+    first = torch.einsum("bnhd,bmhd->bhnm", q.double(), k.double()).argmax(-1)
+    weights = torch.nn.functional.one_hot(first, 70).double()
+    torch.testing.assert_close(out.double(), torch.einsum("bhnm,bmhv->bnhv", weights, v.double()), rtol=0, atol=1e-6)
+    seen = weights.sum(2).transpose(1, 2)[..., None].expand(gradients[2].shape)
+    torch.testing.assert_close(gradients[2].double(), seen, rtol=0, atol=1e-6)
+    assert all(gradient.isfinite().all() for gradient in gradients)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+import sola_profile
 from sola_profile import families as names
 from sola_profile.case import Resolution, Settings, parse_resolutions
 from sola_profile.compare.bounds import turns
@@ -304,6 +305,15 @@ def test_a_machine_is_kept_whole(small_machine, monkeypatch, tmp_path):
     (tmp_path / "small.json").write_text('{"schema_version": 99}')
     with pytest.raises(ValueError, match="expected schema_version 1, got 99"):
         find_machine("small", "float32")
+
+
+def test_a_machine_predicts_in_its_own_dtype():
+    machine = find_machine("h100", "bfloat16")
+    own, named = (sola_profile.predict("sola_t", "64", machine=which, dtype="bfloat16") for which in (machine, "h100"))
+    assert own.models[0].rows[0].predicted.total == named.models[0].rows[0].predicted.total
+    assert sola_profile.predict("sola_t", "64", machine=machine).machine.dtype == "bfloat16"
+    with pytest.raises(ValueError, match=r"dtype: .* has figures for bfloat16, got 'float32'"):
+        sola_profile.predict("sola_t", "64", machine=machine, dtype="float32")
 
 
 def test_data_sheets_have_sources_and_known_dtypes():

@@ -41,6 +41,12 @@ A apply_scale(A* scores, int64_t keys, int64_t width, A scale) {
   return 1;
 }
 
+// what turns such a score into nats, in which logsumexp is
+template <class A>
+A nats_of_score(double scale) {
+  return A(scale * kLog2e) > 0 ? A(scale) : A(1 / kLog2e);
+}
+
 // two rows of weights; for bfloat16 they are a right-hand operand, so neighbours in j are paired up
 template <class T>
 SOLA_INLINE void store_pair(T* weights, int64_t j, int64_t c, Vec<T> first, Vec<T> second) {

@@ -107,9 +107,9 @@ class SoftmaxBackward {
            Product<Mul>{count, width, s.V, left(p_.v, values_, s.V, batch, head, k0), grads_t_, kTile, grad_scores_,
                         kTile},
            Into::overwrite);
-      const A scale = apply_scale(scores_, count, tile_width<A>(rows), A(p_.scale * kLog2e));
+      apply_scale(scores_, count, tile_width<A>(rows), A(p_.scale * kLog2e));
       if (p_.causal && k0 + count > first + 1) mask_future(scores_, k0, count, first, A(-INFINITY));
-      differentiate(count, rows, scale);
+      differentiate(count, rows);
       accumulate(batch, head, k0, count, rows);
     }
     store_rows(grad_q_, Dp_, rows, s.D, at<In>(p_.grad_q, batch, first, head), p_.grad_q.token);
@@ -135,15 +135,15 @@ class SoftmaxBackward {
     }
   }
 
-  // scores -> P, grad_scores = dO Vᵀ -> dS; `unit`: of scores, to base 2
-  void differentiate(int64_t count, int64_t rows, A unit) {
+  // scores -> P, grad_scores = dO Vᵀ -> dS; in nats first, rounded as logsumexp was
+  void differentiate(int64_t count, int64_t rows) {
     constexpr int L = kLanes<A>;
-    const A scale = A(p_.scale);
+    const A scale = A(p_.scale), nats = nats_of_score<A>(p_.scale);
     for (int64_t c = 0; c < tile_width<A>(rows); c += L) {
-      const Vec<A> lse = load(lse_ + c) * A(kLog2e), delta = load(delta_ + c);
+      const Vec<A> lse = load(lse_ + c), delta = load(delta_ + c);
       for (int64_t j = 0; j < count; ++j) {
         const int64_t i = j * kTile + c;
-        const Vec<A> weight = vexp2<kNative>(load(scores_ + i) * unit - lse);
+        const Vec<A> weight = vexp2<kNative>((rounded(load(scores_ + i) * nats) - lse) * A(kLog2e));
         const Vec<A> grad = weight * (load(grad_scores_ + i) - delta) * scale;
         store(weights() + i, weight);
         store(grad_weights() + i, grad);

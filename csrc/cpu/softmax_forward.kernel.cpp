@@ -9,10 +9,11 @@
 
 namespace sola::SOLA_ISA {
 
-// The softmax of one block of keys for `width` queries: weights = 2^(scale·scores − max) over `keys` rows, in base 2 so
-// that one multiplication turns a score into an exponent. Updates max and sum; leaves 2^(old max − new max) in rescale.
+// The softmax of one block of keys for `width` queries: weights = 2^(unit·(scores − max)) over `keys` rows, in base 2.
+// Scores are subtracted before they are multiplied, which is exact where they are large. Updates max and sum; leaves
+// 2^(unit·(old max − new max)) in rescale.
 template <class A, class W>
-void softmax_block(const A* scores, int64_t keys, int64_t width, A scale, W* weights, A* max, A* sum, A* rescale) {
+void softmax_block(const A* scores, int64_t keys, int64_t width, A unit, W* weights, A* max, A* sum, A* rescale) {
   constexpr int L = kLanes<A>;
   constexpr bool kRough = sizeof(W) == 2;
   for (int64_t c = 0; c < width; c += L) {
@@ -21,15 +22,15 @@ void softmax_block(const A* scores, int64_t keys, int64_t width, A scale, W* wei
       best = vmax(load(scores + j * kTile + c), best);
       other = vmax(load(scores + (j + (j + 1 < keys)) * kTile + c), other);
     }
-    best = vmax(vmax(best, other) * scale, load(max + c));
+    best = vmax(vmax(best, other), load(max + c));
     // a column of −Inf so far must give 2^−Inf = 0 and not 2^(−Inf + Inf)
     const Vec<A> shift = best == -INFINITY ? splat<A>(0) : best;
-    const Vec<A> factor = vexp2<false>(load(max + c) - shift);
+    const Vec<A> factor = vexp2<false>((load(max + c) - shift) * unit);
     Vec<A> total{};
     for (int64_t j = 0; j < keys; j += 2) {
-      const Vec<A> first = vexp2<kRough>(load(scores + j * kTile + c) * scale - shift);
+      const Vec<A> first = vexp2<kRough>((load(scores + j * kTile + c) - shift) * unit);
       const Vec<A> second =
-          j + 1 < keys ? vexp2<kRough>(load(scores + (j + 1) * kTile + c) * scale - shift) : splat<A>(0);
+          j + 1 < keys ? vexp2<kRough>((load(scores + (j + 1) * kTile + c) - shift) * unit) : splat<A>(0);
       total += first + second;
       store_pair(weights, j, c, first, second);
     }
@@ -118,17 +119,17 @@ class SoftmaxForward {
   void attend(const Left<Mul>& keys, int64_t k0, int64_t count, int64_t first, int64_t width, int64_t t) {
     const auto& s = p_.size;
     gemm(task_, Product<Mul>{count, width, s.D, keys, queries(t), kTile, scores_, kTile}, Into::overwrite);
-    const A scale = apply_scale(scores_, count, width, A(p_.scale * kLog2e));
+    const A unit = apply_scale(scores_, count, width, A(p_.scale * kLog2e));
     if (p_.causal && k0 + count > first + 1) mask_future(scores_, k0, count, first, A(-INFINITY));
     A* max = max_ + t * kTile;
     A* sum = sum_ + t * kTile;
     Product<Mul> product{s.V, width, count, {values_, 1, s.V}, nullptr, kTile, out_ + t * s.V * kTile, kTile, rescale_};
     if constexpr (kNative) {
-      softmax_block(scores_, count, width, scale, weights_, max, sum, rescale_);
+      softmax_block(scores_, count, width, unit, weights_, max, sum, rescale_);
       product.a = {values_, kKeys, 1};
       product.b = weights_;
     } else {
-      softmax_block(scores_, count, width, scale, scores_, max, sum, rescale_);
+      softmax_block(scores_, count, width, unit, scores_, max, sum, rescale_);
       product.b = scores_;
     }
     gemm(task_, product, Into::scale_columns);
@@ -141,12 +142,13 @@ class SoftmaxForward {
     A* lse = static_cast<A*>(p_.logsumexp) + (batch * s.H + head) * s.N + first;
     // no key at all gives 0; a sum of 0 over existing keys is −Inf scores throughout, where softmax is 0/0
     const bool empty = s.M == 0;
+    const A nats = nats_of_score<A>(p_.scale);
     constexpr int L = kLanes<A>;
     for (int64_t c = 0; c < kTile; c += L) {
       Vec<A> total = load(sum_ + t * kTile + c);
       Vec<A> inverse = empty ? splat<A>(0) : A(1) / total;
       for (int64_t i = 0; i < s.V; ++i) store(out + i * kTile + c, load(out + i * kTile + c) * inverse);
-      store(sum_ + t * kTile + c, load(max_ + t * kTile + c) * A(1 / kLog2e) + vlog(total));
+      store(sum_ + t * kTile + c, rounded(load(max_ + t * kTile + c) * nats) + vlog(total));
     }
     std::memcpy(lse, sum_ + t * kTile, rows * sizeof(A));
     transpose_rows(out, kTile, s.V, kTile, staging_, s.V);

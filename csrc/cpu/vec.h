@@ -244,6 +244,20 @@ SOLA_INLINE Vec<float> exp2_of_sum(Vec<float> shifted, Vec<float> r) {
   return p * bit_cast<Vec<float>>((bit_cast<IntVec>(shifted) + (127 - bit_cast<int32_t>(kRounder))) << 23);
 }
 
+// A product as it is rounded: the compiler makes no multiply-add of it. Where large numbers are subtracted, equal ones
+// must give 0, and the rounding of one of them would be large.
+template <class V>
+SOLA_INLINE V rounded(V product) {
+#if defined(__AVX512F__)
+  asm("" : "+v"(product));
+#elif defined(__x86_64__)
+  asm("" : "+x"(product));
+#elif defined(__aarch64__)
+  asm("" : "+w"(product));
+#endif
+  return product;
+}
+
 // 2^x for x up to 126, in float; below 2^-126.5 gives exactly 0, NaN stays
 template <bool kRough>
 SOLA_INLINE Vec<float> vexp2(Vec<float> x) {

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 STDOUT = "-"
+# what reports have by these names, in any command
+REPORT_FILES = ("README.md", "result.json", "time.json")
 CHECKPOINT_EVERY_S = 10.0
 # what is not a terminal has no width of its own; remarks and sentences wrap here
 PIPE_WIDTH = 120
@@ -88,11 +90,25 @@ class Targets:
         to_stdout = [f"--{name}" for name, target in self.files.items() if target == STDOUT]
         if len(to_stdout) > 1:
             raise click.UsageError(f"only one of {' and '.join(to_stdout)} can go to standard output")
+        self._check_apart()
         if self.folder is not None:
             _check_writable(self.folder, "--out", make=True)
         for name, target in self.files.items():
             if target != STDOUT:
                 _check_file(Path(target), f"--{name}")
+
+    def _check_apart(self) -> None:
+        """Two results in one file would leave the second."""
+        report = [self.folder.resolve() / name for name in REPORT_FILES] if self.folder is not None else []
+        owners = dict.fromkeys(report, "the report")
+        for name, target in self.files.items():
+            path = Path(target)
+            if target == STDOUT or is_stream(path):
+                continue
+            owner = owners.setdefault(path.resolve(), f"--{name}")
+            # a report's JSON is the same text
+            if owner != f"--{name}" and not (name == "json" and path.suffix == ".json"):
+                raise click.UsageError(f"{owner} and --{name} would both be written to {target}")
 
     def checkpoint(self, name: str, text: Callable[[], str]) -> None:
         """Write what a running command has found by now to a file of the report folder, now and then."""

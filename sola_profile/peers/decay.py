@@ -85,7 +85,7 @@ def _cut(x: Tensor, length: int) -> Tensor:
     missing = -x.size(1) % length
     if missing:
         x = F.pad(x, (0, 0, 0, 0, 0, missing))
-    return x.view(x.size(0), -1, length, *x.shape[2:]).permute(0, 3, 1, 2, 4)
+    return x.view(x.size(0), x.size(1) // length, length, *x.shape[2:]).permute(0, 3, 1, 2, 4)
 
 
 def _within(q: Tensor, k: Tensor, v: Tensor, decay: Tensor, *, causal: bool) -> tuple[Tensor, Tensor]:
