@@ -14,7 +14,7 @@ from torch import Tensor
 from sola_vision.backbone import Backbone
 from sola_vision.layers.mixers import mixer_options
 from sola_vision.presets import get_spec
-from sola_vision.spec import BackboneSpec, Bridge
+from sola_vision.spec import BackboneSpec, read_bridges
 
 # names listed in an error before the rest is only counted
 _SHOWN_PROBLEMS = 12
@@ -54,16 +54,12 @@ def create_model(
     spec = get_spec(model) if isinstance(model, str) else model
     if not isinstance(spec, BackboneSpec):
         raise TypeError(f"model: expected a name or a BackboneSpec, got {type(model).__name__}")
-    if not isinstance(mixers, (Mapping, type(None))):
-        raise TypeError(f'mixers: expected a mapping such as {{"L": "wkv"}}, got {mixers!r}')
-    if isinstance(bridges, str) or not isinstance(bridges, (Iterable, type(None))):
-        raise TypeError(f'bridges: expected a list such as ["1.2->3.3"], got {bridges!r}')
     if pattern is not None or mixers is not None:
         spec = spec.rewired(pattern=pattern, mixers=mixers)
     given = {"num_classes": num_classes, "drop_path": drop_path, "in_channels": in_channels}
     changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     if bridges is not None:
-        changes["bridges"] = tuple(Bridge.of(bridge) for bridge in bridges)
+        changes["bridges"] = read_bridges(bridges)
     spec = replace(spec, **changes)
     for mixer in spec.mixers.values():
         mixer_options(mixer, spec)
