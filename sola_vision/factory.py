@@ -70,12 +70,13 @@ def save_weights(model: Backbone, path: str | Path) -> None:
     """Write the weights as safetensors, with the spec's name, pattern, mixers and bridges as metadata.
 
     The file is written beside ``path`` first and then moved, so that an interrupted save leaves an old file whole.
-    Where ``path`` is a link, the file that it leads to is written.
+    Where ``path`` is a link, the file that it leads to is written. Raises ``ValueError`` where it is a folder.
     """
     from safetensors.torch import save
 
     path = Path(path)
     path = path.resolve() if path.is_symlink() else path
+    _check_file(path)
     tensors = {key: value.detach().contiguous() for key, value in model.state_dict().items()}
     part = path.with_name(path.name + ".part")
     try:
@@ -83,6 +84,11 @@ def save_weights(model: Backbone, path: str | Path) -> None:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        raise ValueError(f"path: expected a file, got the folder {path}")
 
 
 def _in_order(content: bytes) -> bytes:
@@ -103,8 +109,8 @@ def load_weights(model: Backbone, path: str | Path, *, strict: bool = True) -> l
     that are missing, unexpected or of another shape, such as a classifier of other width.
 
     Raises:
-        ValueError: the file holds other names or shapes and ``strict``, or isn't safetensors, or the model is on meta;
-            nothing is loaded.
+        ValueError: the file holds other names or shapes and ``strict``, or isn't safetensors but a folder, say, or the
+            model is on meta; nothing is loaded.
 
     """
     from safetensors import SafetensorError, safe_open
@@ -112,6 +118,7 @@ def load_weights(model: Backbone, path: str | Path, *, strict: bool = True) -> l
     own = model.state_dict()
     if any(value.is_meta for value in own.values()):
         raise ValueError("model: its weights are on meta, without memory; call model.to_empty(device=...) first")
+    _check_file(Path(path))
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}

@@ -225,6 +225,15 @@ def test_files_that_are_no_weights(tmp_path):
         save_weights(filled(0), tmp_path / "nowhere" / "w")
 
 
+def test_a_folder_is_no_weight_file(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path)
+    for path in (tmp_path, str(tmp_path), tmp_path / "link"):
+        for call in (save_weights, load_weights):
+            with pytest.raises(ValueError, match=r"^path: expected a file, got the folder "):
+                call(filled(0), path)
+    assert [file.name for file in tmp_path.iterdir()] == ["link"]
+
+
 def test_weights_from_elsewhere_need_no_metadata(tmp_path):
     source, target = filled(0), filled(1)
     save_file(dict(source.state_dict()), tmp_path / "w")
