@@ -35,9 +35,9 @@ class Resolution:
     width: int
 
     def __post_init__(self) -> None:
-        for side in (self.height, self.width):
+        for name, side in (("height", self.height), ("width", self.width)):
             if not isinstance(side, int) or isinstance(side, bool):
-                raise ValueError(f"a side has a whole number of pixels, got {side!r}")
+                raise ValueError(f"{name}: expected a whole number, got {side!r}")
             if not 1 <= side <= MAX_SIDE:
                 raise ValueError(f"a side has 1 to {MAX_SIDE:,} pixels, got {side:,}")
 

@@ -89,7 +89,7 @@ def test_text_is_one_entry_of_a_list():
         (lambda: Settings(device="tpu"), "device: expected cpu, cuda or cuda:N, got 'tpu'"),
         (lambda: Settings(device=torch.device("cpu")), "device: expected cpu, cuda or cuda:N, got device("),
         (lambda: Settings(compile="no"), "compile: expected True or False, got 'no'"),
-        (lambda: Resolution(2.5, 3), "a side has a whole number of pixels, got 2.5"),
+        (lambda: Resolution(2.5, 3), "height: expected a whole number, got 2.5"),
         (lambda: read_settings(Settings(device="cuda:99")), "device: 'cuda:99' isn't there"),
         (lambda: sola_profile.profile(small, 32, settings={"batch": 2}), "settings: expected Settings such as"),
         (lambda: sola_profile.place(TINY, 32, settings={"batch": 2}), "settings: expected Settings such as"),
