@@ -10,8 +10,9 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 from torch import nn
 
+from sola_profile.arguments import Sizes, check_budget, read_settings, read_sizes, read_texts
 from sola_profile.auto_sizes import auto_sizes
-from sola_profile.case import Resolution, Settings, parse_resolutions
+from sola_profile.case import DTYPES, Settings, check_choice
 from sola_profile.cost.symbolic import LIMIT_S
 from sola_profile.formula_result import FormulaResult
 from sola_profile.formula_sweep import FormulaSweep, MemoryOptions
@@ -72,7 +73,7 @@ class ShownProfile(Shown, Profile):
 
 def formula(
     model: str | Model,
-    resolutions: str | Iterable[Resolution] = "224,512,1024",
+    resolutions: Sizes = "224,512,1024",
     *,
     input_shape: str = DEFAULT_INPUT,
     dtype: str = "float32",
@@ -84,7 +85,7 @@ def formula(
     Args:
         model: a preset, ``timm:NAME``, ``torchvision:NAME``, ``package.module:factory``, a module, or something that
             makes one when it is called (with ``img_size`` where it takes that). A module keeps its weights and its mode.
-        resolutions: sizes in pixels as ``--res`` takes them, or ``Resolution`` objects.
+        resolutions: sizes in pixels: ``224``, ``"224,512x2048"`` as ``--res`` takes them, a ``Resolution``, or a list of these.
         input_shape: what the model takes, with the letters H and W for the sides; the first number is the batch.
         dtype: of weights and input.
         limit_s: seconds to look for polynomials.
@@ -98,7 +99,8 @@ def formula(
         ValueError: names the argument, what came and what is allowed.
 
     """
-    source, sizes = _source(model), _sizes(resolutions)
+    check_choice("dtype", dtype, DTYPES)
+    source, sizes = _source(model), read_sizes("resolutions", resolutions)
     sweep = FormulaSweep(source, sizes, InputShape.parse(input_shape), dtype, limit_s, memory=memory)
     for _ in sweep.run():
         pass
@@ -109,12 +111,12 @@ def formula(
 
 def profile(
     model: str | Model,
-    resolutions: str | Iterable[Resolution] = "224,512,1024",
+    resolutions: Sizes = "224,512,1024",
     *,
     settings: Settings | None = None,
     budget_s: float | None = 80.0,
     input_shape: str | None = None,
-    others: Iterable[str] = (),
+    others: str | Iterable[str] = (),
     with_twins: bool = True,
     isolate: bool = False,
 ) -> ShownProfile:
@@ -122,7 +124,7 @@ def profile(
 
     Args:
         model: as for ``formula``.
-        resolutions: sizes in pixels as ``--res`` takes them, ``auto`` among them, or ``Resolution`` objects.
+        resolutions: as for ``formula``, or ``"auto"``.
         settings: batch, dtype, device, mode, compilation and threads.
         budget_s: seconds for all measuring; None measures nothing.
         input_shape: what the model takes, with the letters H and W for the sides; None for the usual.
@@ -139,11 +141,14 @@ def profile(
         ValueError: names the argument, what came and what is allowed.
 
     """
-    source, settings = _source(model), settings or Settings()
+    source, settings = _source(model), read_settings(settings)
+    check_budget(budget_s)
     shape = None if input_shape is None else InputShape.parse(input_shape)
-    auto = resolutions == "auto"
-    sizes = auto_sizes(source, settings, budget_s, shape).resolutions if auto else _sizes(resolutions)
-    beside = tuple(map(read_source, others))
+    beside = tuple(map(read_source, read_texts("others", others, "sola_t")))
+    if isinstance(resolutions, str) and resolutions.strip().lower() == "auto":
+        sizes = auto_sizes(source, settings, budget_s, shape).resolutions
+    else:
+        sizes = read_sizes("resolutions", resolutions)
     sweep = Sweep(Plan(source, sizes, settings, budget_s, "", shape, beside, with_twins, isolate=isolate))
     try:
         for _ in sweep.run():
@@ -168,10 +173,6 @@ def load(path: str | Path) -> ShownProfile:
 
 def _source(model: str | Model) -> ModelSource:
     return read_source(model) if isinstance(model, str) else ModelSource(_name(model), FACTORY, made=model)
-
-
-def _sizes(resolutions: str | Iterable[Resolution]) -> tuple[Resolution, ...]:
-    return parse_resolutions(resolutions) if isinstance(resolutions, str) else tuple(resolutions)
 
 
 def _name(model: Model) -> str:

@@ -8,7 +8,8 @@ from pathlib import Path
 from rich.console import Console
 
 from sola_profile.api import Shown
-from sola_profile.case import Resolution, Settings
+from sola_profile.arguments import Sizes, check_budget, read_settings, read_size, read_texts
+from sola_profile.case import Settings
 from sola_profile.hardware import Machine
 from sola_profile.machine_store import find_machine
 from sola_profile.report.placement import print_placement
@@ -35,13 +36,13 @@ class ShownPlacement(Shown, Placement):
 
 def place(
     model: str | BackboneSpec | Backbone,
-    resolution: str | int | Resolution = 224,
+    resolution: Sizes = 224,
     *,
     score: str = RUN,
     budgets: Budgets | None = None,
     settings: Settings | None = None,
     stages: Iterable[int] = (1, 2, 3, 4),
-    swaps: Iterable[str] = (),
+    swaps: str | Iterable[str] = (),
     table: str | Path | None = None,
     decay_per: str | None = None,
     cost: str | None = None,
@@ -54,7 +55,7 @@ def place(
         model: a preset such as ``sola_t``, with a pattern to compare with as in ``sola_t[LL|LL|LLSLLS|LL]``,
             ``package.module:factory`` that gives a ``Backbone`` or a ``BackboneSpec``, or one of these itself, with any mixers. Of a
             ``Backbone`` the spec is looked at, not the weights.
-        resolution: of the image in pixels.
+        resolution: of the image in pixels, such as ``224``, ``"512x2048"`` or a ``Resolution``.
         score: of reach: ``run``, ``horizon``, ``accuracy`` or ``erf``.
         budgets: the most softmax layers, seconds, multiply-accumulates and bytes.
         settings: batch, dtype, device and threads.
@@ -76,18 +77,18 @@ def place(
         ValueError: names the argument, what came and what is allowed.
 
     """
-    settings = settings or Settings()
+    settings = read_settings(settings)
+    check_budget(budget_s)
     subject = _subject(model)
-    size = resolution if isinstance(resolution, Resolution) else Resolution.parse(str(resolution))
     question = Question(
         spec=subject.base,
-        resolution=size,
+        resolution=read_size("resolution", resolution),
         settings=settings,
         pattern=subject.spec.pattern,
         score=score,
         budgets=budgets or Budgets(),
         stages=tuple(stages),
-        swaps=tuple(swaps),
+        swaps=read_texts("swaps", swaps, "3.4=S"),
         table=None if table is None else Path(table),
         decay_per=decay_per,
         budget_s=budget_s,

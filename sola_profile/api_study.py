@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 from rich.console import Console
 from torch import nn
 
 from sola_profile.api import Shown
-from sola_profile.case import Resolution, parse_resolutions
+from sola_profile.arguments import Sizes, read_sizes
 from sola_profile.report.study import print_study
 from sola_profile.report.study_json import study_json
 from sola_profile.study.images import Samples
@@ -35,7 +34,7 @@ class ShownStudy(Shown, Study):
 
 def study_model(
     model: str | BackboneSpec | Backbone,
-    sizes: str | int | Iterable[Resolution] = 224,
+    sizes: Sizes = 224,
     *,
     weights: str | Path | None = None,
     images: str | Path | None = None,
@@ -49,7 +48,7 @@ def study_model(
     Args:
         model: a preset such as ``sola_t`` or ``sola_t[LL|LL|SSSSSS|SS]``, ``package.module:factory`` that gives a ``Backbone`` or a
             ``BackboneSpec``, one of these itself, with any mixers. Of a ``Backbone`` a copy is looked at.
-        sizes: of images in pixels, such as ``"224,512"``.
+        sizes: of images in pixels: ``224``, ``"224,512x2048"``, a ``Resolution``, or a list of these.
         weights: a safetensors file, or ``checkpoint.pt`` of a training run; fresh weights unless given, or those that a factory
             gives. Not for a ``Backbone``, which has its own.
         images: a folder, or a training task such as ``task:match:d=16``; generated images unless given.
@@ -69,7 +68,7 @@ def study_model(
     built, source = _built(model, None if weights is None else Path(weights))
     question = StudyQuestion(
         model=built,
-        sizes=parse_resolutions(str(sizes)) if isinstance(sizes, (str, int)) else tuple(sizes),
+        sizes=read_sizes("sizes", sizes),
         samples=Samples.of(count, images),
         extent=Extent(matrices, rows),
         weights=source,

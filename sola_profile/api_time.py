@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 from torch import nn
 
-from sola_profile.case import Resolution, parse_resolutions
+from sola_profile.arguments import Sizes, check_budget, read_sizes
+from sola_profile.case import DTYPES, check_choice
 from sola_profile.hardware import Machine
 from sola_profile.machine_measuring import Measuring, Wanted, kept
 from sola_profile.machine_store import find_machine
@@ -41,7 +42,7 @@ class ShownTimes(TimeResult):
 
 def predict(
     model: str | nn.Module | Callable[[], nn.Module],
-    resolutions: str | Iterable[Resolution] = "224,512,1024",
+    resolutions: Sizes = "224,512,1024",
     *,
     machine: str | Machine = THIS,
     input_shape: str | None = None,
@@ -53,7 +54,7 @@ def predict(
     Args:
         model: a preset, ``timm:NAME``, ``torchvision:NAME``, ``package.module:factory``, a module, or something that
             makes one when it is called.
-        resolutions: sizes in pixels as ``--res`` takes them, or ``Resolution`` objects.
+        resolutions: sizes in pixels: ``224``, ``"224,512x2048"`` as ``--res`` takes them, a ``Resolution``, or a list of these.
         machine: ``this``, whose ceilings are measured where none are kept or they no longer hold; a name that
             ``sola-profile machine --list`` gives, a file, or a ``Machine``.
         input_shape: what the model takes, with the letters H and W for the sides; the first number is the batch;
@@ -70,8 +71,11 @@ def predict(
         ValueError: names the argument, what came and what is allowed.
 
     """
+    if dtype is not None:
+        check_choice("dtype", dtype, DTYPES)
+    check_budget(budget_s, nothing=0)
     source = read_source(model) if isinstance(model, str) else ModelSource(_name(model), FACTORY, made=model)
-    sizes = parse_resolutions(resolutions) if isinstance(resolutions, str) else tuple(resolutions)
+    sizes = read_sizes("resolutions", resolutions)
     found = _with_figures_for(machine, dtype) if isinstance(machine, Machine) else _machine(machine, dtype or "float32")
     if budget_s and not (machine == THIS or found.measured):
         raise ValueError(f"budget_s: {found.name} can't be measured here; expected 0, got {budget_s:g}")

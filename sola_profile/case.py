@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sola_vision.presets import get_spec
-from sola_vision.spec import BackboneSpec
+from sola_vision.spec import BackboneSpec, check_flag
 
 if TYPE_CHECKING:
     from sola_profile.source import InputShape, ModelSource
@@ -22,6 +22,8 @@ DTYPES = ("float32", "bfloat16", "float16", "float64")
 # 65,536 pixels a side are 2^28 tokens at patch 4, past which products of two token counts leave 64 bits
 MAX_SIDE = 65_536
 
+# memory is predicted for mps too, though nothing is measured there
+_DEVICE = re.compile(r"(cpu|cuda|mps)(:\d+)?")
 _SIZE = re.compile(r"(\d+)(?:x(\d+))?")
 
 
@@ -33,7 +35,9 @@ class Resolution:
     width: int
 
     def __post_init__(self) -> None:
-        for side in (self.height, self.width):
+        for name, side in (("height", self.height), ("width", self.width)):
+            if not isinstance(side, int) or isinstance(side, bool):
+                raise ValueError(f"{name}: expected a whole number, got {side!r}")
             if not 1 <= side <= MAX_SIDE:
                 raise ValueError(f"a side has 1 to {MAX_SIDE:,} pixels, got {side:,}")
 
@@ -62,8 +66,18 @@ def parse_resolutions(text: str) -> tuple[Resolution, ...]:
     parts = text.split(",")
     if not all(part.strip() for part in parts):
         raise ValueError(f"an empty size in {text!r}; expected sizes such as 224,512x2048")
-    sizes = {Resolution.parse(part) for part in parts}
-    return tuple(sorted(sizes, key=lambda size: (size.pixels, size)))
+    return in_order(map(Resolution.parse, parts))
+
+
+def in_order(sizes: Iterable[Resolution]) -> tuple[Resolution, ...]:
+    """Every size once, from few pixels to many."""
+    return tuple(sorted(set(sizes), key=lambda size: (size.pixels, size)))
+
+
+def check_choice(name: str, value: Any, known: Collection[str]) -> None:
+    """Raise ``ValueError`` with the most similar one unless this is one of the known names."""
+    if not isinstance(value, str) or value not in known:
+        raise ValueError(f"{name}: expected one of {', '.join(known)}, got {value!r}{nearest(str(value), known)}")
 
 
 def nearest(wrong: str, known: Collection[str]) -> str:
@@ -95,17 +109,22 @@ class Settings:
     checkpointing: bool = False
 
     def __post_init__(self) -> None:
+        for name, number in (("batch", self.batch), ("threads", 1 if self.threads is None else self.threads)):
+            if not isinstance(number, int) or isinstance(number, bool):
+                raise ValueError(f"{name}: expected a whole number of at least 1, got {number!r}")
         if self.batch < 1:
             raise ValueError(f"batch: expected at least 1 image, got {self.batch}")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads: expected at least 1, got {self.threads}")
         if self.threads is not None and self.threads > MOST_THREADS:
             raise ValueError(f"threads: expected at most {MOST_THREADS}, got {self.threads}")
-        choices = (("dtype", self.dtype, DTYPES), ("mode", self.mode, MODES), ("optimizer", self.optimizer, OPTIMIZERS))
-        for name, value, known in choices:
-            if value not in known:
-                hint = nearest(value, known)
-                raise ValueError(f"{name}: expected one of {', '.join(known)}, got {value!r}{hint}")
+        check_choice("dtype", self.dtype, DTYPES)
+        check_choice("mode", self.mode, MODES)
+        check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        check_flag("compile", self.compile)
+        check_flag("checkpointing", self.checkpointing)
+        if not isinstance(self.device, str) or _DEVICE.fullmatch(self.device) is None:
+            raise ValueError(f"device: expected cpu, cuda or cuda:N, got {self.device!r}")
         if self.mode != "train" and (self.optimizer != "none" or self.checkpointing):
             name = "checkpointing" if self.checkpointing else "optimizer"
             raise ValueError(f"{name}: belongs to mode train, got mode {self.mode!r}")

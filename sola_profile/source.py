@@ -141,7 +141,7 @@ def _preset(name: str, pattern: str | None) -> BackboneSpec:
 def _check_zoo_name(package: str, name: str) -> None:
     known = _LISTS[package](_package(package))
     if name not in known:
-        raise ValueError(f"{package} has no model {name!r}{nearest(name, known)}")
+        raise ValueError(f"model: {package} has no model {name!r}{nearest(name, known)}")
 
 
 def _package(name: str) -> ModuleType:

@@ -50,6 +50,8 @@ class Backbone(TimmInterface):
         self, spec: BackboneSpec, *, features_only: bool = False, out_indices: int | Sequence[int] | None = None
     ) -> None:
         super().__init__()
+        if not isinstance(spec, BackboneSpec):
+            raise TypeError(f"spec: expected a BackboneSpec, got {spec!r}; create_model takes names")
         _check_sources(spec)
         if out_indices is not None and not features_only:
             raise ValueError(f"out_indices: expected None without features_only=True, got {out_indices!r}")

@@ -14,7 +14,7 @@ from torch import Tensor
 from sola_vision.backbone import Backbone
 from sola_vision.layers.mixers import mixer_options
 from sola_vision.presets import get_spec
-from sola_vision.spec import BackboneSpec, Bridge
+from sola_vision.spec import BackboneSpec, read_bridges
 
 # names listed in an error before the rest is only counted
 _SHOWN_PROBLEMS = 12
@@ -54,16 +54,12 @@ def create_model(
     spec = get_spec(model) if isinstance(model, str) else model
     if not isinstance(spec, BackboneSpec):
         raise TypeError(f"model: expected a name or a BackboneSpec, got {type(model).__name__}")
-    if not isinstance(mixers, (Mapping, type(None))):
-        raise TypeError(f'mixers: expected a mapping such as {{"L": "wkv"}}, got {mixers!r}')
-    if isinstance(bridges, str) or not isinstance(bridges, (Iterable, type(None))):
-        raise TypeError(f'bridges: expected a list such as ["1.2->3.3"], got {bridges!r}')
     if pattern is not None or mixers is not None:
         spec = spec.rewired(pattern=pattern, mixers=mixers)
     given = {"num_classes": num_classes, "drop_path": drop_path, "in_channels": in_channels}
     changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     if bridges is not None:
-        changes["bridges"] = tuple(Bridge.of(bridge) for bridge in bridges)
+        changes["bridges"] = read_bridges(bridges)
     spec = replace(spec, **changes)
     for mixer in spec.mixers.values():
         mixer_options(mixer, spec)
@@ -74,12 +70,13 @@ def save_weights(model: Backbone, path: str | Path) -> None:
     """Write the weights as safetensors, with the spec's name, pattern, mixers and bridges as metadata.
 
     The file is written beside ``path`` first and then moved, so that an interrupted save leaves an old file whole.
-    Where ``path`` is a link, the file that it leads to is written.
+    Where ``path`` is a link, the file that it leads to is written. Raises ``ValueError`` where it is a folder.
     """
     from safetensors.torch import save
 
     path = Path(path)
     path = path.resolve() if path.is_symlink() else path
+    _check_file(path)
     tensors = {key: value.detach().contiguous() for key, value in model.state_dict().items()}
     part = path.with_name(path.name + ".part")
     try:
@@ -87,6 +84,11 @@ def save_weights(model: Backbone, path: str | Path) -> None:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        raise ValueError(f"path: expected a file, got the folder {path}")
 
 
 def _in_order(content: bytes) -> bytes:
@@ -107,8 +109,8 @@ def load_weights(model: Backbone, path: str | Path, *, strict: bool = True) -> l
     that are missing, unexpected or of another shape, such as a classifier of other width.
 
     Raises:
-        ValueError: the file holds other names or shapes and ``strict``, or isn't safetensors, or the model is on meta;
-            nothing is loaded.
+        ValueError: the file holds other names or shapes and ``strict``, or isn't safetensors but a folder, say, or the
+            model is on meta; nothing is loaded.
 
     """
     from safetensors import SafetensorError, safe_open
@@ -116,6 +118,7 @@ def load_weights(model: Backbone, path: str | Path, *, strict: bool = True) -> l
     own = model.state_dict()
     if any(value.is_meta for value in own.values()):
         raise ValueError("model: its weights are on meta, without memory; call model.to_empty(device=...) first")
+    _check_file(Path(path))
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import operator
+from collections.abc import Iterable, Sequence, Set
 from typing import Any
 
 from sola_vision.spec import BackboneSpec
@@ -57,18 +58,35 @@ class FeatureInfo(tuple[Feature, ...]):
         return [self[each].reduction for each in self.out_indices] if index is None else self[index].reduction
 
 
-def stage_indices(name: str, indices: int | Sequence[int] | None, stages: int) -> tuple[int, ...]:
+def stage_indices(name: str, indices: int | Iterable[int] | None, stages: int) -> tuple[int, ...]:
     """Stages counted from 0, in order and each once: None for all, n for the last n, or a list of some.
 
-    Negative numbers count from the end, as in timm. Raises ``ValueError`` that names the argument ``name``.
+    Negative numbers count from the end, as in timm. Whole numbers and arrays of them do as ints and lists do. Raises
+    ``ValueError`` that names the argument ``name``.
     """
-    allowed = f"{name}: expected the last 1 to {stages} stages or a list of stages from {-stages} to {stages - 1}"
     if indices is None:
         return tuple(range(stages))
-    if isinstance(indices, int):
-        if not 1 <= indices <= stages:
-            raise ValueError(f"{allowed}, got {indices}")
-        return tuple(range(stages - indices, stages))
-    if not indices or any(not isinstance(index, int) or not -stages <= index < stages for index in indices):
-        raise ValueError(f"{allowed}, got {indices!r}")
-    return tuple(sorted({index % stages for index in indices}))
+    allowed = f"{name}: expected the last 1 to {stages} stages or a list of stages from {-stages} to {stages - 1}"
+    try:
+        # once, since what is no list may be gone after one look
+        listed = tuple(indices)  # type: ignore[arg-type]
+    except TypeError:
+        count = _whole(indices)
+        if count is None or not 1 <= count <= stages:
+            raise ValueError(f"{allowed}, got {indices!r}") from None
+        return tuple(range(stages - count, stages))
+    found = [number for number in map(_whole, listed) if number is not None and -stages <= number < stages]
+    if not found or len(found) < len(listed):
+        shown = indices if isinstance(indices, (Sequence, Set)) else list(listed)
+        raise ValueError(f"{allowed}, got {shown!r}")
+    return tuple(sorted({number % stages for number in found}))
+
+
+def _whole(value: Any) -> int | None:
+    """A whole number as an int; None for anything else, True and False among it."""
+    if isinstance(value, bool):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None

@@ -6,7 +6,7 @@ three agree because they read the same object.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -30,6 +30,8 @@ class MixerSpec:
         if isinstance(value, str):
             return cls(value)
         if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], Mapping):
+            if not all(isinstance(key, str) for key in value[1]):
+                raise ValueError(f"mixers: expected options by name, got {value!r}")
             return cls(value[0], tuple(sorted(value[1].items())))
         raise TypeError(f"mixers: expected a name or (name, options), got {value!r}")
 
@@ -74,9 +76,13 @@ class Bridge:
         if isinstance(value, Bridge):
             return value
         ends = value.split("->") if isinstance(value, str) else value
-        if not isinstance(ends, (tuple, list)) or len(ends) != 2:
-            raise ValueError(f"bridges: expected 'source->target' such as '1.2->3.3', got {value!r}")
-        return cls(LayerId.of(_strip(ends[0])), LayerId.of(_strip(ends[1])))
+        try:
+            if not isinstance(ends, (tuple, list)):
+                raise ValueError
+            source, target = (LayerId.of(_strip(end)) for end in ends)
+        except ValueError:
+            raise ValueError(f"bridges: expected 'source->target' such as '1.2->3.3', got {value!r}") from None
+        return cls(source, target)
 
     def __str__(self) -> str:
         return f"{self.source}->{self.target}"
@@ -124,12 +130,12 @@ class BackboneSpec:
 
     def __post_init__(self) -> None:
         set_field = object.__setattr__
+        check_mixers(self.mixers)
+        if isinstance(self.dims, str) or not isinstance(self.dims, Iterable):
+            raise ValueError(f"dims: expected {STAGES} widths such as (32, 64, 128, 256), got {self.dims!r}")
         set_field(self, "dims", tuple(self.dims))
         set_field(self, "mixers", {key: MixerSpec.of(value) for key, value in sorted(self.mixers.items())})
-        set_field(self, "bridges", tuple(Bridge.of(bridge) for bridge in self.bridges))
-        for key in self.mixers:
-            if not (isinstance(key, str) and len(key) == 1 and key.isascii() and key.isupper()):
-                raise ValueError(f"mixers: a key is one letter A-Z, got {key!r}")
+        set_field(self, "bridges", read_bridges(self.bridges))
         set_field(self, "pattern", format_pattern(parse_pattern(self.pattern, letters=self.mixers)))
         _check_widths(self)
         _check_bridges(self)
@@ -178,6 +184,8 @@ class BackboneSpec:
         self, *, pattern: str | None = None, mixers: Mapping[str, Any] | None = None, name: str | None = None
     ) -> BackboneSpec:
         """``with_pattern``, with other mixers too: ``mixers`` replaces or adds letters, the others stay."""
+        if mixers is not None:
+            check_mixers(mixers)
         merged = {**self.mixers, **(mixers or {})}
         stages = parse_pattern(self.pattern if pattern is None else pattern, depths=self.depths, letters=merged)
         new_name = self.name if name is None else name
@@ -202,6 +210,22 @@ class BackboneSpec:
         return tuple(grids)
 
 
+def check_mixers(mixers: Any) -> None:
+    """Raise ``TypeError`` unless this is a mapping, and ``ValueError`` unless its keys are letters."""
+    if not isinstance(mixers, Mapping):
+        raise TypeError(f'mixers: expected a mapping such as {{"L": "wkv"}}, got {mixers!r}')
+    for key in mixers:
+        if not (isinstance(key, str) and len(key) == 1 and key.isascii() and key.isupper()):
+            raise ValueError(f"mixers: a key is one letter A-Z, got {key!r}")
+
+
+def read_bridges(bridges: Any) -> tuple[Bridge, ...]:
+    """Bridges as ``Bridge.of`` takes them; raises ``TypeError`` for one that isn't in a list."""
+    if isinstance(bridges, str) or not isinstance(bridges, Iterable):
+        raise TypeError(f'bridges: expected a list such as ["1.2->3.3"], got {bridges!r}')
+    return tuple(Bridge.of(bridge) for bridge in bridges)
+
+
 def _check_widths(spec: BackboneSpec) -> None:
     if len(spec.dims) != STAGES:
         raise ValueError(f"dims: expected {STAGES} widths, got {len(spec.dims)}")
@@ -212,12 +236,20 @@ def _check_widths(spec: BackboneSpec) -> None:
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise ValueError(f"{name}: expected a whole number of at least {least}, got {value!r}")
     for dim in spec.dims:
-        if not isinstance(dim, int) or dim < 1 or dim % spec.head_dim:
+        if not isinstance(dim, int) or isinstance(dim, bool) or dim < 1 or dim % spec.head_dim:
             raise ValueError(f"dims: every width must be a positive multiple of head_dim={spec.head_dim}, got {dim!r}")
+    check_flag("shift", spec.shift)
     if not (isinstance(spec.drop_path, (int, float)) and 0 <= spec.drop_path < 1):
         raise ValueError(f"drop_path: expected a rate in [0, 1), got {spec.drop_path!r}")
-    if not (isinstance(spec.mix_ratio, (int, float)) and 0 < spec.mix_ratio < float("inf")):
-        raise ValueError(f"mix_ratio: expected a positive ratio, got {spec.mix_ratio!r}")
+    ratio = spec.mix_ratio
+    if isinstance(ratio, bool) or not (isinstance(ratio, (int, float)) and 0 < ratio < float("inf")):
+        raise ValueError(f"mix_ratio: expected a positive ratio, got {ratio!r}")
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Raise ``ValueError`` unless this is True or False."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}: expected True or False, got {value!r}")
 
 
 def bridge_problem(spec: BackboneSpec, bridge: Bridge) -> str | None:

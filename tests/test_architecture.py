@@ -32,7 +32,7 @@ PROFILE_LAYERS = (
     ("report",),
     ("versions_worker",),
     ("versions",),
-    ("api", "api_time", "api_place", "api_study"),
+    ("arguments", "api", "api_time", "api_place", "api_study"),
     ("commands",),
     ("cli",),
     ("__main__",),

@@ -61,7 +61,7 @@ def process(*arguments, **options):
     ("arguments", "sentence"),
     [
         (("--model", "sola_x"), "did you mean 'sola_t'?"),
-        (("--model", "timm:resnet180"), "timm has no model 'resnet180'; did you mean 'resnet18'?"),
+        (("--model", "timm:resnet180"), "model: timm has no model 'resnet180'; did you mean 'resnet18'?"),
         (("--model", "sola_t", "--res", "abc"), "expected pixels such as 224 or 512x2048, got 'abc'"),
         (("--model", "sola_t", "--res", "512*2048"), "did you mean '512x2048'?"),
         (("--model", "sola_t", "--res", "0"), "a side has 1 to 65,536 pixels, got 0"),

@@ -60,6 +60,10 @@ def test_the_model_s_bridges_are_kept_as_far_as_they_fit():
         ({"mixers": {"X": "wvk"}}, "mixers: no mixer is named 'wvk'"),
         ({"mixers": {"L": ("wkv", {"shfit": False})}}, "mixers: wkv has no option 'shfit'; did you mean 'shift'"),
         ({"mixers": {"L": ("wkv", {"decay_per": 3})}}, "decay_per: expected one of sequence, token, got 3"),
+        ({"mixers": {"L": ("wkv", {"shift": "no"})}}, "^shift: expected True or False, got 'no'"),
+        ({"mixers": {"L": ("linear", {"rope": 1})}}, "^rope: expected True or False, got 1"),
+        ({"mixers": {"L": ("linear", {"lepe": None})}}, "^lepe: expected True or False, got None"),
+        ({"mixers": {1: "wkv"}}, "mixers: a key is one letter A-Z, got 1"),
         ({"mixers": {"l": "wkv"}}, "mixers: a key is one letter A-Z, got 'l'"),
         ({"bridges": ["1.2->3.2"]}, "bridges: 1.2->3.2: its target 3.2 is wkv, not softmax"),
         ({"bridges": ["1.2->3.3", "1.2->3.3"]}, "it is wired twice"),
@@ -87,6 +91,11 @@ def test_says_what_is_wrong_before_anything_is_built(arguments, message):
 def test_refuses_arguments_of_another_kind(arguments, message):
     with pytest.raises(TypeError, match=message):
         create_model(**{"model": "sola_t", **arguments})
+
+
+def test_a_backbone_is_built_from_a_spec_alone():
+    with pytest.raises(TypeError, match=r"spec: expected a BackboneSpec, got 'sola_t'; create_model takes names"):
+        sola_vision.Backbone("sola_t")
 
 
 @pytest.mark.parametrize("package", [sola_vision, sola_profile])
@@ -214,6 +223,15 @@ def test_files_that_are_no_weights(tmp_path):
         load_weights(filled(0), tmp_path / "absent")
     with pytest.raises(FileNotFoundError, match="nowhere"):
         save_weights(filled(0), tmp_path / "nowhere" / "w")
+
+
+def test_a_folder_is_no_weight_file(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path)
+    for path in (tmp_path, str(tmp_path), tmp_path / "link"):
+        for call in (save_weights, load_weights):
+            with pytest.raises(ValueError, match=r"^path: expected a file, got the folder "):
+                call(filled(0), path)
+    assert [file.name for file in tmp_path.iterdir()] == ["link"]
 
 
 def test_weights_from_elsewhere_need_no_metadata(tmp_path):

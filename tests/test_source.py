@@ -68,8 +68,8 @@ def test_a_factory_is_a_function_a_class_or_a_module_of_the_current_folder():
     [
         ("sola_x", "did you mean 'sola_t'"),
         ("resnet18", "timm:NAME, torchvision:NAME and package.module:factory work too"),
-        ("timm:resnet81", "timm has no model 'resnet81'; did you mean 'resnet18'"),
-        ("torchvision:resnet81", "torchvision has no model 'resnet81'; did you mean 'resnet18'"),
+        ("timm:resnet81", "^model: timm has no model 'resnet81'; did you mean 'resnet18'"),
+        ("torchvision:resnet81", "^model: torchvision has no model 'resnet81'; did you mean 'resnet18'"),
         ("no_such_package:net", "can't import 'no_such_package'"),
         ("a-b:c", "expected package.module:factory, got 'a-b:c'"),
     ],

@@ -68,12 +68,37 @@ def test_mixers_are_named_or_carry_options():
         ({"bridges": ("1.2->3.3", "1.2->3.3")}, "bridges: 1.2->3.3: it is wired twice"),
         ({"bridges": ("1.2-3.3",)}, "bridges: expected 'source->target' such as '1.2->3.3', got '1.2-3.3'"),
         ({"bridges": (7,)}, "bridges: expected 'source->target'"),
-        ({"bridges": ("1->3.3",)}, "layer: expected 'stage.layer' such as '3.2', got '1'"),
-        ({"bridges": ("a.b->3.3",)}, "layer: expected 'stage.layer'"),
+        ({"bridges": ("1->3.3",)}, "bridges: expected 'source->target' such as '1.2->3.3', got '1->3.3'"),
+        ({"bridges": ("a.b->3.3",)}, "bridges: expected 'source->target'"),
     ],
 )
 def test_says_what_is_wrong(changes, message):
     with pytest.raises(ValueError, match=message.replace("|", r"\|")):
+        replace(SPEC, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dims": 32}, r"dims: expected 4 widths such as .*, got 32"),
+        ({"dims": "32"}, r"dims: expected 4 widths such as .*, got '32'"),
+        ({"dims": (True, 64, 96, 128), "head_dim": 1}, "dims: every width .*, got True"),
+        ({"shift": "no"}, "shift: expected True or False, got 'no'"),
+        ({"shift": 1}, "shift: expected True or False, got 1"),
+        ({"mix_ratio": True}, "mix_ratio: expected a positive ratio, got True"),
+        ({"mixers": {1: "wkv", "S": "softmax"}}, "mixers: a key is one letter A-Z, got 1"),
+        ({"mixers": {"L": ("wkv", {1: 2, "shift": True})}}, "mixers: expected options by name"),
+        ({"mixers": None}, "mixers: expected a mapping .*, got None"),
+        ({"bridges": None}, "bridges: expected a list .*, got None"),
+        ({"bridges": "1.1->3.3"}, "bridges: expected a list .*, got '1.1->3.3'"),
+        ({"bridges": ["a->b"]}, "bridges: expected 'source->target' such as .*, got 'a->b'"),
+        ({"bridges": ["1->3"]}, "bridges: expected 'source->target' such as .*, got '1->3'"),
+        ({"bridges": [("1.2",)]}, "bridges: expected 'source->target'"),
+        ({"bridges": [3]}, "bridges: expected 'source->target' .*, got 3"),
+    ],
+)
+def test_refuses_what_is_of_another_kind(changes, message):
+    with pytest.raises((ValueError, TypeError), match=f"^{message}"):
         replace(SPEC, **changes)
 
 

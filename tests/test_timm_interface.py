@@ -2,10 +2,12 @@
 
 # B batch, C channels, H height, W width
 
+import numpy as np
 import pytest
 import torch
 
 from sola_vision import BackboneSpec, create_model, load_weights, save_weights
+from sola_vision.features import stage_indices
 
 SPEC = BackboneSpec("tiny", (16, 16, 32, 32), "L|L|LS|LS", head_dim=8, bridges=("1.1->3.2", "3.1->4.2"), num_classes=5)
 
@@ -134,3 +136,36 @@ def test_weights_drawn_again_are_those_of_the_whole_model():
 def test_says_what_is_allowed(model, image, call, message):
     with pytest.raises(ValueError, match=message):
         call(model, image)
+
+
+@pytest.mark.parametrize(
+    ("indices", "stages"),
+    [
+        (lambda: (stage for stage in (3, 1)), (1, 3)),
+        (lambda: {0, 2}, (0, 2)),
+        (lambda: np.array([2, -1]), (2, 3)),
+        (lambda: np.int64(2), (2, 3)),
+        (lambda: torch.tensor([1]), (1,)),
+    ],
+    ids=["generator", "set", "array", "number of numpy's", "tensor"],
+)
+def test_whole_numbers_of_any_kind_name_stages(indices, stages):
+    assert stage_indices("indices", indices(), 4) == stages
+
+
+@pytest.mark.parametrize(
+    ("indices", "got"),
+    [
+        (True, "True"),
+        ([True], r"\[True\]"),
+        (1.5, r"1\.5"),
+        ([0, 1.0], r"\[0, 1\.0\]"),
+        ("12", "'12'"),
+        (np.array([0.5]), r"\[.*0\.5.*\]"),
+        (np.array([], dtype=int), r"\[\]"),
+        (iter([1, 9]), r"\[1, 9\]"),
+    ],
+)
+def test_anything_else_names_no_stages(indices, got):
+    with pytest.raises(ValueError, match=f"^indices: expected the last 1 to 4 .* to 3, got {got}$"):
+        stage_indices("indices", indices, 4)

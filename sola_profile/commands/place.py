@@ -12,7 +12,7 @@ import click
 from sola_profile.case import DTYPES, Resolution, Settings, nearest
 from sola_profile.commands.formula import parse_bytes
 from sola_profile.commands.machine import find
-from sola_profile.commands.output import Targets, checked, checked_budget, written_command
+from sola_profile.commands.output import Targets, check_device, checked, checked_budget, written_command
 from sola_profile.report.svg import Renderer
 from sola_profile.study.subject import read_subject
 
@@ -73,6 +73,7 @@ def place(**options: Any) -> None:
 def read_question(options: dict[str, Any]) -> Question:
     """Check the command line; bad use raises ``click.UsageError``."""
     subject = checked(lambda: read_subject(options["model"], options["pattern"]))
+    checked(lambda: check_device(options["device"]), "--device")
     settings = checked(
         lambda: Settings(options["batch"], options["dtype"], options["device"], threads=options["threads"])
     )
@@ -90,10 +91,8 @@ def read_question(options: dict[str, Any]) -> Question:
     stages = checked(lambda: parse_stages(options["stages"]), "--stages")
     budgets = read_budgets(options)
     measured_s = None if options["no_measure"] or options["machine"] else checked_budget(options["budget"])
-    from sola_profile.machine import check_device
     from sola_profile.study.placement import Question
 
-    checked(lambda: check_device(settings.device), "--device")
     return Question(
         spec=subject.base,
         resolution=resolution,

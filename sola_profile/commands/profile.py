@@ -223,8 +223,8 @@ def read_request(options: dict[str, Any]) -> Request:
     auto = options["res"].strip().lower() == AUTO
     resolutions = None if auto else checked(lambda: parse_resolutions(options["res"]), "--res")
     fields = ("batch", "dtype", "device", "mode", "threads", "optimizer", "checkpointing")
+    checked(lambda: check_device(options["device"]), "--device")
     settings = checked(lambda: Settings(**{name: options[name] for name in fields}, compile=options["compiled"]))
-    checked(lambda: check_device(settings.device), "--device")
     budget_s = checked_budget(options["budget"])
     folder = report_folder(options, Path("docs", "reports", _folder_name(source)))
     files = {name: options[f"{name}_file"] for name in ("json", "csv") if options[f"{name}_file"]}

@@ -35,8 +35,8 @@ def trace(**options: Any) -> None:
     resolution = checked(lambda: Resolution.parse(options["res"]), "--res")
     shape = None if options["shape"] is None else checked(lambda: InputShape.parse(options["shape"]), "--input")
     names = ("batch", "dtype", "device", "mode", "threads")
+    checked(lambda: check_device(options["device"]), "--device")
     settings = checked(lambda: Settings(**{name: options[name] for name in names}))
-    checked(lambda: check_device(settings.device), "--device")
     path = Path(options["out"])
     Targets(None, {"out": str(path)}).check()
     from sola_profile.measure.trace import write_trace

@@ -119,6 +119,8 @@ def _check(question: Question) -> None:
     for name, value, known in (("score", question.score, SCORES), ("cost", question.cost or MACS, COSTS)):
         if value not in known:
             raise ValueError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
+    if question.table is not None and question.score != ACCURACY:
+        raise ValueError(f"table: belongs to score {ACCURACY}, got score {question.score!r}")
     timed = question.budget_s is not None or question.machine is not None
     if not timed and (question.cost == LATENCY or question.budgets.latency_s is not None):
         raise ValueError("latency: it is not known without measuring or a machine; give MACs a limit, or one of these")

@@ -10,7 +10,7 @@ import importlib
 import inspect
 from typing import TYPE_CHECKING, Any
 
-from sola_vision.spec import BackboneSpec, MixerSpec
+from sola_vision.spec import BackboneSpec, MixerSpec, check_flag
 from sola_vision.suggest import did_you_mean
 
 if TYPE_CHECKING:
@@ -42,14 +42,17 @@ def mixer_options(mixer: MixerSpec, spec: BackboneSpec) -> dict[str, Any]:
     """The keyword arguments this mixer is built with in this backbone.
 
     Its own options, and ``spec.shift`` for a mixer that takes ``shift`` and isn't told otherwise. Raises
-    ``ValueError`` for an option that its constructor doesn't take.
+    ``ValueError`` for an option that its constructor doesn't take, and for one that is neither True nor False where its
+    default is.
     """
     parameters = inspect.signature(mixer_class(mixer.name)).parameters.values()
-    known = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+    known = {parameter.name: parameter.default for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
     options = dict(mixer.options)
-    for key in options:
+    for key, value in options.items():
         if key not in known:
             raise ValueError(f"mixers: {mixer.name} has no option {key!r}{did_you_mean(key, known)}")
+        if isinstance(known[key], bool):
+            check_flag(key, value)
     if "shift" in known:
         options.setdefault("shift", spec.shift)
     return options
