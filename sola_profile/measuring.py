@@ -36,9 +36,9 @@ from sola_profile.workload import Step, Workload, build
 WARMUP_SHARE = 0.2
 KINDS_SHARE = 0.1
 # a first run, one for memory, a warm-up and three samples; the model itself, for which all this is done, is tried when
-# a first run and a sample fit
+# a first run, one for memory and a sample fit
 FEWEST_RUNS = 6
-FEWEST_RUNS_OF_MODEL = 2
+FEWEST_RUNS_OF_MODEL = 3
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,8 @@ class Measuring:
             return None
         left_s = self._deadline - self._timer.now()
         if case.source == self._model:
-            fits = estimated_s * FEWEST_RUNS_OF_MODEL <= left_s
+            # a large size may not take the time that smaller ones, which are ready, need for their samples
+            fits = estimated_s * FEWEST_RUNS_OF_MODEL <= left_s - self._owed_s(self._model)
         else:
             fits = estimated_s * FEWEST_RUNS <= left_s - self._owed_s()
         return None if fits else OverBudget(estimated_s, self._budget_s)

@@ -191,6 +191,18 @@ def test_a_budget_too_small_is_said_in_the_row(run, monkeypatch):
     assert "budget 1000 s" in out
 
 
+def test_a_large_size_takes_no_time_that_smaller_ones_need(run, monkeypatch):
+    """Three runs of the last size would fit into 1,000 s, but not beside samples of the one that is ready."""
+    monkeypatch.setattr(measuring.Measuring, "_estimate_s", lambda self, case: 250.0 if self._steps else None)
+    monkeypatch.setattr(
+        measuring.Measuring, "_owed_s", lambda self, source=None: 400.0 if source == self._model else 0.0
+    )
+    code, out, _ = run(*SMALL, *BUDGET, "--no-report")
+    assert code == 0
+    assert " 96: not measured (≈" in out
+    assert " 64: not measured" not in out.partition("all linear")[0]
+
+
 def test_what_was_passed_over_is_tried_again_when_there_is_time(run, monkeypatch):
     estimate, calls = measuring.Measuring._estimate_s, []
 
