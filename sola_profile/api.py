@@ -145,10 +145,10 @@ def profile(
     check_budget(budget_s)
     shape = None if input_shape is None else InputShape.parse(input_shape)
     beside = tuple(map(read_source, read_texts("others", others, "sola_t")))
-    if isinstance(resolutions, str) and resolutions.strip().lower() == "auto":
-        sizes = auto_sizes(source, settings, budget_s, shape).resolutions
-    else:
-        sizes = read_sizes("resolutions", resolutions)
+    auto = isinstance(resolutions, str) and resolutions.strip().lower() == "auto"
+    sizes = (
+        auto_sizes(source, settings, budget_s, shape).resolutions if auto else read_sizes("resolutions", resolutions)
+    )
     sweep = Sweep(Plan(source, sizes, settings, budget_s, "", shape, beside, with_twins, isolate=isolate))
     try:
         for _ in sweep.run():

@@ -2,7 +2,6 @@
 
 #include "cuda/channel_mix.cuh"
 #include "cuda/kernels.h"
-#include "cuda/launch.h"
 
 namespace sola::cuda {
 namespace {
@@ -97,12 +96,8 @@ int start(const ChannelMixParams& p, void* stream) {
 }  // namespace
 
 int launch_channel_mix(const ChannelMixParams& p, Dtype dtype, void* stream) {
-  const auto with = [&](auto in) {
-    using In = decltype(in);
-    return with_width<32, 64, 96, 128, 192>(p.C,
-                                            [&](auto width) { return start<In, decltype(width)::value>(p, stream); });
-  };
-  return dtype == Dtype::bf16 ? with(Bf16{}) : with(Half{});
+  return with_mix_width(p, dtype,
+                        [&](auto in, auto width) { return start<decltype(in), decltype(width)::value>(p, stream); });
 }
 
 }  // namespace sola::cuda

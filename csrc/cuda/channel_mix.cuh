@@ -6,6 +6,7 @@
 #pragma once
 
 #include "cuda/kernel_params.h"
+#include "cuda/launch.h"
 #include "cuda/tile.cuh"
 
 namespace sola::cuda {
@@ -44,6 +45,13 @@ struct MixWeights {
     return rows_of<In>(p.value, p.M, 0, first, p.C, min(int64_t(units), p.M - first));
   }
 };
+
+// calls f(In{}, integral_constant) for a call's type and the width of its tiles
+template <class F>
+int with_mix_width(const ChannelMixParams& p, Dtype dtype, const F& f) {
+  return with_half(
+      dtype, [&](auto in) { return with_width<32, 64, 96, 128, 192>(p.C, [&](auto width) { return f(in, width); }); });
+}
 
 // max(x, 0); NaN stays
 SOLA_DEVICE float relu(float x) { return x < 0.0f ? 0.0f : x; }

@@ -2,7 +2,6 @@
 
 #include "cuda/channel_mix.cuh"
 #include "cuda/kernels.h"
-#include "cuda/launch.h"
 
 namespace sola::cuda {
 namespace {

@@ -99,6 +99,12 @@ int with_input(Dtype dtype, const F& f) {
   }
 }
 
+// the same where kernels are of 16-bit types alone
+template <class F>
+int with_half(Dtype dtype, const F& f) {
+  return dtype == Dtype::bf16 ? f(Bf16{}) : f(Half{});
+}
+
 // calls f(integral_constant) with the smallest of the sizes that holds `dim`; the last one where none does
 template <int size, int... larger, class F>
 int with_width(int64_t dim, const F& f) {

@@ -159,15 +159,14 @@ int start(const SoftmaxBackwardParams& p, void* stream) {
 }  // namespace
 
 int launch_hopper_softmax_backward(const SoftmaxBackwardParams& p, Dtype dtype, void* stream) {
-  const auto with = [&](auto in) {
+  return with_half(dtype, [&](auto in) {
     using In = decltype(in);
     return with_width<32, 64, 128>(max(p.op.size.D, p.op.size.V), [&](auto width) {
       constexpr int T = decltype(width)::value;
       const int failed = start<In, T, Of::keys>(p, stream);
       return failed ? failed : start<In, T, Of::queries>(p, stream);
     });
-  };
-  return dtype == Dtype::bf16 ? with(Bf16{}) : with(Half{});
+  });
 }
 
 }  // namespace sola::cuda

@@ -138,12 +138,11 @@ int start(const SoftmaxParams& p, void* stream) {
 }  // namespace
 
 int launch_hopper_softmax_forward(const SoftmaxParams& p, Dtype dtype, void* stream) {
-  const auto with = [&](auto in) {
+  return with_half(dtype, [&](auto in) {
     using In = decltype(in);
     return with_width<32, 64, 128>(max(p.size.D, p.size.V),
                                    [&](auto width) { return start<In, decltype(width)::value>(p, stream); });
-  };
-  return dtype == Dtype::bf16 ? with(Bf16{}) : with(Half{});
+  });
 }
 
 }  // namespace sola::cuda

@@ -25,8 +25,8 @@ def channel_mix(x_k: Tensor, x_r: Tensor, key: Tensor, value: Tensor, receptance
     A block of hidden units is computed for some tokens, squared, and multiplied into their output, so no tensor of the hidden
     width exists. The backward keeps the arguments and ``out``, and computes hidden units again: 32 multiply-accumulates
     per squared channel and token where 27 would do with M = 4C. On CUDA that holds for the forward of 16-bit types with up to
-    192 channels, C and M in multiples of 8 (beyond 128 channels with enough tokens); other calls and the backward are PyTorch's products, with what comes between them
-    in one pass over each tensor. Other devices run PyTorch's operators throughout.
+    192 channels (beyond 128 with enough tokens), C and M in multiples of 8. Other calls and the backward are PyTorch's
+    products there, with what comes between them in one pass over each tensor. Other devices run PyTorch's operators throughout.
 
     Args:
         x_k: ``(B, N, C)``, what enters the hidden units, float64 (CPU), float32, bfloat16 or float16; any strides, last
@@ -37,8 +37,8 @@ def channel_mix(x_k: Tensor, x_r: Tensor, key: Tensor, value: Tensor, receptance
         receptance: ``(C, C)``, the matrix R.
 
     Returns:
-        ``(B, N, C)`` in the dtype of ``x_k``; sums run in float32 (float64 for float64), and where PyTorch multiplies as it is
-        told to in ``torch.backends.cuda.matmul``.
+        ``(B, N, C)`` in the dtype of ``x_k``; sums run in float32 (float64 for float64). PyTorch's products on CUDA
+        follow ``torch.backends.cuda.matmul``.
 
     Raises:
         TypeError: names the argument that is no tensor.
