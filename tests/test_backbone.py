@@ -2,6 +2,7 @@
 
 # B batch, C channels, H height, W width
 
+import functools
 import itertools
 
 import pytest
@@ -167,6 +168,23 @@ def test_checkpointing_changes_no_gradient(mixer):
         model(image)
     assert kept < 0.5 * sum(saved)
     assert all(torch.equal(plain[name], checkpointed[name]) for name in plain)
+
+
+@every_mixer
+def test_an_ensemble_runs_and_learns_as_its_members(mixer):
+    """``torch.vmap`` over stacked weights, and over images that share weights."""
+    members = [tiny(torch.float64, mixers={"L": mixer}) for _ in range(2)]
+    image = images(40, 64, dtype=torch.float64)
+    weights, buffers = torch.func.stack_module_state(members)
+    call = functools.partial(torch.func.functional_call, members[0])
+    scores = torch.vmap(lambda *state: call(state, image))(weights, buffers)
+    grads = torch.autograd.grad(scores.square().sum(), list(weights.values()))
+    together = dict(zip(weights, grads, strict=True))
+    for number, member in enumerate(members):
+        torch.testing.assert_close(scores[number], member(image))
+        for name, grad in gradients(member, image).items():
+            torch.testing.assert_close(together[name][number], grad)
+    torch.testing.assert_close(torch.vmap(members[0])(image[:, None])[:, 0], members[0](image))
 
 
 def test_drop_path_acts_in_training_only():

@@ -65,16 +65,21 @@ def test_second_derivative_is_an_error(case: Case) -> None:
         grad.sum().backward()
 
 
+# so many inputs of an operator begin with the batch; the others are its parameters
+BATCHED_INPUTS = {"wkv": 2, "shift_mix": 1, "channel_mix": 2}
+
+
+@pytest.mark.parametrize("shared", ["last", "parameters"])
 @pytest.mark.parametrize("case", SMALL_CASES, ids=str)
-def test_vmap_takes_examples_one_by_one(case: Case) -> None:
+def test_vmap(case: Case, shared: str) -> None:
     examples = [case.inputs(torch.float32, seed=seed) for seed in range(3)]
-    batched = [torch.stack(tensors, 1) for tensors in zip(*examples, strict=True)]
-    # the last input is shared, the others lie along dimension 1
-    dims = [1] * (len(batched) - 1) + [None]
-    shared = batched[-1][:, 0]
-    got = torch.vmap(lambda *tensors: case.run(list(tensors)), in_dims=tuple(dims))(*batched[:-1], shared)
+    own = len(examples[0]) - 1 if shared == "last" else BATCHED_INPUTS.get(case.op, 3)
+    # what isn't shared lies along dimension 1
+    batched = [torch.stack(tensors, 1) for tensors in zip(*(inputs[:own] for inputs in examples), strict=True)]
+    rest = examples[0][own:]
+    got = torch.vmap(lambda *tensors: case.run([*tensors, *rest]), in_dims=1)(*batched)
     for mine, inputs in zip(got, examples, strict=True):
-        assert torch.equal(mine, case.run([*inputs[:-1], shared]))
+        assert torch.equal(mine, case.run([*inputs[:own], *rest]))
 
 
 @pytest.mark.parametrize("case", [case for case in SMALL_CASES if case.op != "shift_mix"], ids=str)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sola_vision import ops
 from sola_vision.layers import Grid
 from sola_vision.layers.shift import ShiftMix
-from sola_vision.ops._gate import gated
+from sola_vision.ops._in_place import gated, squared_relu
 from sola_vision.terms import Terms, linear, sigmoid_gate, total
 
 
@@ -54,9 +54,7 @@ class ChannelMix(nn.Module):
         maps = (self.key, self.value, self.receptance)
         if all(map(_is_its_weight, maps)):
             return ops.channel_mix(for_key, for_receptance, *(part.weight for part in maps))
-        # the largest tensor of the layer: nothing but its square is needed, and for a gradient the ReLU under it
-        hidden = self.key(for_key).relu_()
-        hidden = hidden.square() if hidden.requires_grad else hidden.square_()
+        hidden = squared_relu(self.key(for_key))
         return gated(self.receptance(for_receptance), self.value(hidden))
 
     @staticmethod

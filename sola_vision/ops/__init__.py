@@ -5,8 +5,8 @@ the compiled extension it raises ``ImportError`` with the command that builds it
 path.
 
 Gradients are those of ``backward()`` and ``torch.autograd.grad``, once: second derivatives, forward mode and the
-derivatives of ``torch.func`` raise an error. ``torch.vmap`` works, one example at a time; so does ``is_grads_batched``,
-but for ``shift_mix``.
+derivatives of ``torch.func`` raise an error. ``torch.vmap`` works: examples that share an operator's parameters are one batch,
+others run in turn. So do the gradients of ``is_grads_batched``, but for ``shift_mix``.
 """
 
 import torch as _torch  # noqa: F401  its libraries must be loaded before the extension that links to them

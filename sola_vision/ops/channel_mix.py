@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import register_flop_formula
 
+from sola_vision.ops._batched import examples_as_batch, examples_in_turn
 from sola_vision.ops._checks import check_like, check_tensor, require, require_tensors
-from sola_vision.ops._gate import gated
+from sola_vision.ops._in_place import gated, squared_relu
 
 OP = "channel_mix"
 # elsewhere it is three products of PyTorch's and what joins them
@@ -57,8 +58,7 @@ def channel_mix(x_k: Tensor, x_r: Tensor, key: Tensor, value: Tensor, receptance
 
 def composed(x_k: Tensor, x_r: Tensor, key: Tensor, value: Tensor, receptance: Tensor) -> Tensor:
     """The same of PyTorch's operators, in place where no gradient wants what was there."""
-    hidden = F.linear(x_k, key).relu_()
-    hidden = hidden.square() if hidden.requires_grad else hidden.square_()
+    hidden = squared_relu(F.linear(x_k, key))
     return gated(F.linear(x_r, receptance), F.linear(hidden, value))
 
 
@@ -112,3 +112,7 @@ def _flops(x_k: Any, x_r: Any, key: Any, *args: Any, **kwargs: Any) -> Any:
 @register_flop_formula(torch.ops.sola.channel_mix_backward)
 def _backward_flops(grad_out: Any, x_k: Any, x_r: Any, key: Any, *args: Any, **kwargs: Any) -> Any:
     return 2 * backward_macs(x_k[0] * x_k[1], x_k[2], key[0])
+
+
+examples_as_batch("channel_mix", tokens=2, batch_dims=(0,))
+examples_in_turn("channel_mix_backward")

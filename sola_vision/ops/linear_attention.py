@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from sola_vision.ops._batched import examples_as_batch, examples_in_turn
 from sola_vision.ops._checks import accumulate_dtype, check_attention, check_vector, require, require_tensors
 
 OP = "linear_attention"
@@ -239,3 +240,9 @@ def _chunked_backward_flops(
 ) -> Any:
     chunk = kwargs.get("chunk", args[2] if len(args) > 2 else CHUNK)
     return 2 * chunked_backward_macs(q[0], q[1], q[2], q[3], v[3], causal=causal, chunk=chunk)
+
+
+examples_as_batch("linear_attention", tokens=3, batch_dims=(0, 0, 0))
+examples_as_batch("chunked_linear_attention", tokens=3, batch_dims=(0, 0))
+examples_in_turn("linear_attention_backward")
+examples_in_turn("chunked_linear_attention_backward")

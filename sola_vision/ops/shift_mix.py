@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from sola_vision.ops._batched import one_by_one
+from sola_vision.ops._batched import examples_as_batch, examples_in_turn
 from sola_vision.ops._checks import check_parameter, check_tensor, require, require_tensors
 
 OP = "shift_mix"
@@ -74,5 +74,5 @@ def _flops(*args: Any, **kwargs: Any) -> int:
     return 0
 
 
-one_by_one("shift_mix")
-one_by_one("shift_mix_backward")
+examples_as_batch("shift_mix", tokens=1, batch_dims=(0,))
+examples_in_turn("shift_mix_backward")

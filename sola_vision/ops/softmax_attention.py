@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from sola_vision.ops._batched import examples_as_batch, examples_in_turn
 from sola_vision.ops._checks import accumulate_dtype, check_attention, require_tensors
 
 OP = "softmax_attention"
@@ -92,3 +93,7 @@ def _backward_flops(
     # five products: scores again, dP, dV, dQ, dK; three of them over D and two over V
     pairs = _pairs(q[1], k[1], causal)
     return 2 * q[0] * q[2] * pairs * (3 * q[3] + 2 * v[3])
+
+
+examples_as_batch("softmax_attention", tokens=3, batch_dims=(0, 0))
+examples_in_turn("softmax_attention_backward")

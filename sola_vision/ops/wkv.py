@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from sola_vision.ops._batched import examples_as_batch, examples_in_turn
 from sola_vision.ops._checks import check_like, check_tensor, check_vector, require, require_tensors
 
 OP = "wkv"
@@ -84,3 +85,7 @@ def _(
 def _flops(*args: Any, **kwargs: Any) -> int:
     # no matrix product; the scan is counted as scalar operations
     return 0
+
+
+examples_as_batch("wkv", tokens=2, batch_dims=(0, 1))
+examples_in_turn("wkv_backward")

@@ -15,7 +15,7 @@ from sola_vision.layers import Grid
 from sola_vision.layers.mixers.base import Mixer
 from sola_vision.layers.shift import ShiftMix
 from sola_vision.ops._checks import accumulate_dtype
-from sola_vision.ops._gate import gated
+from sola_vision.ops._in_place import gated
 from sola_vision.ops.wkv import DECAY_PER, scalar_ops
 from sola_vision.terms import Terms, linear, sigmoid_gate, total
 
