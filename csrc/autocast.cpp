@@ -53,6 +53,15 @@ Tensor channel_autocast(const Tensor& x_k, const Tensor& x_r, const Tensor& key,
                                                           lower(receptance));
 }
 
+// in float32, as PyTorch's on CUDA; on a CPU both leave tokens in their dtype
+Tensor norm_autocast(const Tensor& x, const Tensor& weight, const Tensor& bias, double eps) {
+  const auto guard = without_autocast();
+  const auto wide = [](const Tensor& tensor) {
+    return at::autocast::cached_cast(at::kFloat, tensor, tensor.device().type());
+  };
+  return find<NormForward, "sola::layer_norm">().call(wide(x), wide(weight), wide(bias), eps);
+}
+
 void register_all(torch::Library& m) {
   m.impl("softmax_attention", &softmax_autocast);
   m.impl("linear_attention", &linear_autocast);
@@ -65,6 +74,9 @@ void register_all(torch::Library& m) {
 }  // namespace
 
 TORCH_LIBRARY_IMPL(sola, AutocastCPU, m) { register_all(m); }
-TORCH_LIBRARY_IMPL(sola, AutocastCUDA, m) { register_all(m); }
+TORCH_LIBRARY_IMPL(sola, AutocastCUDA, m) {
+  register_all(m);
+  m.impl("layer_norm", &norm_autocast);
+}
 
 }  // namespace sola

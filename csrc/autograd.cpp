@@ -239,6 +239,38 @@ std::vector<Tensor> mix_autograd(const Tensor& x, const Tensor& ratios) {
   return MixNode::apply(x, ratios);
 }
 
+// ---- layer norm
+
+using NormBackward = std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                                                        double);
+
+Tensor norm_forward(const Tensor& x, const Tensor& weight, const Tensor& bias, double eps) {
+  at::AutoDispatchBelowADInplaceOrView below;
+  return find<NormForward, "sola::layer_norm">().call(x, weight, bias, eps);
+}
+
+struct NormNode : Function<NormNode> {
+  static Tensor forward(AutogradContext* context, const Tensor& x, const Tensor& weight, const Tensor& bias,
+                        double eps) {
+    context->save_for_backward({x, weight, bias});
+    context->saved_data["eps"] = eps;
+    return norm_forward(x, weight, bias, eps);
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& grads) {
+    const auto saved = context->get_saved_variables();
+    auto [x, weight, bias] = find<NormBackward, "sola::layer_norm_backward">().call(
+        grads[0], saved[0], saved[1], saved[2], context->saved_data["eps"].toDouble());
+    return {x, weight, bias, Tensor()};
+  }
+};
+
+Tensor norm_autograd(const Tensor& x, const Tensor& weight, const Tensor& bias, double eps) {
+  refuse_tangents("layer_norm", {{"x", x}, {"weight", weight}, {"bias", bias}});
+  if (!needs_graph({&x, &weight, &bias})) return norm_forward(x, weight, bias, eps);
+  return NormNode::apply(x, weight, bias, eps);
+}
+
 // ---- channel mix
 
 using ChannelBackward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&,
@@ -285,6 +317,7 @@ TORCH_LIBRARY_IMPL(sola, Autograd, m) {
   m.impl("chunked_linear_attention", &chunked_autograd);
   m.impl("wkv", &wkv_autograd);
   m.impl("shift_mix", &mix_autograd);
+  m.impl("layer_norm", &norm_autograd);
   m.impl("channel_mix", &channel_autograd);
   // a second derivative is an error, never silently zero
   for (const char* op : kForwardOps) {

@@ -11,7 +11,8 @@ namespace sola {
 using at::Tensor;
 
 inline constexpr const char* kForwardOps[] = {
-    "softmax_attention", "linear_attention", "chunked_linear_attention", "wkv", "shift_mix", "channel_mix"};
+    "softmax_attention", "linear_attention", "chunked_linear_attention", "wkv", "shift_mix",
+    "layer_norm",        "channel_mix"};
 
 template <size_t size>
 struct Name {
@@ -34,6 +35,7 @@ using ChunkedForward = std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, 
                                                   int64_t);
 using WkvForward = std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&, bool);
 using MixForward = std::vector<Tensor>(const Tensor&, const Tensor&);
+using NormForward = Tensor(const Tensor&, const Tensor&, const Tensor&, double);
 using ChannelForward = Tensor(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&);
 
 }  // namespace sola

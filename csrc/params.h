@@ -106,4 +106,16 @@ struct ChannelMixParams {
   void *grad_key, *grad_value, *grad_receptance;  // (shares, M, C), (shares, C, M), (shares, C, C)
 };
 
+// N tokens, C channels; parameters are dense
+struct LayerNormParams {
+  int64_t N, C;
+  Rows x, out;
+  const void *weight, *bias;  // (C)
+  bool wide;                  // whether parameters are in the type of the sums, and not in that of x
+  double eps;
+  // backward only
+  Rows grad_out, grad_x;
+  void* sums;  // (ranges of tokens, 2, C) shares of the gradients of weight and bias, float or double
+};
+
 }  // namespace sola

@@ -38,6 +38,11 @@ inline void define_schemas(torch::Library& m) {
   // x (B, H, W, C), ratios (K, C) -> K times (B, H, W, C)
   m.def("shift_mix(Tensor x, Tensor ratios) -> Tensor[]");
   m.def("shift_mix_backward(Tensor[] grads, Tensor x, Tensor ratios) -> (Tensor grad_x, Tensor grad_ratios)");
+  // x (B, N, C), weight, bias (C) -> out (B, N, C)
+  m.def("layer_norm(Tensor x, Tensor weight, Tensor bias, float eps) -> Tensor");
+  m.def(
+      "layer_norm_backward(Tensor grad_out, Tensor x, Tensor weight, Tensor bias, float eps)"
+      " -> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias)");
   // x_k, x_r (B, N, C), key (M, C), value (C, M), receptance (C, C) -> out (B, N, C)
   m.def("channel_mix(Tensor x_k, Tensor x_r, Tensor key, Tensor value, Tensor receptance) -> Tensor");
   m.def(

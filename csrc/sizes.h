@@ -103,6 +103,12 @@ inline AttentionSizes check_attention(const char* op, const at::Tensor& q, const
   return {q.size(0), q.size(1), k.size(1), q.size(2), q.size(3), v.size(3)};
 }
 
+inline void check_length(const char* op, const char* name, const at::Tensor& tensor, const char* letter,
+                         int64_t wanted) {
+  TORCH_CHECK_VALUE(tensor.dim() == 1 && tensor.size(0) == wanted, op, ": ", name, " must be (", letter, ",) with ",
+                    letter, " = ", wanted, ", got ", shape_text(tensor.sizes()));
+}
+
 // a parameter is in the dtype of the sums
 inline void check_parameter(const char* op, const char* name, const at::Tensor& tensor, const at::Tensor& like) {
   TORCH_CHECK_VALUE(tensor.scalar_type() == accumulate_type(like), op, ": ", name, " must be ",
@@ -114,8 +120,7 @@ inline void check_parameter(const char* op, const char* name, const at::Tensor& 
 // one with one number per head or channel
 inline void check_vector(const char* op, const char* name, const at::Tensor& tensor, const char* letter, int64_t wanted,
                          const at::Tensor& like) {
-  TORCH_CHECK_VALUE(tensor.dim() == 1 && tensor.size(0) == wanted, op, ": ", name, " must be (", letter, ",) with ",
-                    letter, " = ", wanted, ", got ", shape_text(tensor.sizes()));
+  check_length(op, name, tensor, letter, wanted);
   check_parameter(op, name, tensor, like);
 }
 
@@ -173,6 +178,21 @@ inline void check_channel_mix(const char* op, const at::Tensor& x_k, const at::T
   }
 }
 
+// x (B, N, C), weight and bias (C), both in the dtype of x or both in that of the sums
+inline void check_layer_norm(const char* op, const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
+                             double eps) {
+  check_tensor(op, "x", x, "(B, N, C)");
+  check_length(op, "weight", weight, "C", x.size(2));
+  const auto type = weight.scalar_type(), sums = accumulate_type(x);
+  TORCH_CHECK_VALUE(type == x.scalar_type() || type == sums, op, ": weight must be in the dtype of x, ",
+                    dtype_name(x.scalar_type()), ", or of its sums, ", dtype_name(sums), ", got ", dtype_name(type));
+  TORCH_CHECK_VALUE(weight.device() == x.device(), op, ": weight must be on the device of x, ", x.device(), ", got ",
+                    weight.device());
+  check_length(op, "bias", bias, "C", x.size(2));
+  check_like(op, "bias", bias, "weight", weight);
+  TORCH_CHECK_VALUE(eps >= 0, op, ": eps must be at least 0, got ", eps);
+}
+
 // distance of the rows of (B, N, C), where they have one. The stride of a single token says nothing.
 inline int64_t row_stride(const at::Tensor& x) { return x.size(1) > 1 ? x.stride(1) : x.stride(0); }
 
@@ -197,6 +217,18 @@ inline ChannelMixParams channel_mix_params(const at::Tensor& x_k, const at::Tens
   p.key = key.data_ptr();
   p.value = value.data_ptr();
   p.receptance = receptance.data_ptr();
+  return p;
+}
+
+// parameters are contiguous
+inline LayerNormParams layer_norm_params(const at::Tensor& x, const at::Tensor& weight, double eps) {
+  LayerNormParams p{};
+  p.N = x.size(0) * x.size(1);
+  p.C = x.size(2);
+  p.x = rows_of(x);
+  p.weight = weight.data_ptr();
+  p.wide = weight.scalar_type() != x.scalar_type();
+  p.eps = eps;
   return p;
 }
 

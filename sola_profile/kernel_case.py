@@ -16,9 +16,9 @@ FORWARD, BOTH = "forward", "forward+backward"
 KERNEL_MODES = (FORWARD, BOTH)
 DEFAULT_DTYPES = ("float32", "bfloat16")
 
-WKV, SHIFT_MIX, CHANNEL_MIX = "wkv", "shift_mix", "channel_mix"
+WKV, SHIFT_MIX, LAYER_NORM, CHANNEL_MIX = "wkv", "shift_mix", "layer_norm", "channel_mix"
 # they take (B, N, C)
-WITHOUT_HEADS = (WKV, SHIFT_MIX, CHANNEL_MIX)
+WITHOUT_HEADS = (WKV, SHIFT_MIX, LAYER_NORM, CHANNEL_MIX)
 # hidden units of a channel mix for every channel, as Vision-RWKV and most feed-forward parts have them
 HIDDEN_RATIO = 4
 # mixes of a token, as many as the WKV layer wants: the powers of c/C that its shares begin as
@@ -32,6 +32,7 @@ KERNELS: Mapping[str, str] = {
     "causal_decay_attention": "linear_attention with weights γ^(i−j) on the tokens up to i",
     WKV: "bidirectional WKV of Vision-RWKV",
     SHIFT_MIX: "m ⊙ x + (1 − m) ⊙ shift(x) for three m, on the grid nearest to a square",
+    LAYER_NORM: "w ⊙ (x − mean) / √(variance + ε) + b over the channels of every token",
     CHANNEL_MIX: f"sigmoid(R x_r) ⊙ V relu(K x_k)², with {HIDDEN_RATIO} hidden units for every channel",
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sola_profile.kernel_case import BOTH, CHANNEL_MIX, FORWARD, SHIFT_MIX, WKV, KernelCase, Shape
+from sola_profile.kernel_case import BOTH, CHANNEL_MIX, FORWARD, LAYER_NORM, SHIFT_MIX, WKV, KernelCase, Shape
 
 COPY = "copy"  # share of the measured copy bandwidth, for the least bytes that the case moves
 EAGER = "eager"  # the same of PyTorch's operators
@@ -97,13 +97,7 @@ def targets() -> tuple[Target, ...]:
         found += _both("causal_decay_attention", shape, RETENTION, (1.5, 2.0))
     # decays as backbones have them, in both directions
     found += _both("decay_attention", "8x6x4096x64", COPY, _SHOWN)
-    for shape in ("8x3136x192", "1x65536x192"):
-        for dtype in ("float32", "bfloat16"):
-            found += _both(WKV, shape, COPY, (0.60, 0.40), dtype)
-    found += _both(SHIFT_MIX, "8x65536x96", COPY, _SHOWN)
-    # three stages of backbones at 1,024 pixels, the last one beyond what our kernel takes
-    for shape in ("8x65536x96", "8x4096x192", "8x4096x384"):
-        found += _both(CHANNEL_MIX, shape, EAGER, _SHOWN)
+    found += _without_heads()
     shapes = [f"1x16x{tokens}x{dim}" for dim in (64, 128) for tokens in (4096, 16384)]
     for shape in shapes:
         found += _both("softmax_attention", shape, FLASH, (0.9, 0.8), backend=OWN)
@@ -111,6 +105,21 @@ def targets() -> tuple[Target, ...]:
         # no wish for both: the backward is ours whoever is faster, because it is deterministic
         found += _both("softmax_attention", shape, BEST_SDPA, (WHOLE_OP, None), backend=AUTO)
     return tuple(found)
+
+
+def _without_heads() -> list[Target]:
+    """What takes BxNxC."""
+    found = []
+    for shape in ("8x3136x192", "1x65536x192"):
+        for dtype in ("float32", "bfloat16"):
+            found += _both(WKV, shape, COPY, (0.60, 0.40), dtype)
+    found += _both(SHIFT_MIX, "8x65536x96", COPY, _SHOWN)
+    for shape in ("8x65536x96", "8x4096x384"):
+        found += _both(LAYER_NORM, shape, COPY, _SHOWN)
+    # three stages of backbones at 1,024 pixels, the last one beyond what our kernel takes
+    for shape in ("8x65536x96", "8x4096x192", "8x4096x384"):
+        found += _both(CHANNEL_MIX, shape, EAGER, _SHOWN)
+    return found
 
 
 ROUTE_HEADS = 16

@@ -11,6 +11,7 @@ from sola_profile.kernel_case import (
     BOTH,
     CHANNEL_MIX,
     HIDDEN_RATIO,
+    LAYER_NORM,
     MIX_POWERS,
     SHIFT_MIX,
     WITHOUT_HEADS,
@@ -28,8 +29,9 @@ def make_inputs(case: KernelCase, device: str = "cpu") -> Inputs:
 
     Attention takes q, k, v ``(B, N, H, D)``, the three slices of one projection, and its decay RetNet's
     ``1 − 2^(−5−h)``. WKV takes k, v ``(B, N, C)`` and Vision-RWKV's initial decay and bonus; mixes
-    take x ``(B, H, W, C)`` and shares ``(K, C)`` that rise over the channels as Vision-RWKV's do. A channel mix takes
-    x_k, x_r ``(B, N, C)`` and three matrices, scaled so that a product is about as large as what goes in.
+    take x ``(B, H, W, C)`` and shares ``(K, C)`` that rise over the channels as Vision-RWKV's do. A norm takes
+    x ``(B, N, C)``, its weight and its bias ``(C,)``. A channel mix takes x_k, x_r ``(B, N, C)`` and three matrices,
+    scaled so that a product is about as large as what goes in.
     """
     dtype: torch.dtype = getattr(torch, case.dtype)
     sums = torch.float64 if dtype == torch.float64 else torch.float32
@@ -47,6 +49,8 @@ def make_inputs(case: KernelCase, device: str = "cpu") -> Inputs:
         place = torch.arange(shape.dim, dtype=sums) / shape.dim
         shares = torch.stack([place**power for power in MIX_POWERS])
         return normal(shape.batch, *shape.grid, shape.dim), shares.to(device)
+    if case.op == LAYER_NORM:
+        return normal(shape.batch, shape.tokens, shape.dim), normal(shape.dim), normal(shape.dim)
     if case.op == CHANNEL_MIX:
         tokens, hidden = (shape.batch, shape.tokens, shape.dim), HIDDEN_RATIO * shape.dim
         maps = ((hidden, shape.dim), (shape.dim, hidden), (shape.dim, shape.dim))

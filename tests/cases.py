@@ -51,6 +51,10 @@ class Case:
         if self.op == "shift_mix":
             *grid, mixes = self.sizes
             return [normal(*grid).to(dtype), torch.rand(mixes, grid[-1], generator=generator, dtype=sums)]
+        if self.op == "layer_norm":
+            # a mean of its own, which must not cost digits
+            x, weight, bias = 3 + normal(*self.sizes), normal(self.sizes[2]), normal(self.sizes[2])
+            return [tensor.to(dtype) for tensor in (x, weight, bias)]
         if self.op == "channel_mix":
             *tokens, channels, hidden = self.sizes
             weights = (normal(hidden, channels) / channels**0.5, normal(channels, hidden) / hidden**0.5)
@@ -74,7 +78,7 @@ class Case:
     @property
     def token_inputs(self) -> int:
         """How many inputs are tokens, or are multiplied with them in their dtype; the others are parameters."""
-        return {"wkv": 2, "shift_mix": 1, "channel_mix": 5}.get(self.op, 3)
+        return {"wkv": 2, "shift_mix": 1, "layer_norm": 1, "channel_mix": 5}.get(self.op, 3)
 
     def conditioning(self, dtype: torch.dtype) -> float:
         """How much the exponentials amplify a rounding: WKV's log-weights are sums of keys, bonus and decays.
@@ -193,6 +197,15 @@ def shift_mix_cases() -> Iterator[Case]:
         yield Case("shift_mix", (1, 5, 30, 96, mixes))
 
 
+def layer_norm_cases() -> Iterator[Case]:
+    """Sizes (B, N, C): tokens beyond whole ranges, widths of less than a vector, of whole vectors, and beyond any kernel."""
+    for tokens, channels in itertools.product((1, 5, 130), (1, 3, 8, 24, 96, 100)):
+        yield Case("layer_norm", (2, tokens, channels))
+    for channels in (128, 192, 384, 512, 768, 1024, 1536, 2050, 4096):
+        yield Case("layer_norm", (1, 9, channels))
+    yield Case("layer_norm", (1, 300, 96), (("eps", 0.5),))
+
+
 def channel_mix_cases() -> Iterator[Case]:
     """Sizes (B, N, C, M): a tile and a block of hidden units, one more and one less, odd widths, many hidden units."""
     for tokens in (1, 63, 64, 65, 197):
@@ -245,7 +258,14 @@ def warpgroup_cases(batch: int, heads: int) -> Iterator[Case]:
 
 
 # of the ops that have CUDA kernels too
-CUDA_CASES = (*softmax_cases(), *linear_cases(), *chunked_cases(), *wkv_cases(), *shift_mix_cases())
+CUDA_CASES = (
+    *softmax_cases(),
+    *linear_cases(),
+    *chunked_cases(),
+    *wkv_cases(),
+    *shift_mix_cases(),
+    *layer_norm_cases(),
+)
 CASES = (*CUDA_CASES, *channel_mix_cases())
 
 # one small case per schema and kind of call, for tests that cost much per case
@@ -260,6 +280,7 @@ SMALL_CUDA_CASES = (
     Case("wkv", (2, 6, 3)),
     Case("wkv", (1, 40, 2), (("decay_per", "token"),)),
     Case("shift_mix", (2, 3, 4, 9, 2)),
+    Case("layer_norm", (2, 5, 8)),
 )
 SMALL_CASES = (
     *SMALL_CUDA_CASES,

@@ -14,6 +14,8 @@ from cases import SMALL_CUDA_CASES, Case
 from tolerances import check_close
 from torch import Tensor
 
+from sola_vision.ops import reference
+
 HALF_AND_FLOAT = (torch.float32, torch.bfloat16, torch.float16)
 _NAN, _INF = float("nan"), float("inf")
 
@@ -225,6 +227,36 @@ def large_scores(device: Device, dtype: torch.dtype) -> None:
     torch.testing.assert_close(out.double(), expected, rtol=0.05, atol=0.05)
 
 
+def wide_parameters(device: Device, dtype: torch.dtype) -> None:
+    """A norm whose parameters are float32 beside tokens of 16 bits: their digits and the dtype of their gradients stay."""
+    for channels in (5, 96, 2048, 2056, 4096):
+        x, weight, bias = (
+            tensor.to(device.name) for tensor in Case("layer_norm", (2, 70, channels)).inputs(torch.float32)
+        )
+        x, weight = x.to(dtype), 1 + weight / 1000
+        grad = torch.randn(x.shape, generator=torch.Generator().manual_seed(1)).to(device.name, dtype)
+        results = []
+        for where, cast in ((device.ops, dtype), (reference, torch.float64)):
+            inputs = [x.detach().to(cast).requires_grad_()]
+            inputs += [t.detach().to(torch.promote_types(cast, t.dtype)).requires_grad_() for t in (weight, bias)]
+            out = where.layer_norm(*inputs)
+            results.append([out, *torch.autograd.grad(out, inputs, grad.to(out.dtype))])
+        got, exact = results
+        assert [tensor.dtype for tensor in got] == [dtype, dtype, torch.float32, torch.float32]
+        check_close("tokens", got[:2], got[:2], exact[:2], dtype)
+        # rounded once where tokens are, and not again
+        check_close("parameters", got[2:], got[2:], exact[2:], torch.float32, conditioning=8.0)
+
+
+def nan_stays_in_its_token(device: Device, value: float, dtype: torch.dtype) -> None:
+    for channels in (7, 96):
+        x, weight, bias = device.inputs(Case("layer_norm", (2, 70, channels)), dtype)
+        x[1, 4, 3] = value
+        seen = ~device.ops.layer_norm(x, weight, bias).isfinite()
+        assert seen[1, 4].all()
+        assert seen.sum() == channels
+
+
 def same_bits_every_time(device: Device, case: Case, dtype: torch.dtype, disturb: Callable[[int], None]) -> None:
     """``disturb(i)`` comes before run i: other work, or another order of things."""
     inputs = device.inputs(case, dtype)
@@ -239,8 +271,8 @@ def same_bits_every_time(device: Device, case: Case, dtype: torch.dtype, disturb
 def offsets_beyond_int32(device: Device, library: Any, attention: str, axis: int) -> None:
     """Elements 2³¹ apart, in memory that is reserved and mostly untouched: offsets in 32 bits would wrap."""
     generator = torch.Generator().manual_seed(0)
-    # rows of channel mix lie at one distance, or are copied
-    shape = {"wkv": (2, 3, 16), "channel_mix": (1, 3, 16)}.get(attention, (2, 3, 2, 16))
+    # rows of channel mix and layer norm lie at one distance, or are copied
+    shape = {"wkv": (2, 3, 16), "channel_mix": (1, 3, 16), "layer_norm": (1, 3, 16)}.get(attention, (2, 3, 2, 16))
     q, k, v, grad = (torch.randn(shape, generator=generator).to(device.name, torch.bfloat16) for _ in range(4))
     strides = list(k.stride())
     strides[axis] = 2**31 + 64
@@ -263,6 +295,10 @@ def offsets_beyond_int32(device: Device, library: Any, attention: str, axis: int
         if attention == "shift_mix":
             ratios = torch.stack(rates)
             return [*library.shift_mix(middle, ratios), *library.shift_mix_backward([grad, q], middle, ratios)]
+        if attention == "layer_norm":
+            parameters = [rate.to(q.dtype) for rate in rates]
+            out = library.layer_norm(middle, *parameters, 1e-5)
+            return [out, *library.layer_norm_backward(grad, middle, *parameters, 1e-5)]
         if attention == "channel_mix":
             maps = [
                 torch.randn(size, generator=torch.Generator().manual_seed(1)).to(q) for size in ((24, 16), (16, 24))
@@ -298,6 +334,9 @@ def results_beyond_int32(device: Device, attention: str) -> None:
         # one token more, whose right neighbour of the cut is left out
         (out,), (expected,) = device.ops.shift_mix(x, ratios), device.ops.shift_mix(x[:, :, -kept - 1 :], ratios)
         out, expected = out[:, 0], expected[:, 0]
+    elif attention == "layer_norm":
+        x, parameters = random(1, tokens, dim), [random(dim) for _ in range(2)]
+        out, expected = (device.ops.layer_norm(each, *parameters) for each in (x, x[:, -kept:].contiguous()))
     elif attention == "channel_mix":
         x, square = random(1, tokens, dim), random(dim, dim) / 8
         out, expected = (device.ops.channel_mix(each, each, *[square] * 3) for each in (x, x[:, -kept:].contiguous()))
@@ -317,6 +356,7 @@ LONG_CASES = (
     Case("linear_attention", (1, 200, 200, 2, 24, 40), (("causal", True),)),
     Case("wkv", (2, 100, 70)),
     Case("shift_mix", (2, 9, 31, 160, 3)),
+    Case("layer_norm", (2, 330, 96)),
     Case("channel_mix", (2, 150, 96, 200)),
 )
 

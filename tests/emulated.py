@@ -84,6 +84,23 @@ def channel_mix(x_k: Tensor, x_r: Tensor, key: Tensor, value: Tensor, receptance
     return _Op.apply("channel_mix", (), x_k, x_r, key, value, receptance)
 
 
+class _LayerNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        ctx.save_for_backward(x, weight, bias)
+        ctx.eps = eps
+        out: Tensor = library().layer_norm(x, weight, bias, eps)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        return (*library().layer_norm_backward(grad, *ctx.saved_tensors, ctx.eps), None)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, *, eps: float = 1e-5) -> Tensor:
+    return _LayerNorm.apply(x, weight, bias, eps)
+
+
 class _ShiftMix(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, ratios: Tensor) -> tuple[Tensor, ...]:

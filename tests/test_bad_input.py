@@ -34,6 +34,10 @@ def _shift_mix(**changes):
     return _tensors({"x": (2, 4, 5, 6), "ratios": (3, 6)}, changes)
 
 
+def _layer_norm(**changes):
+    return _tensors({"x": (2, 5, 6), "weight": (6,), "bias": (6,)}, changes)
+
+
 def _channel_mix(**changes):
     shapes = {"x_k": (2, 5, 6), "x_r": (2, 5, 6), "key": (8, 6), "value": (6, 8), "receptance": (6, 6)}
     return _tensors(shapes, changes)
@@ -84,6 +88,18 @@ _SHIFT_MIX = {
 }
 
 
+_LAYER_NORM = {
+    "rank": ({"x": (5, 6)}, "x must be (B, N, C), 3 dimensions, got 2"),
+    "integer": ({"dtypes": {"x": torch.int32}}, "x must be one of float64, float32, bfloat16, float16, got int32"),
+    "weight": ({"weight": (5,)}, "weight must be (C,) with C = 6, got (5,)"),
+    "weight's dtype": (
+        {"dtypes": {"weight": torch.float16}},
+        "weight must be in the dtype of x, float32, or of its sums, float32, got float16",
+    ),
+    "bias": ({"bias": (6, 1)}, "bias must be (C,) with C = 6, got (6, 1)"),
+    "bias's dtype": ({"dtypes": {"bias": torch.float64}}, "bias must have the dtype of weight, float32, got float64"),
+}
+
 _CHANNEL_MIX = {
     "rank": ({"x_k": (2, 6)}, "x_k must be (B, N, C), 3 dimensions, got 2"),
     "dtype": ({"dtypes": {"x_k": torch.int32}}, "x_k must be one of float64, float32, bfloat16, float16, got int32"),
@@ -129,6 +145,14 @@ def test_bad_shift_mix(changes: dict, message: str) -> None:
     with_data, without = _refusals(ops.shift_mix, _shift_mix(**changes))
     assert with_data == without
     assert with_data.startswith("shift_mix: ")
+    assert message in with_data
+
+
+@pytest.mark.parametrize(("changes", "message"), _LAYER_NORM.values(), ids=_LAYER_NORM)
+def test_bad_layer_norm(changes: dict, message: str) -> None:
+    with_data, without = _refusals(ops.layer_norm, _layer_norm(**changes))
+    assert with_data == without
+    assert with_data.startswith("layer_norm: ")
     assert message in with_data
 
 
@@ -205,6 +229,7 @@ def test_decay_outside_its_range(value: float) -> None:
         (lambda: ops.linear_attention(**_attention(), decay=0.9), "linear_attention: decay .* got float"),
         (lambda: ops.wkv(**{**_wkv(), "bonus": 0.3}), "wkv: bonus .* got float"),
         (lambda: ops.shift_mix(**{**_shift_mix(), "ratios": [0.3]}), "shift_mix: ratios .* got list"),
+        (lambda: ops.layer_norm(**{**_layer_norm(), "weight": None}), "layer_norm: weight .* got NoneType"),
         (lambda: ops.channel_mix(**{**_channel_mix(), "value": 1.0}), "channel_mix: value .* got float"),
     ],
 )

@@ -81,16 +81,19 @@ def test_layouts_of_channel_mix(dtype: torch.dtype) -> None:
 
 
 @dtypes
-@pytest.mark.parametrize("value", checks.VALUES)
-def test_nan_in_channel_mix_stays_in_its_token(value: float, dtype: torch.dtype) -> None:
-    mix_checks.nan_stays_in_its_token(DEVICE, value, dtype)
-
-
-@dtypes
 def test_channel_mix_at_the_edge(dtype: torch.dtype) -> None:
+    for value in checks.VALUES:
+        mix_checks.nan_stays_in_its_token(DEVICE, value, dtype)
     mix_checks.infinity_that_turns_units_off(DEVICE, dtype)
     mix_checks.backward_under_autocast(DEVICE, dtype)
     mix_checks.overflow_at_a_unit_that_is_off(DEVICE)
+
+
+@dtypes
+def test_layer_norm_at_the_edge(dtype: torch.dtype) -> None:
+    checks.wide_parameters(DEVICE, dtype)
+    for value in checks.VALUES:
+        checks.nan_stays_in_its_token(DEVICE, value, dtype)
 
 
 @dtypes
@@ -386,13 +389,13 @@ def _room() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("axis", [0, 1], ids=["batch", "token"])
-@pytest.mark.parametrize("attention", ["softmax", "linear", "causal", "wkv", "shift_mix", "channel_mix"])
+@pytest.mark.parametrize("attention", ["softmax", "linear", "causal", "wkv", "shift_mix", "layer_norm", "channel_mix"])
 def test_offsets_beyond_int32(attention: str, axis: int) -> None:
     with _room():
         checks.offsets_beyond_int32(DEVICE, torch.ops.sola, attention, axis)
 
 
-@pytest.mark.parametrize("attention", ["softmax", "linear", "causal", "wkv", "shift_mix", "channel_mix"])
+@pytest.mark.parametrize("attention", ["softmax", "linear", "causal", "wkv", "shift_mix", "layer_norm", "channel_mix"])
 def test_results_beyond_int32(attention: str) -> None:
     with _room():
         checks.results_beyond_int32(DEVICE, attention)

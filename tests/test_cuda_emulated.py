@@ -31,6 +31,17 @@ def test_strided_inputs(case: Case, dtype: torch.dtype) -> None:
     checks.strided_inputs(DEVICE, case, dtype)
 
 
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+def test_norms_with_wide_parameters(dtype: torch.dtype) -> None:
+    checks.wide_parameters(DEVICE, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("value", checks.VALUES)
+def test_nan_in_a_norm_stays_in_its_token(value: float, dtype: torch.dtype) -> None:
+    checks.nan_stays_in_its_token(DEVICE, value, dtype)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_channel_mix(dtype: torch.dtype) -> None:
     """Sizes of all kinds: most are PyTorch's products with our steps between."""
@@ -164,7 +175,7 @@ def test_same_bits_in_any_order_of_threads(library, case: Case, dtype: torch.dty
 
 
 @pytest.mark.parametrize("axis", [0, 1], ids=["batch", "token"])
-@pytest.mark.parametrize("attention", ["softmax", "linear", "causal", "wkv", "shift_mix", "channel_mix"])
+@pytest.mark.parametrize("attention", ["softmax", "linear", "causal", "wkv", "shift_mix", "layer_norm", "channel_mix"])
 def test_offsets_beyond_int32(library, attention: str, axis: int) -> None:
     checks.offsets_beyond_int32(DEVICE, library, attention, axis)
 

@@ -7,11 +7,13 @@ import torch
 from tolerances import check_close
 from torch.nn import functional as F
 
+from sola_vision import ops
 from sola_vision.layers.block import Block
 from sola_vision.layers.bridge import HiddenStateBridge
 from sola_vision.layers.channel_mix import ChannelMix
 from sola_vision.layers.drop_path import DropPath
 from sola_vision.layers.head import Head
+from sola_vision.layers.norm import LayerNorm
 from sola_vision.layers.patches import PatchEmbedding, PatchMerging
 from sola_vision.layers.shift import ShiftMix
 from sola_vision.spec import BackboneSpec
@@ -68,6 +70,36 @@ def test_without_shift_every_branch_is_the_token():
     mix.init_weights((1.0, 0.0, 0.5))
     assert all(branch is x for branch in mix(x, GRID))
     assert not list(mix.parameters())
+
+
+@pytest.mark.parametrize(
+    ("change", "shape", "ours"),
+    [
+        (lambda norm: norm, (2, 5, 24), 1),
+        (lambda norm: norm.bfloat16(), (2, 5, 24), 1),
+        # more than tokens, no parameters, one of them gone
+        (lambda norm: norm, (2, 3, 5, 24), 0),
+        (lambda norm: LayerNorm(24, elementwise_affine=False), (2, 5, 24), 0),
+        (lambda norm: LayerNorm(24, bias=False), (2, 5, 24), 0),
+        (lambda norm: LayerNorm((5, 24)), (2, 5, 24), 0),
+    ],
+)
+def test_layer_norm_is_pytorchs(change, shape, ours, monkeypatch):
+    calls, operator = [], ops.layer_norm
+    monkeypatch.setattr(ops, "layer_norm", lambda *args, **options: calls.append(1) or operator(*args, **options))
+    norm = LayerNorm(24)
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    norm = change(norm)
+    theirs = torch.nn.LayerNorm(norm.normalized_shape, norm.eps, norm.elementwise_affine, norm.bias is not None)
+    theirs.load_state_dict(norm.state_dict())
+    x = torch.randn(shape).to(next(iter(norm.parameters()), torch.empty(0)).dtype)
+    exact = theirs.double()(x.double())
+    check_close("norm", [norm(x)], [norm(x)], [exact], x.dtype)
+    assert len(calls) == 2 * ours
+    with torch.inference_mode():
+        check_close("norm", [torch.compile(norm, backend="eager")(x)], [norm(x)], [exact], x.dtype)
+    assert len(calls) == 3 * ours
 
 
 def test_channel_mix_is_its_formula():

@@ -22,6 +22,8 @@ def _packet(name: str):
 def _arguments(case: Case, inputs):
     """The arguments with which the Python face calls the schema."""
     options = dict(case.options)
+    if case.op == "layer_norm":
+        return _packet(case.op).default, (*inputs, options.get("eps", 1e-5))
     if case.op in ("wkv", "shift_mix", "channel_mix"):
         return _packet(case.op).default, (*inputs,)
     if case.op == "softmax_attention":
@@ -37,7 +39,7 @@ def _arguments(case: Case, inputs):
 
 def test_every_schema_is_complete() -> None:
     """No op without a reference, a fake kernel, a FLOP formula, a gradient test and a case."""
-    assert len(SCHEMAS) == 12
+    assert len(SCHEMAS) == 14
     tested = {_arguments(case, case.inputs(torch.float64))[0].name() for case in SMALL_CASES}
     for name in SCHEMAS:
         forward = name.removesuffix("_backward")
@@ -66,7 +68,7 @@ def test_second_derivative_is_an_error(case: Case) -> None:
 
 
 # so many inputs of an operator begin with the batch; the others are its parameters
-BATCHED_INPUTS = {"wkv": 2, "shift_mix": 1, "channel_mix": 2}
+BATCHED_INPUTS = {"wkv": 2, "shift_mix": 1, "layer_norm": 1, "channel_mix": 2}
 
 
 @pytest.mark.parametrize("shared", ["last", "parameters"])
@@ -163,7 +165,7 @@ def test_export_with_dynamic_tokens(case: Case) -> None:
     torch.testing.assert_close(program.module()(*longer), case.run(list(longer)))
 
 
-@pytest.mark.parametrize("case", SMALL_CASES, ids=str)
+@pytest.mark.parametrize("case", [case for case in SMALL_CASES if case.op != "layer_norm"], ids=str)
 def test_autocast_runs_tokens_in_bfloat16_and_keeps_parameters(case: Case) -> None:
     inputs = [tensor.requires_grad_() for tensor in case.inputs(torch.float32)]
     by_hand = case.run([t.bfloat16() if i < case.token_inputs else t for i, t in enumerate(inputs)])
@@ -175,9 +177,21 @@ def test_autocast_runs_tokens_in_bfloat16_and_keeps_parameters(case: Case) -> No
     assert all(grad.dtype == torch.float32 for grad in grads)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_autocast_leaves_a_norm_to_its_tokens(dtype: torch.dtype) -> None:
+    """As PyTorch's: in the dtype that tokens have, with parameters in float32."""
+    x, weight, bias = Case("layer_norm", (2, 5, 24)).inputs(torch.float32)
+    x = x.to(dtype)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = ops.layer_norm(x, weight, bias)
+        theirs = torch.nn.functional.layer_norm(x, (24,), weight, bias)
+    assert out.dtype == theirs.dtype == dtype
+    assert torch.equal(out, ops.layer_norm(x, weight, bias))
+
+
 def _expected_macs(case: Case) -> int:
     """The products of the definition of cost, written out from the sizes."""
-    if case.op in ("wkv", "shift_mix"):
+    if case.op in ("wkv", "shift_mix", "layer_norm"):
         return 0
     if case.op == "channel_mix":
         batch, tokens, channels, hidden = case.sizes

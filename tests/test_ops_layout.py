@@ -51,6 +51,7 @@ _SINGLE_TOKENS = (
     Case("linear_attention", (3, 1, 1, 2, 4, 4), (), decay=0.9),
     Case("wkv", (3, 1, 5)),
     Case("shift_mix", (3, 1, 1, 9, 2)),
+    Case("layer_norm", (3, 1, 9)),
     Case("channel_mix", (3, 1, 16, 24)),
     Case("channel_mix", (3, 1, 5, 7)),
 )
@@ -171,6 +172,16 @@ def test_empty_channel_mix(sizes: tuple[int, int, int, int]) -> None:
         assert not grad.any()
 
 
+@pytest.mark.parametrize("sizes", [(0, 5, 3), (2, 0, 3), (2, 5, 0)], ids=str)
+def test_empty_layer_norm(sizes: tuple[int, int, int]) -> None:
+    inputs = [tensor.requires_grad_() for tensor in Case("layer_norm", sizes).inputs(torch.float32)]
+    out = ops.layer_norm(*inputs)
+    assert out.shape == sizes
+    for grad, tensor in zip(torch.autograd.grad(out.sum(), inputs), inputs, strict=True):
+        assert grad.shape == tensor.shape
+        assert not grad.any()
+
+
 @pytest.mark.parametrize("sizes", [(0, 5, 3, 4), (2, 0, 3, 4), (2, 5, 0, 4), (2, 5, 3, 0)], ids=str)
 def test_empty_shift_mix(sizes: tuple[int, int, int, int]) -> None:
     x, ratios = torch.randn(sizes, requires_grad=True), torch.rand(2, sizes[3], requires_grad=True)
@@ -203,11 +214,11 @@ def _far_apart(dense: torch.Tensor, axis: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("axis", [0, 1], ids=["batch", "token"])
-@pytest.mark.parametrize("attention", ["softmax", "linear", "causal", "wkv", "shift_mix", "channel_mix"])
+@pytest.mark.parametrize("attention", ["softmax", "linear", "causal", "wkv", "shift_mix", "layer_norm", "channel_mix"])
 def test_offsets_beyond_int32(attention: str, axis: int) -> None:
     """Elements 2³¹ apart: offsets in 32 bits would wrap to the wrong place."""
     generator = torch.Generator().manual_seed(0)
-    shape = (2, 3, 16) if attention in ("wkv", "channel_mix") else (2, 3, 2, 16)
+    shape = (2, 3, 16) if attention in ("wkv", "layer_norm", "channel_mix") else (2, 3, 2, 16)
     dense = [torch.randn(shape, generator=generator).to(torch.bfloat16) for _ in range(4)]
     far = _far_apart(dense[1], axis)
     parameters = [torch.rand(16, generator=generator) for _ in range(2)]
@@ -229,6 +240,10 @@ def test_offsets_beyond_int32(attention: str, axis: int) -> None:
         if attention == "shift_mix":
             ratios = torch.stack(parameters)
             return [*sola.shift_mix(middle, ratios), *sola.shift_mix_backward([grad, q], middle, ratios)]
+        if attention == "layer_norm":
+            halves = [parameter.to(q.dtype) for parameter in parameters]
+            out = sola.layer_norm(middle, *halves, 1e-5)
+            return [out, *sola.layer_norm_backward(grad, middle, *halves, 1e-5)]
         if attention == "channel_mix":
             weights = [torch.ones(16, 16, dtype=torch.bfloat16)] * 3
             out = sola.channel_mix(middle, v, *weights)

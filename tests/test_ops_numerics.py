@@ -57,6 +57,22 @@ def test_nan_in_shift_mix_reaches_neighbours(value: float, dtype: torch.dtype) -
     checks.nan_in_shift_mix_reaches_neighbours(checks.Device("cpu", ops, tokens=0), value, dtype)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, *checks.HALF_AND_FLOAT], ids=str)
+def test_layer_norm_at_the_edge(dtype: torch.dtype) -> None:
+    device = checks.Device("cpu", ops, tokens=0)
+    if dtype != torch.float64:
+        checks.wide_parameters(device, dtype)
+    for value in checks.VALUES:
+        checks.nan_stays_in_its_token(device, value, dtype)
+
+
+def test_layer_norm_keeps_the_digits_behind_a_large_mean() -> None:
+    x = 1000 + torch.randn(2, 5, 96, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x, parameters = x.float(), (torch.ones(96), torch.zeros(96))
+    exact = reference.layer_norm(x.double(), *(tensor.double() for tensor in parameters))
+    torch.testing.assert_close(ops.layer_norm(x, *parameters).double(), exact, rtol=0, atol=3e-4)
+
+
 def test_shift_mix_of_whole_shares_rounds_nothing() -> None:
     """A share of 1 is the token itself to the last bit, and a share of 0 its neighbours."""
     x = torch.randn(1, 6, 7, 32)

@@ -65,6 +65,12 @@ def test_shift_mix_of_any_shape(batch, rows, columns, channels, mixes, dtype) ->
 
 
 @_SETTINGS
+@given(st.integers(1, 2), _TOKENS, st.integers(2, 300), _DTYPE)
+def test_layer_norm_of_any_shape(batch, tokens, channels, dtype) -> None:
+    _check(Case("layer_norm", (batch, tokens, channels)), dtype)
+
+
+@_SETTINGS
 @given(st.integers(1, 2), _TOKENS, st.integers(8, 150), st.integers(8, 300), _DTYPE)
 def test_channel_mix_of_any_shape(batch, tokens, channels, hidden, dtype) -> None:
     _check(Case("channel_mix", (batch, tokens, channels, hidden)), dtype)

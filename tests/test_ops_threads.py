@@ -23,6 +23,7 @@ LONG_CASES = (
     Case("wkv", (1, 3000, 40)),
     Case("wkv", (2, 2000, 130), (("decay_per", "token"),)),
     Case("shift_mix", (2, 40, 50, 130, 3)),
+    Case("layer_norm", (2, 1000, 130)),
     Case("channel_mix", (2, 1000, 40, 150)),
     # fewer tokens than threads want: hidden units are cut
     Case("channel_mix", (1, 49, 96, 384)),

@@ -108,6 +108,14 @@ struct ShiftMixKernels {
   void (*backward)(const ShiftMixParams&, const Task&, Place, int64_t index);
 };
 
+// a norm over the channels of tokens [begin, end)
+struct LayerNormKernels {
+  size_t (*scratch)(const LayerNormParams&, const Task&);
+  void (*forward)(const LayerNormParams&, const Task&, Place);
+  // and their gradients; `index` of the range that has them, in sums
+  void (*backward)(const LayerNormParams&, const Task&, Place, int64_t index);
+};
+
 // hidden units [first, last)
 struct Units {
   int64_t first, last;
@@ -153,6 +161,7 @@ struct Kernels {
   const WkvKernels& wkv_forward;
   const WkvKernels& wkv_backward;
   const ShiftMixKernels& shift_mix;
+  const LayerNormKernels& layer_norm;
   const ChannelMixForwardKernels& channel_mix_forward;
   const ChannelMixBackwardKernels& channel_mix_backward;
   const RateKernels& rates;

@@ -11,6 +11,7 @@ extern const ChunkedKernels chunked_attention;
 extern const WkvKernels wkv_forward;
 extern const WkvKernels wkv_backward;
 extern const ShiftMixKernels shift_mix;
+extern const LayerNormKernels layer_norm;
 extern const ChannelMixForwardKernels channel_mix_forward;
 extern const ChannelMixBackwardKernels channel_mix_backward;
 extern const RateKernels rates;
@@ -27,6 +28,7 @@ const Kernels table{SOLA_TEXT(SOLA_ISA),
                     wkv_forward,
                     wkv_backward,
                     shift_mix,
+                    layer_norm,
                     channel_mix_forward,
                     channel_mix_backward,
                     rates};

@@ -8,6 +8,10 @@
 #include <cstdint>
 #include <cstring>
 
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
 #ifndef SOLA_ISA
 #error "compile with -DSOLA_ISA=<name>: this header belongs to *.kernel.cpp files only"
 #endif
@@ -91,17 +95,40 @@ SOLA_INLINE V vmax(V a, V b) {
 
 // ---- half-precision conversions, round to nearest even, NaN stays NaN
 
-SOLA_INLINE Vec<float> widen(ShortVec bits, bf16) {
-  auto wide = __builtin_convertvector(bits, Vec<uint32_t>);
-  return bit_cast<Vec<float>>(wide << 16);
+// 16-bit numbers with zeros in front, and the low halves of numbers below 2^16; compilers make many steps of what is one
+// instruction or two
+#if defined(__AVX512F__)
+// the plain intrinsics of GCC 12 warn of the register that they write
+constexpr __mmask16 kAll = 0xffff;
+#endif
+SOLA_INLINE Vec<uint32_t> widen_bits(ShortVec bits) {
+#if defined(__AVX512F__)
+  return bit_cast<Vec<uint32_t>>(_mm512_maskz_cvtepu16_epi32(kAll, bit_cast<__m256i>(bits)));
+#elif defined(__AVX2__)
+  return bit_cast<Vec<uint32_t>>(_mm256_cvtepu16_epi32(bit_cast<__m128i>(bits)));
+#else
+  return __builtin_convertvector(bits, Vec<uint32_t>);
+#endif
 }
+SOLA_INLINE ShortVec narrow_bits(Vec<uint32_t> wide) {
+#if defined(__AVX512F__)
+  return bit_cast<ShortVec>(_mm512_maskz_cvtepi32_epi16(kAll, bit_cast<__m512i>(wide)));
+#elif defined(__AVX2__)
+  const __m256i both = _mm256_packus_epi32(bit_cast<__m256i>(wide), __m256i{});
+  return bit_cast<ShortVec>(_mm256_castsi256_si128(_mm256_permute4x64_epi64(both, 0x08)));
+#else
+  return __builtin_convertvector(wide, ShortVec);
+#endif
+}
+
+SOLA_INLINE Vec<float> widen(ShortVec bits, bf16) { return bit_cast<Vec<float>>(widen_bits(bits) << 16); }
 
 SOLA_INLINE ShortVec narrow(Vec<float> x, bf16) {
   auto bits = bit_cast<Vec<uint32_t>>(x);
   auto rounded = (bits + (((bits >> 16) & 1u) + 0x7fffu)) >> 16;
   auto quiet = (bits >> 16) | 0x40u;
   auto is_nan = x != x;
-  return __builtin_convertvector(is_nan ? quiet : rounded, ShortVec);
+  return narrow_bits(is_nan ? quiet : rounded);
 }
 
 // the nearest number that bfloat16 holds, ties away from zero; NaN stays NaN
@@ -110,9 +137,24 @@ SOLA_INLINE Vec<float> round_to_bf16(Vec<float> x) {
   return x != x ? x : bit_cast<Vec<float>>(bits);
 }
 
+#if defined(__AVX512F__)
+SOLA_INLINE Vec<float> widen(ShortVec bits, f16) {
+  return bit_cast<Vec<float>>(_mm512_maskz_cvtph_ps(kAll, bit_cast<__m256i>(bits)));
+}
+SOLA_INLINE ShortVec narrow(Vec<float> x, f16) {
+  return bit_cast<ShortVec>(_mm512_maskz_cvtps_ph(kAll, bit_cast<__m512>(x), _MM_FROUND_TO_NEAREST_INT));
+}
+#elif defined(__F16C__)
+SOLA_INLINE Vec<float> widen(ShortVec bits, f16) {
+  return bit_cast<Vec<float>>(_mm256_cvtph_ps(bit_cast<__m128i>(bits)));
+}
+SOLA_INLINE ShortVec narrow(Vec<float> x, f16) {
+  return bit_cast<ShortVec>(_mm256_cvtps_ph(bit_cast<__m256>(x), _MM_FROUND_TO_NEAREST_INT));
+}
+#else
 // exponents are moved by a multiplication, which also normalises subnormals; Inf and NaN are patched
 SOLA_INLINE Vec<float> widen(ShortVec bits, f16) {
-  auto wide = __builtin_convertvector(bits, Vec<uint32_t>);
+  auto wide = widen_bits(bits);
   auto sign = (wide & 0x8000u) << 16;
   auto magnitude = (wide & 0x7fffu) << 13;
   auto scaled = bit_cast<Vec<uint32_t>>(bit_cast<Vec<float>>(magnitude) * 0x1p112f);
@@ -132,8 +174,9 @@ SOLA_INLINE ShortVec narrow(Vec<float> x, f16) {
   auto result = magnitude < 0x38800000u ? tiny : normal;
   result = magnitude >= 0x477ff000u ? (Vec<uint32_t>{} + 0x7c00u) : result;
   result = magnitude > 0x7f800000u ? (Vec<uint32_t>{} + 0x7e00u) : result;
-  return __builtin_convertvector(result | sign, ShortVec);
+  return narrow_bits(result | sign);
 }
+#endif
 
 // ---- loads and stores, converting to and from the arithmetic type
 

@@ -34,15 +34,6 @@ bool suits_hopper(const ChannelMixParams& p, const DeviceSize& device) {
   return 4 * p.N >= kHopperRows * device.multiprocessors;
 }
 
-// Tokens, or dense weights, as rows that can be copied 16 bytes at a time.
-at::Tensor in_vectors(const at::Tensor& rows, int64_t stride) {
-  const bool fits = (reinterpret_cast<uintptr_t>(rows.data_ptr()) | (stride * rows.element_size())) % 16 == 0;
-  return fits ? rows : rows.clone(at::MemoryFormat::Contiguous);
-}
-at::Tensor tokens_in_vectors(const at::Tensor& x) {
-  const at::Tensor rows = as_rows(x);
-  return in_vectors(rows, row_stride(rows));
-}
 at::Tensor weights_in_vectors(const at::Tensor& weights) { return in_vectors(weights.contiguous(), weights.size(1)); }
 
 at::Tensor by_kernel(const at::Tensor& x_k, const at::Tensor& x_r, const at::Tensor& key, const at::Tensor& value,

@@ -37,6 +37,16 @@ inline void check_launch(const char* op, int error) {
   TORCH_CHECK(error == 0, op, ": a CUDA kernel could not be started: ", error_text(error));
 }
 
+// Rows of tokens, or dense parameters, `stride` apart, that can be copied 16 bytes at a time.
+inline at::Tensor in_vectors(const at::Tensor& rows, int64_t stride) {
+  const bool fits = (reinterpret_cast<uintptr_t>(rows.data_ptr()) | (stride * rows.element_size())) % 16 == 0;
+  return fits ? rows : rows.clone(at::MemoryFormat::Contiguous);
+}
+inline at::Tensor tokens_in_vectors(const at::Tensor& x) {
+  const at::Tensor rows = as_rows(x);
+  return in_vectors(rows, row_stride(rows));
+}
+
 inline at::TensorOptions float_like(const at::Tensor& tensor) { return tensor.options().dtype(at::kFloat); }
 inline float* floats(const at::Tensor& tensor) { return tensor.defined() ? tensor.data_ptr<float>() : nullptr; }
 

@@ -157,6 +157,17 @@ struct ShiftMixWork {
   bool wide;        // whether a thread takes 16 bytes of channels, and not one channel
 };
 
+// tokens of a block of the backward, which leaves one share of the parameters' gradients
+constexpr int kNormRange = 128;
+// 16-byte vectors of a token that a thread has at most; the lanes of a warp share a token
+constexpr int kNormVectors = 8, kNormGradientVectors = 4;
+
+// op.sums: (ranges, 2, C)
+struct LayerNormWork {
+  LayerNormParams op;
+  int lanes = 1;  // that share a token, a power of two
+};
+
 // Columns of the result that a block of a walk over chunks (chunked_walk.cuh) owns, where a and b have at most `depth`:
 // as many as leave the state in registers. Further blocks take the others.
 constexpr int walk_part(bool half, int64_t depth) {

@@ -30,6 +30,10 @@ int launch_channel_mix(const ChannelMixParams& p, Dtype dtype, void* stream);
 // on compute capability 9.0
 int launch_hopper_channel_mix(const ChannelMixParams& p, Dtype dtype, void* stream);
 int launch_mix_step(const MixStepParams& p, MixStep step, Dtype dtype, void* stream);
+// channels in multiples of 16 bytes, at most kNormVectors (backward kNormGradientVectors) for every lane of a warp, and
+// rows that begin at such
+int launch_layer_norm(const LayerNormParams& p, Dtype dtype, void* stream);
+int launch_layer_norm_backward(const LayerNormParams& p, Dtype dtype, void* stream);
 int launch_shift_mix(const ShiftMixWork& work, Dtype dtype, void* stream);
 int launch_shift_mix_backward(ShiftMixWork work, Dtype dtype, void* stream);
 // also adds up what shift_mix_backward and wkv_backward leave of parameters

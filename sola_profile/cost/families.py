@@ -39,6 +39,7 @@ from sola_profile.families import (
     SOFTMAX_ATTENTION,
     STEM,
     SUM,
+    TOKEN_NORM,
     TRANSPOSE,
     WKV,
 )
@@ -175,6 +176,10 @@ def _shift_mix(_out: Tensor, x: Tensor, ratios: Tensor) -> Place:
     return Place(SHIFT_MIX, {"mixes": ratios.shape[0], "channels": x.shape[3]}, ratios.shape[0] * x.numel())
 
 
+def _token_norm(_out: Tensor, x: Tensor, *_: Any) -> Place:
+    return Place(TOKEN_NORM, {"width": x.shape[2]}, x.numel())
+
+
 def _channel_mix(_out: Tensor, x_k: Tensor, _x_r: Tensor, key: Tensor, *_: Any) -> Place:
     hidden, channels = key.shape
     tokens = x_k.shape[0] * x_k.shape[1]
@@ -288,6 +293,7 @@ _PLACES: Mapping[str, Callable[..., Place]] = {
     "sola::chunked_linear_attention": _linear_attention(CHUNKED_ATTENTION),
     "sola::wkv": _wkv,
     "sola::shift_mix": _shift_mix,
+    "sola::layer_norm": _token_norm,
     "sola::channel_mix": _channel_mix,
     "native_layer_norm": _layer_norm,
     "_native_batch_norm_legit_no_training": _batch_norm,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from sola_profile.kernel_case import BOTH, CHANNEL_MIX, HIDDEN_RATIO, MIXES, SHIFT_MIX, WKV, KernelCase
+from sola_profile.kernel_case import BOTH, CHANNEL_MIX, HIDDEN_RATIO, LAYER_NORM, MIXES, SHIFT_MIX, WKV, KernelCase
 from sola_vision.ops.channel_mix import backward_macs, products
 from sola_vision.ops.linear_attention import chunked_backward_macs, chunked_macs
 from sola_vision.ops.linear_attention import macs as linear_macs
@@ -42,7 +42,7 @@ def work(case: KernelCase) -> Work:
     shape = case.shape
     elements = shape.batch * shape.heads * shape.tokens * shape.dim
     # tensors of tokens; what parameters take is left out, but for whole matrices
-    inputs = {WKV: 2, SHIFT_MIX: 1, CHANNEL_MIX: 2}.get(case.op, 3)
+    inputs = {WKV: 2, SHIFT_MIX: 1, LAYER_NORM: 1, CHANNEL_MIX: 2}.get(case.op, 3)
     outputs = MIXES if case.op == SHIFT_MIX else 1
     # backward: the inputs and the gradients of the outputs in, the gradients of the inputs out
     tensors = inputs + outputs + (2 * inputs + outputs if both else 0)
@@ -50,7 +50,7 @@ def work(case: KernelCase) -> Work:
     moved_bytes = tensors * elements * itemsize
     if case.op == CHANNEL_MIX:
         return _channel_mix(case, moved_bytes, itemsize)
-    if case.op == SHIFT_MIX:
+    if case.op in (SHIFT_MIX, LAYER_NORM):
         return Work(0, 0, moved_bytes)
     if case.op == WKV:
         return Work(0, (3 if both else 1) * elements, moved_bytes)

@@ -253,6 +253,7 @@ SCALARS: Mapping[str, Formula] = {
     "aten::addcmul": _of_output(elementwise=2),
     "aten::addcdiv": _of_output(elementwise=2),
     "aten::native_layer_norm": _of_input(norm=7),
+    "sola::layer_norm": _of_input(norm=7),
     "aten::native_group_norm": _of_input(norm=7),
     # in evaluation mode the statistics are constants: one scale and one shift
     "aten::_native_batch_norm_legit_no_training": _of_input(norm=2),

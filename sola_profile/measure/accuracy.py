@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sola_profile.kernel_case import BOTH, CHANNEL_MIX, SHIFT_MIX, WKV, KernelCase
+from sola_profile.kernel_case import BOTH, CHANNEL_MIX, LAYER_NORM, SHIFT_MIX, WKV, KernelCase
 from sola_profile.kernel_workload import Inputs
 from sola_profile.peers.table import Function, Result
 from sola_profile.workload import SEED
+from sola_vision.ops.layer_norm import EPS
 
 # weights of the sample at most, in float64 with a few copies for the gradients
 MOST_WEIGHTS = 2**22
@@ -83,7 +84,7 @@ def _result_tail(case: KernelCase, inputs: Inputs) -> tuple[int, ...]:
     """What follows ``(B, N, …)`` in a result; mixes lie side by side."""
     if case.op == SHIFT_MIX:
         return (inputs[1].numel(),)
-    return tuple(inputs[0 if case.op in (WKV, CHANNEL_MIX) else 2].shape[2:])
+    return tuple(inputs[0 if case.op in (WKV, LAYER_NORM, CHANNEL_MIX) else 2].shape[2:])
 
 
 def joined(result: Result) -> Tensor:
@@ -102,6 +103,10 @@ def exact_rows(op: str, inputs: Sequence[Tensor], rows: Tensor) -> Tensor:
         return (torch.softmax(logits, 2) * v[:, None]).sum(2)
     if op == SHIFT_MIX:
         return _exact_mixes(inputs[0], inputs[1], rows)
+    if op == LAYER_NORM:
+        x, weight, bias = inputs
+        distance = x[:, rows] - x[:, rows].mean(2, keepdim=True)
+        return distance * (distance.square().mean(2, keepdim=True) + EPS) ** -0.5 * weight + bias
     if op == CHANNEL_MIX:
         x_k, x_r, key, value, receptance = inputs
         hidden = (x_k[:, rows] @ key.T).clamp(min=0) ** 2

@@ -88,10 +88,14 @@ _HANDLES: Mapping[str, Handle] = {
     "sola::chunked_linear_attention": _chunked_linear_attention,
     "sola::wkv": _no_product,
     "sola::shift_mix": _no_product,
+    "sola::layer_norm": _no_product,
     "sola::channel_mix": _channel_mix,
 }
 
 # as fvcore names them; its handles for norms, pooling and resampling count scalar operations
 MATRIX_PRODUCTS = frozenset(
-    ("addmm", "bmm", "conv", "einsum", "matmul", "mm", "linear", *(name.partition("::")[2] for name in _HANDLES))
+    (
+        *("addmm", "bmm", "conv", "einsum", "matmul", "mm", "linear"),
+        *(name.partition("::")[2] for name, handle in _HANDLES.items() if handle is not _no_product),
+    )
 )

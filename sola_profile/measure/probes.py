@@ -147,6 +147,11 @@ def _layer_norm(tensor: Any, width: int, elements: int = CACHED) -> tuple[Step, 
     return lambda: F.layer_norm(x, (width,), weight, bias), float(x.numel())
 
 
+def _token_norm(tensor: Any, width: int, elements: int = CACHED) -> tuple[Step, float]:
+    x, weight, bias = tensor(1, max(1, elements // width), width), tensor(width), tensor(width)
+    return lambda: ops.layer_norm(x, weight, bias), float(x.numel())
+
+
 def _batch_norm(tensor: Any, positions: int, elements: int = CACHED) -> tuple[Step, float]:
     side = _side(positions)
     channels = max(1, elements // side**2)
@@ -343,7 +348,10 @@ FAMILIES: Sequence[Family] = (
         {"tokens": (20, 100, 500, 3000), "channels": (40, 160, 640), "hidden": (160, 2560)},
         {"tokens": 1, "channels": 1, "hidden": 1},
     ),
-    Family(names.LAYER_NORM, ELEMENTS, _layer_norm, {"width": (20, 80, 320, 1280)}, {"width": 1, "elements": 1}),
+    *(
+        Family(name, ELEMENTS, make, {"width": (20, 80, 320, 1280)}, {"width": 1, "elements": 1})
+        for name, make in ((names.LAYER_NORM, _layer_norm), (names.TOKEN_NORM, _token_norm))
+    ),
     Family(
         names.BATCH_NORM,
         ELEMENTS,

@@ -14,7 +14,9 @@ from sola_profile.peers.shift import eager_shift_mix
 from sola_profile.peers.table import Function
 from sola_profile.peers.wkv import cumulative
 from sola_vision import ops
-from sola_vision.ops.channel_mix import COMPILED, composed
+from sola_vision.ops.channel_mix import COMPILED
+from sola_vision.ops.channel_mix import composed as composed_mix
+from sola_vision.ops.layer_norm import composed as composed_norm
 
 
 def best_linear(
@@ -34,7 +36,8 @@ BEST: Mapping[str, Function] = {
     "linear_attention": best_linear,
     "wkv": cumulative,
     "shift_mix": eager_shift_mix,
-    "channel_mix": composed,
+    "channel_mix": composed_mix,
+    "layer_norm": composed_norm,
 }
 
 
@@ -59,9 +62,10 @@ def operators_on(device_type: str) -> Iterator[None]:
 
     An operator that has no kernels of ours there is PyTorch's.
     """
-    kept = {"channel_mix": ops.channel_mix}
+    elsewhere = {name: BEST[name] for name in ("channel_mix", "layer_norm")}
+    kept = {name: getattr(ops, name) for name in elsewhere}
     if device_type not in COMPILED:
-        _put({"channel_mix": composed})
+        _put(elsewhere)
     try:
         yield
     finally:

@@ -14,7 +14,8 @@ from sola_profile.peers.decay import chunked, masked
 from sola_profile.peers.shift import eager_shift_mix
 from sola_profile.peers.wkv import cumulative, token_loop
 from sola_vision import ops
-from sola_vision.ops.channel_mix import composed
+from sola_vision.ops.channel_mix import composed as composed_mix
+from sola_vision.ops.layer_norm import composed as composed_norm
 
 # a tensor, or of mixes one for each
 Result = Tensor | tuple[Tensor, ...]
@@ -113,10 +114,15 @@ ROUTES: Mapping[str, tuple[Route, ...]] = {
         Route("eager", "padded copies, a join, lerps", eager_shift_mix),
         Route(COMPILED, "torch.compile of eager", eager_shift_mix, compiled=True),
     ),
+    "layer_norm": (
+        Route(OURS, "sola_vision.ops.layer_norm", ops.layer_norm),
+        Route("PyTorch", "F.layer_norm", composed_norm),
+        Route(COMPILED, "torch.compile of it", composed_norm, compiled=True),
+    ),
     "channel_mix": (
         Route(OURS, "sola_vision.ops.channel_mix", ops.channel_mix),
-        Route("eager", "three linear maps, a squared ReLU, a gate", composed),
-        Route(COMPILED, "torch.compile of eager", composed, compiled=True),
+        Route("eager", "three linear maps, a squared ReLU, a gate", composed_mix),
+        Route(COMPILED, "torch.compile of eager", composed_mix, compiled=True),
     ),
 }
 

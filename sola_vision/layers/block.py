@@ -8,6 +8,7 @@ from sola_vision.layers import Grid
 from sola_vision.layers.channel_mix import ChannelMix
 from sola_vision.layers.drop_path import DropPath
 from sola_vision.layers.mixers import mixer_class, mixer_options
+from sola_vision.layers.norm import LayerNorm
 from sola_vision.spec import BackboneSpec, LayerSpec
 
 
@@ -21,9 +22,9 @@ class Block(nn.Module):
         super().__init__()
         build = mixer_class(layer.mixer.name)
         self.keep_state = keep_state
-        self.norm1 = nn.LayerNorm(layer.dim)
+        self.norm1 = LayerNorm(layer.dim)
         self.mixer = build(layer.dim, layer.heads, **mixer_options(layer.mixer, spec))
-        self.norm2 = nn.LayerNorm(layer.dim)
+        self.norm2 = LayerNorm(layer.dim)
         self.channel_mix = ChannelMix(layer.dim, spec.mix_ratio, shift=spec.shift)
         self.drop_path = DropPath(drop_path)
 

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sola_vision.layers.norm import LayerNorm
 from sola_vision.layers.weights import draw_weights
 from sola_vision.terms import Terms, elementwise, layer_norm, linear, total
 
@@ -20,7 +21,7 @@ class Head(nn.Module):
     def __init__(self, dim: int, num_classes: int) -> None:
         super().__init__()
         self.drop_rate = 0.0
-        self.norm = nn.LayerNorm(dim)
+        self.norm = LayerNorm(dim)
         self.classifier = nn.Linear(dim, num_classes) if num_classes else nn.Identity()
 
     def reset_classifier(self, num_classes: int) -> None:

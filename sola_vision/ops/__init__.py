@@ -14,6 +14,7 @@ import torch as _torch  # noqa: F401  its libraries must be loaded before the ex
 from sola_vision.ops._extension import extension
 from sola_vision.ops.channel_mix import channel_mix
 from sola_vision.ops.cuda_features import CUDA_FEATURES, cuda_features_off, cuda_without
+from sola_vision.ops.layer_norm import layer_norm
 from sola_vision.ops.linear_attention import FEATURE_MAPS, linear_attention
 from sola_vision.ops.shift_mix import shift_mix
 from sola_vision.ops.softmax_attention import softmax_attention
@@ -29,6 +30,7 @@ __all__ = [
     "cuda_features_off",
     "cuda_without",
     "current_softmax_backend",
+    "layer_norm",
     "linear_attention",
     "shift_mix",
     "softmax_attention",

@@ -68,4 +68,5 @@ def _joined(tensor: Tensor, dim: int | None, examples: int) -> Tensor:
 
 def _parted(tensor: Tensor, dim: int, examples: int) -> Tensor:
     """``(…, examples · B, …)`` → ``(…, examples, B, …)``."""
-    return tensor.unflatten(dim, (examples, tensor.size(dim) // examples))
+    parts: Tensor = tensor.unflatten(dim, (examples, tensor.size(dim) // examples))
+    return parts

@@ -66,10 +66,15 @@ def check_size(op: str, name: str, tensor: Tensor, axis: int, wanted: int, meani
     require(size == wanted, op, name, f"have size {wanted} in dimension {axis} ({meaning})", size)
 
 
-def check_vector(op: str, name: str, tensor: Tensor, letter: str, wanted: int, like: Tensor) -> None:
-    """A parameter with one number per head or channel."""
+def check_length(op: str, name: str, tensor: Tensor, letter: str, wanted: int) -> None:
+    """One number per head or channel."""
     shape = tuple(tensor.shape)
     require(shape == (wanted,), op, name, f"be ({letter},) with {letter} = {wanted}", shape)
+
+
+def check_vector(op: str, name: str, tensor: Tensor, letter: str, wanted: int, like: Tensor) -> None:
+    """A parameter with one number per head or channel."""
+    check_length(op, name, tensor, letter, wanted)
     check_parameter(op, name, tensor, like)
 
 

@@ -90,6 +90,12 @@ def shift_mix(x: Tensor, ratios: Tensor) -> tuple[Tensor, ...]:
     return tuple((ratio * x + (1 - ratio) * shifted).to(x.dtype) for ratio in ratios)
 
 
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, *, eps: float = 1e-5) -> Tensor:
+    """See ``sola_vision.ops.layer_norm``."""
+    distance = x - x.mean(2, keepdim=True)
+    return (distance / (distance.square().mean(2, keepdim=True) + eps).sqrt() * weight + bias).to(x.dtype)
+
+
 def channel_mix(x_k: Tensor, x_r: Tensor, key: Tensor, value: Tensor, receptance: Tensor) -> Tensor:
     """See ``sola_vision.ops.channel_mix``."""
     hidden = torch.einsum("bnc,mc->bnm", x_k, key).relu() ** 2

@@ -20,6 +20,7 @@ DeviceSize size_of(const at::Device&) { return {2, capability}; }
 
 #include "cuda/channel_mix.cpp"
 #include "cuda/chunked_attention.cpp"
+#include "cuda/layer_norm.cpp"
 #include "cuda/linear_attention.cpp"
 #include "cuda/shift_mix.cpp"
 #include "cuda/softmax_attention.cpp"
