@@ -81,9 +81,10 @@ def test_a_shape_alone_chooses_the_operators_that_take_it(run):
     assert code == 0
     assert "wkv, forward" in out
     assert "shift_mix, forward" in out
+    assert "layer_norm, forward" in out
     assert "channel_mix, forward" in out
     assert "softmax_attention" not in out
-    assert err.count("timing") == 3
+    assert err.count("timing") == 4
 
 
 def test_everything_is_measured_and_written(run, tmp_path, monkeypatch):
@@ -104,7 +105,7 @@ def test_everything_is_measured_and_written(run, tmp_path, monkeypatch):
             assert (route["ratio"] is None) == (route["name"] == "ours")
             assert route["missing"] is None
         # no products, no exponentials
-        assert (row["shares"]["floor"] > 0) == (row["op"] != "shift_mix")
+        assert (row["shares"]["floor"] > 0) == (row["op"] not in ("shift_mix", "layer_norm"))
     assert {entry["threads"] for entry in document["ceilings"]} == {1}
     assert any(backend["chosen"] for backend in document["backends"])
     assert document["crossovers"] == document["models"] == []

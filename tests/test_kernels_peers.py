@@ -35,6 +35,8 @@ def refer(case, inputs):
         return reference.wkv(*inputs)
     if case.op == "shift_mix":
         return accuracy.joined(reference.shift_mix(*inputs))
+    if case.op == "layer_norm":
+        return reference.layer_norm(*inputs)
     if case.op == "channel_mix":
         return reference.channel_mix(*inputs)
     if case.op == "softmax_attention":
@@ -75,7 +77,7 @@ def test_the_exact_rows_are_those_of_the_definition(op):
     torch.testing.assert_close(accuracy.exact_rows(op, inputs, rows), refer(case, inputs)[:, rows])
 
 
-@pytest.mark.parametrize("op", ["linear_attention", "wkv", "shift_mix", "channel_mix"])
+@pytest.mark.parametrize("op", ["linear_attention", "wkv", "shift_mix", "layer_norm", "channel_mix"])
 def test_a_wrong_result_or_gradient_is_an_error(op, monkeypatch):
     # not all channels are looked at, but the same of every tensor
     monkeypatch.setattr(accuracy, "MOST_CHANNELS", 2)

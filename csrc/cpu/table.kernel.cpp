@@ -20,17 +20,8 @@ extern const RateKernels rates;
 #define SOLA_TEXT(x) SOLA_TEXT_OF(x)
 
 extern const Kernels table;
-const Kernels table{SOLA_TEXT(SOLA_ISA),
-                    softmax_forward,
-                    softmax_backward,
-                    linear_attention,
-                    chunked_attention,
-                    wkv_forward,
-                    wkv_backward,
-                    shift_mix,
-                    layer_norm,
-                    channel_mix_forward,
-                    channel_mix_backward,
-                    rates};
+const Kernels table{SOLA_TEXT(SOLA_ISA), softmax_forward,     softmax_backward,     linear_attention,
+                    chunked_attention,   wkv_forward,         wkv_backward,         shift_mix,
+                    layer_norm,          channel_mix_forward, channel_mix_backward, rates};
 
 }  // namespace sola::SOLA_ISA

@@ -95,8 +95,8 @@ SOLA_INLINE V vmax(V a, V b) {
 
 // ---- half-precision conversions, round to nearest even, NaN stays NaN
 
-// 16-bit numbers with zeros in front, and the low halves of numbers below 2^16; compilers make many steps of what is one
-// instruction or two
+// 16-bit numbers with zeros in front, and the low halves of numbers below 2^16; compilers make many steps of what is
+// one instruction or two
 #if defined(__AVX512F__)
 // the plain intrinsics of GCC 12 warn of the register that they write
 constexpr __mmask16 kAll = 0xffff;

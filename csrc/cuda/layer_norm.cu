@@ -155,7 +155,8 @@ __global__ void __launch_bounds__(kGradientThreads) layer_norm_gradients(LayerNo
         product = fmaf(grad.number[v][i], x.number[v][i], product);
       }
     });
-    const float from_mean = sum_of(sum, share.lanes) / float(p.C), from_norm = sum_of(product, share.lanes) / float(p.C);
+    const float from_mean = sum_of(sum, share.lanes) / float(p.C),
+                from_norm = sum_of(product, share.lanes) / float(p.C);
     if (!exists) continue;
     share.for_vectors<In, vectors>([&](int v, int64_t) {
 #pragma unroll
@@ -233,8 +234,8 @@ int launch_layer_norm_backward(const LayerNormParams& p, Dtype dtype, void* stre
   return with_vectors<kNormGradientVectors>(work, dtype, [&](auto in, auto vectors) {
     using In = decltype(in);
     const size_t shared = sizeof(float) * 2 * vectors * kVector<In> * kSumsStride<In>;
-    return launch(layer_norm_gradients<In, vectors>, (p.N + kNormRange - 1) / kNormRange, kGradientThreads,
-                  shared, stream, work);
+    return launch(layer_norm_gradients<In, vectors>, (p.N + kNormRange - 1) / kNormRange, kGradientThreads, shared,
+                  stream, work);
   });
 }
 
