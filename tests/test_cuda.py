@@ -18,10 +18,9 @@ from cases import CUDA_CASES, SMALL_CUDA_CASES, Case, channel_mix_cases, mix_ker
 
 from sola_vision import ops
 
-_WHY = "needs a CUDA device and a build with nvcc"
 _READY = torch.cuda.is_available() and bool(ops.build_info()["cuda_architectures"])
 _TWINS = torch.cuda.device_count() > 1 and len({torch.cuda.get_device_name(i) for i in range(2)}) == 1
-pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not _READY, reason=_WHY)]
+pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not _READY, reason="needs a CUDA device and a build with nvcc")]
 
 DTYPES = checks.HALF_AND_FLOAT
 DEVICE = checks.Device("cuda", ops, tokens=65536)
