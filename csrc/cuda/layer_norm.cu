@@ -121,9 +121,34 @@ __global__ void __launch_bounds__(kNormThreads) layer_norm(LayerNormWork work) {
   share.store(x, p.out, token);
 }
 
+// what all threads of a block have of two sums over tokens, added up in order: (2, channels)
+template <class In, int vectors>
+SOLA_DEVICE void leave_sums(const Share& share, const Part<In, vectors>& grad_weight,
+                            const Part<In, vectors>& grad_bias, float* to) {
+  constexpr int width = kVector<In>;
+  const int C = int(share.channels), tokens = kGradientThreads / share.lanes;
+  float* sums = reinterpret_cast<float*>(shared_memory());
+#pragma unroll
+  for (int v = 0; v < vectors; ++v) {
+#pragma unroll
+    for (int i = 0; i < width; ++i) {
+      sums[(v * width + i) * kSumsStride<In> + threadIdx.x] = grad_weight.number[v][i];
+      sums[((vectors + v) * width + i) * kSumsStride<In> + threadIdx.x] = grad_bias.number[v][i];
+    }
+  }
+  sync_block();
+  for (int i = threadIdx.x; i < 2 * C; i += kGradientThreads) {
+    const int which = i >= C, channel = int(i - which * C), vector = channel / width;
+    const int number = (which * vectors + vector / share.lanes) * width + channel % width;
+    const float* parts = sums + number * kSumsStride<In> + vector % share.lanes;
+    float total = 0.0f;
+    for (int t = 0; t < tokens; ++t) total += parts[t * share.lanes];
+    to[i] = total;
+  }
+}
+
 // With x̂ = (x − mean) r and g = w ⊙ dout: dx = r (g − Σg/C − x̂ Σ(g ⊙ x̂)/C). A block has a range of tokens, and leaves
-// its share of dw = Σ dout ⊙ x̂ and db = Σ dout: every thread sums up its vectors, (2, vectors, width), which meet in
-// shared memory.
+// its share of dw = Σ dout ⊙ x̂ and db = Σ dout, of which every thread sums up its vectors.
 template <class In, int vectors>
 __global__ void __launch_bounds__(kGradientThreads) layer_norm_gradients(LayerNormWork work) {
   constexpr int width = kVector<In>;
@@ -166,26 +191,7 @@ __global__ void __launch_bounds__(kGradientThreads) layer_norm_gradients(LayerNo
     });
     share.store(grad, p.grad_x, token);
   }
-
-  float* sums = reinterpret_cast<float*>(shared_memory());
-#pragma unroll
-  for (int v = 0; v < vectors; ++v) {
-#pragma unroll
-    for (int i = 0; i < width; ++i) {
-      sums[(v * width + i) * kSumsStride<In> + threadIdx.x] = grad_weight.number[v][i];
-      sums[((vectors + v) * width + i) * kSumsStride<In> + threadIdx.x] = grad_bias.number[v][i];
-    }
-  }
-  sync_block();
-  float* to = static_cast<float*>(p.sums) + int64_t(blockIdx.x) * 2 * p.C;
-  for (int i = threadIdx.x; i < 2 * p.C; i += kGradientThreads) {
-    const int which = i >= p.C, channel = int(i - which * p.C), vector = channel / width;
-    const int number = (which * vectors + vector / share.lanes) * width + channel % width;
-    const float* parts = sums + number * kSumsStride<In> + vector % share.lanes;
-    float total = 0.0f;
-    for (int t = 0; t < tokens; ++t) total += parts[t * share.lanes];
-    to[i] = total;
-  }
+  leave_sums(share, grad_weight, grad_bias, static_cast<float*>(p.sums) + int64_t(blockIdx.x) * 2 * p.C);
 }
 
 // Calls f(In{}, integral_constant) with the vectors of a thread, and says how many lanes share a token: as many vectors
