@@ -1,4 +1,4 @@
-"""What PyTorch's maps hold, and whether one of them is more than its matrix."""
+"""Which parameters are matrices of maps, and whether a map is more than its matrix."""
 
 from __future__ import annotations
 
@@ -9,10 +9,25 @@ from typing import Any
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.modules import module as all_modules
+from torch.nn.utils.parametrize import is_parametrized
 from torch.utils.module_tracker import ModuleTracker
 
 # it may be replaced later, in the class or on a module
 _FORWARD = nn.Linear.forward
+
+
+def matrix_parameters(model: nn.Module) -> set[int]:
+    """``id`` of the parameters that are matrices of linear maps and convolutions, or that these are computed from.
+
+    A parametrised or pruned map has parameters of other names, and computes its weight anew from them.
+    """
+    found = []
+    for part in model.modules():
+        if isinstance(part, (nn.Linear, nn.Conv2d)):
+            found += part.parameters(recurse=False)
+            if is_parametrized(part, "weight"):
+                found += part.parametrizations["weight"].parameters()
+    return {id(parameter) for parameter in found if parameter.dim() > 1}
 
 
 def is_its_matrix(part: nn.Module) -> bool:
