@@ -7,10 +7,10 @@ import warnings
 
 import pytest
 import torch
+from kept import Kept
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.modules import module as all_modules
-from torch.utils._pytree import tree_map_only
 from torch.utils.module_tracker import ModuleTracker
 
 from sola_vision import ops
@@ -143,31 +143,6 @@ def test_the_composed_channel_mix_is_the_same_in_an_ensemble_and_in_a_trace():
         warnings.simplefilter("ignore")
         # it runs the function with and without gradients, and compares graphs
         torch.jit.trace(composed, (x.requires_grad_(), x, *weights))
-
-
-class Kept(torch.Tensor):
-    """A matrix that another tensor keeps, as quantised and sharded ones are."""
-
-    @staticmethod
-    def __new__(cls, inner):
-        return torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype)
-
-    def __init__(self, inner):
-        self.inner = inner
-
-    def __tensor_flatten__(self):
-        return ["inner"], None
-
-    @staticmethod
-    def __tensor_unflatten__(inner, context, size, stride):
-        return Kept(inner["inner"])
-
-    @classmethod
-    def __torch_dispatch__(cls, operator, types, args=(), kwargs=None):
-        if operator.namespace == "sola":
-            raise NotImplementedError(operator)
-        out = operator(*tree_map_only(Kept, lambda kept: kept.inner, args), **(kwargs or {}))
-        return Kept(out) if operator is torch.ops.aten.detach.default else out
 
 
 @every_layer

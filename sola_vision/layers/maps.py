@@ -21,12 +21,12 @@ def matrix_parameters(model: nn.Module) -> set[int]:
 
     A parametrised or pruned map has parameters of other names, and computes its weight anew from them.
     """
-    found = []
+    found: list[nn.Parameter] = []
     for part in model.modules():
         if isinstance(part, (nn.Linear, nn.Conv2d)):
             found += part.parameters(recurse=False)
             if is_parametrized(part, "weight"):
-                found += part.parametrizations["weight"].parameters()
+                found += part.get_submodule("parametrizations.weight").parameters()
     return {id(parameter) for parameter in found if parameter.dim() > 1}
 
 
