@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from sola_vision.backbone import Backbone
 from sola_vision.layers.mixers import mixer_options
@@ -70,14 +72,18 @@ def save_weights(model: Backbone, path: str | Path) -> None:
     """Write the weights as safetensors, with the spec's name, pattern, mixers and bridges as metadata.
 
     The file is written beside ``path`` first and then moved, so that an interrupted save leaves an old file whole.
-    Where ``path`` is a link, the file that it leads to is written. Raises ``ValueError`` where it is a folder.
+    Where ``path`` is a link, the file that it leads to is written. Tied weights are written under each of their names.
+
+    Raises:
+        ValueError: ``path`` is a folder, or a weight has no numbers to write: it is on meta, sharded, quantised or sparse.
+
     """
     from safetensors.torch import save
 
     path = Path(path)
     path = path.resolve() if path.is_symlink() else path
     _check_file(path)
-    tensors = {key: value.detach().contiguous() for key, value in model.state_dict().items()}
+    tensors = _apart(model.state_dict())
     part = path.with_name(path.name + ".part")
     try:
         part.write_bytes(_in_order(save(tensors, metadata=describe(model.spec))))
@@ -89,6 +95,39 @@ def save_weights(model: Backbone, path: str | Path) -> None:
 def _check_file(path: Path) -> None:
     if path.is_dir():
         raise ValueError(f"path: expected a file, got the folder {path}")
+
+
+def _apart(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights in tensors that share no memory, as the format wants them."""
+    for name, value in state.items():
+        if refusal := _not_writable(value):
+            raise ValueError(f"model: {name}: expected a plain tensor, got {refusal}")
+    tensors, seen = {}, set()
+    for name, value in state.items():
+        tensor = value.detach().contiguous()
+        place = tensor.untyped_storage().data_ptr()
+        tensors[name] = tensor.clone() if place in seen else tensor
+        seen.add(place)
+    return tensors
+
+
+def _not_writable(value: Any) -> str:
+    """What a weight is that can't be written, with what to do; empty for one that can."""
+    kind: object = type(value).__name__
+    if not isinstance(value, Tensor):
+        return f"{kind}; torch.save keeps what is no tensor"
+    if value.is_meta:
+        return "one on meta, without memory; call model.to_empty(device=...) and set its weights first"
+    if hasattr(value, "full_tensor"):
+        return (
+            f"{kind}; gather the weights by its full_tensor() or by get_model_state_dict(model, "
+            "options=StateDictOptions(full_state_dict=True)), and save a model that isn't sharded with them"
+        )
+    if value.is_quantized or value.layout is not torch.strided:
+        kind = value.dtype if value.is_quantized else value.layout
+    elif not (isinstance(value, FakeTensor) or is_traceable_wrapper_subclass(value)):
+        return ""
+    return f"{kind}; save the weights that it was made from, or use torch.save"
 
 
 def _in_order(content: bytes) -> bytes:
@@ -110,7 +149,7 @@ def load_weights(model: Backbone, path: str | Path, *, strict: bool = True) -> l
 
     Raises:
         ValueError: the file holds other names or shapes and ``strict``, or isn't safetensors but a folder, say, or the
-            model is on meta; nothing is loaded.
+            model is on meta, sharded or quantised; nothing is loaded.
 
     """
     from safetensors import SafetensorError, safe_open
@@ -118,6 +157,10 @@ def load_weights(model: Backbone, path: str | Path, *, strict: bool = True) -> l
     own = model.state_dict()
     if any(value.is_meta for value in own.values()):
         raise ValueError("model: its weights are on meta, without memory; call model.to_empty(device=...) first")
+    for key, value in own.items():
+        if is_traceable_wrapper_subclass(value):
+            kind = type(value).__name__
+            raise ValueError(f"model: {key}: expected a plain tensor, got {kind}; load before sharding or quantising")
     _check_file(Path(path))
     try:
         with safe_open(str(path), framework="pt") as file:

@@ -18,6 +18,7 @@ from sola_vision.features import FeatureInfo, stage_indices
 from sola_vision.layers import Grid
 from sola_vision.layers.bridge import bridge_name
 from sola_vision.layers.head import Head
+from sola_vision.layers.maps import matrix_parameters
 from sola_vision.layers.patches import as_map
 from sola_vision.spec import BackboneSpec
 
@@ -183,7 +184,7 @@ class TimmInterface(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """The names of all parameters but the matrices of linear maps and convolutions; timm's optimisers ask for them."""
-        matrices = {id(part.weight) for part in self.modules() if isinstance(part, (nn.Linear, nn.Conv2d))}
+        matrices = matrix_parameters(self)
         return {name for name, parameter in self.named_parameters() if id(parameter) not in matrices}
 
 

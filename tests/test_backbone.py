@@ -9,6 +9,7 @@ import pytest
 import torch
 from tolerances import check_close
 from torch.nn import functional as F
+from torch.nn.utils import parametrizations, prune
 
 from sola_vision import Backbone, BackboneSpec, create_model, ops
 from sola_vision.layers.mixers import MIXERS
@@ -287,3 +288,24 @@ def test_what_should_not_decay_is_named():
     _, others = parameter_groups(model, 0.05)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     assert {names[id(parameter)] for parameter in others["params"]} == kept
+
+
+@pytest.mark.parametrize(
+    ("change", "matrices"),
+    [
+        (lambda part: prune.l1_unstructured(part, "weight", amount=0.3), ["weight_orig"]),
+        (parametrizations.spectral_norm, ["parametrizations.weight.original"]),
+        # a norm per row, which is as long as the row
+        (parametrizations.weight_norm, [f"parametrizations.weight.original{number}" for number in (0, 1)]),
+    ],
+)
+def test_matrices_that_are_computed_decay_by_what_they_are_computed_from(change, matrices):
+    model = tiny()
+    kept = model.no_weight_decay()
+    for layer, path in ((model.embedding.projection, "projection"), (model.head.classifier, "classifier")):
+        change(layer)
+        names = [name.partition(path + ".")[2] for name, _ in model.named_parameters() if f"{path}." in name]
+        assert sorted(names) == ["bias", *matrices]
+    assert model.no_weight_decay() == kept
+    decayed, _ = parameter_groups(model, 0.05)
+    assert len(decayed["params"]) == len(list(model.parameters())) - len(kept)

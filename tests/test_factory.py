@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from kept import Kept
 from safetensors.torch import load_file, save_file
 
 import sola_profile
@@ -171,6 +172,60 @@ def test_a_model_without_memory_is_refused_by_name(tmp_path):
     load_weights(target, tmp_path / "w")
     image = torch.randn(1, 3, 32, 32)
     assert torch.equal(target.eval()(image), source(image))
+
+
+class Sharded(Kept):
+    """By its method, a ``DTensor``."""
+
+    def full_tensor(self):
+        return self.inner
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (Sharded, "got Sharded; gather the weights by its full_tensor.*full_state_dict=True"),
+        (Kept, "got Kept; save the weights that it was made from"),
+        (torch.Tensor.to_sparse, "got torch.sparse_coo; save the weights"),
+        (lambda weight: weight.to("meta"), "got one on meta.*to_empty"),
+    ],
+)
+def test_weights_that_can_not_be_written_are_named(make, message, tmp_path):
+    model, name = filled(0), "stages.0.blocks.0.mixer.key.weight"
+    part = model.get_submodule(name.rpartition(".")[0])
+    part.weight = torch.nn.Parameter(make(part.weight.detach()), requires_grad=False)
+    with pytest.raises(ValueError, match=rf"^model: {name}: expected a plain tensor, {message}"):
+        save_weights(model, tmp_path / "w")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_tensor_is_not_written(tmp_path):
+    model = filled(0)
+    model.register_state_dict_post_hook(lambda module, state, prefix, metadata: state.update(version=(1, 2)))
+    with pytest.raises(ValueError, match=r"^model: version: expected a plain tensor, got tuple; torch.save"):
+        save_weights(model, tmp_path / "w")
+
+
+def test_weights_are_loaded_before_a_model_is_sharded(tmp_path):
+    save_weights(filled(0), tmp_path / "w")
+    model = filled(1)
+    model.head.classifier.weight = torch.nn.Parameter(Sharded(model.head.classifier.weight.detach()), False)
+    before = model.embedding.projection.weight.clone()
+    with pytest.raises(ValueError, match=r"^model: head.classifier.weight: expected a plain tensor, got Sharded; load"):
+        load_weights(model, tmp_path / "w")
+    assert torch.equal(model.embedding.projection.weight, before)
+
+
+def test_tied_weights_are_written_under_both_names(tmp_path):
+    source, target = filled(0), filled(1)
+    mixer = source.stages[0].blocks[0].mixer
+    mixer.key.weight = mixer.value.weight
+    # and one that is a part of another's memory
+    mixer.decay.data = mixer.output.weight.data[0]
+    save_weights(source, tmp_path / "w")
+    assert load_weights(target, tmp_path / "w") == []
+    for name, value in source.state_dict().items():
+        assert torch.equal(target.state_dict()[name], value), name
 
 
 def test_the_file_says_which_model_it_holds(tmp_path):

@@ -134,6 +134,6 @@ def test_traces_for_every_resolution():
     with warnings.catch_warnings(), torch.no_grad():
         # torch.jit is deprecated, and warns of the checks on sizes that it doesn't record; fvcore still needs it
         warnings.simplefilter("ignore")
-        traced = torch.jit.trace(model, images(45, 80), check_trace=False)
+        traced = torch.jit.trace(model, images(45, 80))
         for size in SIZES:
             same(traced(images(*size)), model(images(*size)))

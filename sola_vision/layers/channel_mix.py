@@ -6,27 +6,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from sola_vision import ops
 from sola_vision.layers import Grid
+from sola_vision.layers.maps import is_its_matrix
 from sola_vision.layers.shift import ShiftMix
-from sola_vision.ops._in_place import gated, squared_relu
 from sola_vision.terms import Terms, linear, sigmoid_gate, total
 
 
 def hidden_width(dim: int, ratio: float) -> int:
     """Width of the hidden layer, ``ratio · dim`` rounded down but at least 1."""
     return max(1, int(dim * ratio))
-
-
-def _is_its_weight(part: nn.Module) -> bool:
-    """Whether a map is its matrix and nothing else: no adapter or quantised map in its place, no hook that wants to be called.
-
-    Some libraries put a ``forward`` of their own on the very module.
-    """
-    hooks = (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks)
-    return type(part) is nn.Linear and part.bias is None and "forward" not in vars(part) and not any(hooks)
 
 
 class ChannelMix(nn.Module):
@@ -52,10 +44,12 @@ class ChannelMix(nn.Module):
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         for_key, for_receptance = self.mix(x, grid)
         maps = (self.key, self.value, self.receptance)
-        if all(map(_is_its_weight, maps)):
+        if all(map(is_its_matrix, maps)):
             return ops.channel_mix(for_key, for_receptance, *(part.weight for part in maps))
-        hidden = squared_relu(self.key(for_key))
-        return gated(self.receptance(for_receptance), self.value(hidden))
+        # what a hook or another map has seen isn't ours to write over
+        hidden = torch.relu(self.key(for_key)).square()
+        out: Tensor = torch.sigmoid(self.receptance(for_receptance)) * self.value(hidden)
+        return out
 
     @staticmethod
     def terms(dim: int, ratio: float, tokens: Any, *, shift: bool) -> Terms:

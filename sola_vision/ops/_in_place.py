@@ -1,4 +1,4 @@
-"""Steps of the WKV layer and the channel mix that write over what autograd doesn't keep."""
+"""Steps of the WKV layer and the channel mix that write over what nobody else has."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ from torch import Tensor
 
 
 def gated(gate: Tensor, x: Tensor) -> Tensor:
-    """``sigmoid(gate) ⊙ x``, written over ``gate``, which must be the caller's own.
-
-    With gradients the product needs memory of its own, since both factors are kept.
-    """
-    share = gate.sigmoid_()
-    # of gradients wanted outside torch.vmap a tensor inside it doesn't know
-    return share * x if torch.is_grad_enabled() else share.mul_(x)
+    """``sigmoid(gate) ⊙ x``; ``gate`` must be the caller's own, and is written over in plain inference."""
+    return gate.sigmoid_().mul_(x) if _may_overwrite() else torch.sigmoid(gate) * x
 
 
 def squared_relu(hidden: Tensor) -> Tensor:
-    """``relu(hidden)²``, written over ``hidden``, which must be the caller's own; gradients keep the ReLU."""
-    hidden = hidden.relu_()
-    return hidden.square() if torch.is_grad_enabled() else hidden.square_()
+    """``relu(hidden)²``; ``hidden`` must be the caller's own, and is written over in plain inference."""
+    return hidden.relu_().square_() if _may_overwrite() else torch.relu(hidden).square()
+
+
+def _may_overwrite() -> bool:
+    """Whether operations may differ from those of training.
+
+    Inside ``torch.vmap`` a tensor that the examples share can't take what differs between them, nor does one know of
+    gradients wanted outside; ``torch.jit.trace`` runs again without gradients and wants the same graph.
+    """
+    traced = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return not (torch.is_grad_enabled() or torch._C._are_functorch_transforms_active() or traced)

@@ -57,7 +57,7 @@ def channel_mix(x_k: Tensor, x_r: Tensor, key: Tensor, value: Tensor, receptance
 
 
 def composed(x_k: Tensor, x_r: Tensor, key: Tensor, value: Tensor, receptance: Tensor) -> Tensor:
-    """The same of PyTorch's operators, in place where no gradient wants what was there."""
+    """The same of PyTorch's operators, in place where nothing wants what was there."""
     hidden = squared_relu(F.linear(x_k, key))
     return gated(F.linear(x_r, receptance), F.linear(hidden, value))
 

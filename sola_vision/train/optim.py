@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from sola_vision.layers.maps import matrix_parameters
 from sola_vision.train.config import Optimiser
 
 
@@ -27,7 +28,7 @@ def learning_rate(optimiser: Optimiser, step: int, steps: int) -> float:
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
     """The matrices of linear maps and convolutions, which decay, and all other parameters, which don't."""
-    matrices = {id(part.weight) for part in model.modules() if isinstance(part, (nn.Linear, nn.Conv2d))}
+    matrices = matrix_parameters(model)
     decayed = [parameter for parameter in model.parameters() if id(parameter) in matrices]
     others = [parameter for parameter in model.parameters() if id(parameter) not in matrices]
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sola_vision import ops
 from sola_vision.layers import Grid
+from sola_vision.layers.maps import is_its_matrix
 from sola_vision.layers.mixers.base import Mixer
 from sola_vision.layers.shift import ShiftMix
 from sola_vision.ops._checks import accumulate_dtype
@@ -64,7 +65,12 @@ class WKV(Mixer):
         # the scan keeps its sums, and wants its parameters, in at least float32
         dtype = accumulate_dtype(k)
         state = ops.wkv(k, v, self.decay.to(dtype), self.bonus.to(dtype), decay_per=self.decay_per)
-        return self.output(gated(self.receptance(for_receptance), state)), state
+        return self.output(self._gated(for_receptance, state)), state
+
+    def _gated(self, for_receptance: Tensor, state: Tensor) -> Tensor:
+        gate = self.receptance(for_receptance)
+        # what a hook or another map has seen isn't ours to write over
+        return gated(gate, state) if is_its_matrix(self.receptance) else torch.sigmoid(gate) * state
 
     def extra_repr(self) -> str:
         return f"decay_per={self.decay_per!r}"
