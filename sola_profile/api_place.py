@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from sola_profile.api import Shown
-from sola_profile.arguments import Sizes, check_budget, read_settings, read_size, read_texts
+from sola_profile.arguments import Sizes, check_budget, read_settings, read_size, read_stages, read_texts
 from sola_profile.case import Settings
 from sola_profile.hardware import Machine
 from sola_profile.machine_store import find_machine
@@ -41,7 +41,7 @@ def place(
     score: str = RUN,
     budgets: Budgets | None = None,
     settings: Settings | None = None,
-    stages: Iterable[int] = (1, 2, 3, 4),
+    stages: int | Iterable[int] = (1, 2, 3, 4),
     swaps: str | Iterable[str] = (),
     table: str | Path | None = None,
     decay_per: str | None = None,
@@ -87,7 +87,7 @@ def place(
         pattern=subject.spec.pattern,
         score=score,
         budgets=budgets or Budgets(),
-        stages=tuple(stages),
+        stages=read_stages(stages),
         swaps=read_texts("swaps", swaps, "3.4=S"),
         table=None if table is None else Path(table),
         decay_per=decay_per,

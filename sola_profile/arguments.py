@@ -7,7 +7,7 @@ import operator
 from collections.abc import Iterable
 from typing import Any
 
-from sola_profile.case import Resolution, Settings, in_order, parse_resolutions
+from sola_profile.case import Resolution, Settings, in_order, parse_resolutions, whole_number
 from sola_profile.machine import check_device
 
 # one size, or what holds several
@@ -64,6 +64,15 @@ def read_texts(name: str, texts: str | Iterable[str], example: str) -> tuple[str
         if not isinstance(text, str):
             raise ValueError(f"{name}: expected a list such as [{example!r}], got {text!r}")
     return listed
+
+
+def read_stages(stages: int | Iterable[int]) -> tuple[int, ...]:
+    """Every stage once, in order: of ``3`` or ``[3, 4]``; raises ``ValueError`` that names the argument."""
+    listed = tuple(stages) if isinstance(stages, Iterable) and not isinstance(stages, str) else (stages,)
+    numbers = {whole_number("stages", stage) for stage in listed}
+    if not numbers <= {1, 2, 3, 4}:
+        raise ValueError(f"stages: expected numbers from 1 to 4, got {stages!r}")
+    return tuple(sorted(numbers))
 
 
 def read_settings(settings: Settings | None) -> Settings:

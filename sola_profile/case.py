@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import operator
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -90,6 +91,16 @@ def nearest(wrong: str, known: Collection[str]) -> str:
 MOST_THREADS = 4096
 
 
+def whole_number(name: str, value: Any) -> int:
+    """A number as ``int``, NumPy's too; raises ``ValueError`` that names the argument for what is none."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}") from None
+
+
 @dataclass(frozen=True)
 class Settings:
     """How every case of a sweep is run.
@@ -109,9 +120,9 @@ class Settings:
     checkpointing: bool = False
 
     def __post_init__(self) -> None:
-        for name, number in (("batch", self.batch), ("threads", 1 if self.threads is None else self.threads)):
-            if not isinstance(number, int) or isinstance(number, bool):
-                raise ValueError(f"{name}: expected a whole number of at least 1, got {number!r}")
+        object.__setattr__(self, "batch", whole_number("batch", self.batch))
+        if self.threads is not None:
+            object.__setattr__(self, "threads", whole_number("threads", self.threads))
         if self.batch < 1:
             raise ValueError(f"batch: expected at least 1 image, got {self.batch}")
         if self.threads is not None and self.threads < 1:

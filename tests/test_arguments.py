@@ -9,7 +9,7 @@ from study_models import TINY
 from torch import nn
 
 import sola_profile
-from sola_profile.arguments import check_budget, read_settings, read_size, read_sizes, read_texts
+from sola_profile.arguments import check_budget, read_settings, read_size, read_sizes, read_stages, read_texts
 from sola_profile.case import Resolution, Settings
 
 SIZE = "expected pixels such as 224 or 512x2048"
@@ -71,6 +71,14 @@ def test_a_placement_takes_one_size():
         sola_profile.place(TINY, "64,32")
 
 
+def test_whole_numbers_come_from_numpy_too():
+    settings = Settings(batch=np.int64(3), threads=np.int32(1))
+    assert settings == Settings(batch=3, threads=1)
+    assert {type(number) for number in (settings.batch, settings.threads)} == {int}
+    assert read_stages(np.int64(3)) == read_stages([3]) == (3,)
+    assert read_stages(iter((4, 2, 2))) == (2, 4)
+
+
 def test_text_is_one_entry_of_a_list():
     assert read_texts("swaps", "3.1=S", "3.4=S") == ("3.1=S",)
     assert read_texts("swaps", iter(["a", "b"]), "3.4=S") == ("a", "b")
@@ -95,6 +103,12 @@ def test_text_is_one_entry_of_a_list():
         (lambda: sola_profile.place(TINY, 32, settings={"batch": 2}), "settings: expected Settings such as"),
         (lambda: sola_profile.profile(small, 32, others=3), "others: expected a list such as ['sola_t'], got 3"),
         (lambda: sola_profile.place(TINY, 32, swaps=[3]), "swaps: expected a list such as ['3.4=S'], got 3"),
+        (
+            lambda: sola_profile.place(TINY, 32, swaps=["x"]),
+            "swaps: expected stage.layer=letter such as 3.4=S, got 'x'",
+        ),
+        (lambda: sola_profile.place(TINY, 32, stages="3"), "stages: expected a whole number of at least 1, got '3'"),
+        (lambda: sola_profile.place(TINY, 32, stages=[1, 5]), "stages: expected numbers from 1 to 4, got [1, 5]"),
         (lambda: sola_profile.formula(small, 32, dtype="x"), "dtype: expected one of float32,"),
         (lambda: sola_profile.predict(small, 32, dtype="float31"), "dtype: expected one of float32,"),
         (lambda: sola_profile.place(TINY, 32, table="nope.csv"), "table: belongs to score accuracy, got score 'run'"),

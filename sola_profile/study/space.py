@@ -97,9 +97,9 @@ class Space:
         """The letters after a change such as ``3.4=S``; raises ``ValueError``."""
         place, equals, letter = swap.replace(" ", "").partition("=")
         if not equals:
-            raise ValueError(f"swap: expected stage.layer=letter such as 3.4=S, got {swap!r}")
+            raise ValueError(f"swaps: expected stage.layer=letter such as 3.4=S, got {swap!r}")
         if letter not in self.spec.mixers:
-            raise ValueError(f"swap: {letter!r} names no mixer; expected one of {', '.join(self.spec.mixers)}")
+            raise ValueError(f"swaps: {letter!r} names no mixer; expected one of {', '.join(self.spec.mixers)}")
         index = self.places.index(self.spec.layer(place).id)
         return letters[:index] + letter + letters[index + 1 :]
 
