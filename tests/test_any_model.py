@@ -48,6 +48,10 @@ def pooling():
     return nn.AvgPool2d(2)
 
 
+def unpadded():
+    return nn.Conv2d(3, 8, 3, 2)
+
+
 class Reading(nn.Module):
     def forward(self, image):
         return image * 2 if image.mean() > 0 else image
@@ -160,3 +164,23 @@ def test_a_model_that_reads_values_is_refused_in_words(sola_profile):
     assert "64: what it computes depends on values in tensors (aten._local_scalar_dense.default)" in " ".join(
         err.split()
     )
+
+
+def test_positions_are_those_of_the_first_convolution_at_every_size(sola_profile):
+    code, out, _ = sola_profile(
+        *("--model", "zoo:plain", "--res", "67,130x65,128", "--batch", "3", "--no-measure", "--no-report"),
+        *("--json", "all.json"),
+    )
+    assert code == 0, out
+    model = json.loads(Path("all.json").read_text())["models"][0]
+    found = {(row["height"], row["width"]): row["tokens_per_stage"] for row in model["rows"]}
+    # what a patch of 4 leaves over is cut off
+    assert found == {(67, 67): [16 * 16], (130, 65): [32 * 16], (128, 128): [32 * 32]}
+    assert model["patch"] == 4
+
+
+def test_positions_are_pixels_where_no_whole_number_of_them_makes_one(sola_profile):
+    code, out, _ = sola_profile("--model", "zoo:unpadded", "--res", "64,65", "--no-measure", "--no-report")
+    assert code == 0, out
+    assert "4,096" in out
+    assert "4,225" in out

@@ -31,7 +31,7 @@ from sola_profile.case import Resolution
 from sola_profile.cost.families import Place, place_of
 from sola_profile.cost.liveness import SymbolicLiveness, storage_bytes
 from sola_profile.cost.reuse import Death, Event, Touch
-from sola_profile.cost.symbols import RING, ROWS, NotPolynomial, Symbols
+from sola_profile.cost.symbols import COLUMNS, RING, ROWS, NotPolynomial, Symbols
 from sola_profile.cost.work import BY_KIND, Operand, Size, Work, formula_for
 from sola_profile.cost.workspaces import workspaces_on
 from sola_profile.errors import first_line
@@ -64,7 +64,11 @@ class Call:
 
 @dataclass(frozen=True)
 class Recording:
-    """All calls of one forward pass. ``patch``: rows of the image per row of the first convolution's result.
+    """All calls of one forward pass. ``patch``: pixels of the image per position of the first convolution's result, a side;
+    1 where they aren't in a whole ratio.
+
+    ``grid``: rows and columns of what N counts, those of the first convolution's result or of an image without one; None
+    for symbolic sides.
 
     ``static_bytes``: of weights and buffers. ``input_bytes``: of the image batch. ``moments``: place → bytes that the
     pass holds there on top of both, for every moment that may be the peak at some size.
@@ -82,6 +86,7 @@ class Recording:
     views: int = 0
     modules: int = 0
     events: tuple[Event, ...] = ()
+    grid: tuple[int, int] | None = None
 
 
 def record_symbolic(source: ModelSource, shape: InputShape, dtype: str, stride: int, limit_s: float) -> Recording:
@@ -98,7 +103,7 @@ def record_symbolic(source: ModelSource, shape: InputShape, dtype: str, stride: 
         grid = mode.from_tensor(plain, source=LocalSource("grid"), symbolic_context=sides)
         symbols = Symbols(environment, list(grid.shape), time.monotonic() + limit_s)
         image = torch.empty(shape.at(stride * grid.shape[0], stride * grid.shape[1]), dtype=getattr(torch, dtype))
-        return _record(model, image, symbols, stride * ROWS)
+        return _record(model, image, symbols, (stride * ROWS, stride * COLUMNS))
 
 
 def record_at(
@@ -117,7 +122,7 @@ def record_at(
     with _fake(None) as mode, operators_on(device_type):
         model = _fake_model(mode, source, resolution if sized else None, dtype)
         image = torch.empty(shape.at(resolution.height, resolution.width), dtype=getattr(torch, dtype))
-        return _record(model, image, None, resolution.height)
+        return _record(model, image, None, (resolution.height, resolution.width))
 
 
 def record_module(make: Callable[[], nn.Module], shape: Sequence[int], dtype: str = "float32") -> Recording:
@@ -125,7 +130,7 @@ def record_module(make: Callable[[], nn.Module], shape: Sequence[int], dtype: st
     with _fake(None) as mode:
         model = make().eval()
         _make_fake(model, mode, getattr(torch, dtype))
-        return _record(model, torch.empty(tuple(shape), dtype=getattr(torch, dtype)), None, shape[-2])
+        return _record(model, torch.empty(tuple(shape), dtype=getattr(torch, dtype)), None, (shape[-2], shape[-1]))
 
 
 @contextmanager
@@ -178,7 +183,7 @@ def _make_fake(model: nn.Module, mode: FakeTensorMode, dtype: torch.dtype) -> No
             table.update({name: converted(tensor) for name, tensor in table.items() if tensor is not None})
 
 
-def _record(model: nn.Module, image: Tensor, symbols: Symbols | None, height: Size) -> Recording:
+def _record(model: nn.Module, image: Tensor, symbols: Symbols | None, sides: tuple[Size, Size]) -> Recording:
     static = [*model.parameters(), *model.buffers()]
     recorder = _Recorder(static, symbols)
     size: Callable[[Any], Size] = int if symbols is None else symbols.size
@@ -206,12 +211,11 @@ def _record(model: nn.Module, image: Tensor, symbols: Symbols | None, height: Si
     parameters = sum(parameter.numel() for parameter in model.parameters())
     input_bytes = size(image.untyped_storage().nbytes())
     moments = tuple(highest(liveness.moments))
-    patch = _patch(recorder.first_rows, height)
     calls = tuple(recorder.calls)
     return Recording(
         calls,
         parameters,
-        patch,
+        _patch(recorder.grid or sides, sides),
         int(storage_bytes(static)),
         input_bytes,
         moments,
@@ -219,6 +223,7 @@ def _record(model: nn.Module, image: Tensor, symbols: Symbols | None, height: Si
         recorder.views,
         sum(1 for _ in model.modules()),
         tuple(recorder.events),
+        (recorder.grid or sides) if symbols is None else None,
     )
 
 
@@ -240,12 +245,11 @@ def _exceeds(high: Size, low: Size) -> bool:
     return all(coefficient >= 0 for coefficient in (RING(high) - RING(low)).coeffs())
 
 
-def _patch(rows: Size | None, height: Size) -> int:
-    """Rows of the image per row of the first convolution's result, 1 where they aren't in a whole ratio."""
-    if rows is None:
-        return 1
-    ratio = round(float(height(*HINT) / rows(*HINT))) if isinstance(rows, PolyElement) else round(height / rows)
-    return ratio if ratio and rows * ratio == height else 1
+def _patch(grid: tuple[Size, Size], sides: tuple[Size, Size]) -> int:
+    """Pixels per position, the same for rows and columns; 1 where they aren't in a whole ratio."""
+    rows, height = grid[0], sides[0]
+    ratio = round(float(height(*HINT) / rows(*HINT))) if isinstance(rows, PolyElement) else round(height / max(rows, 1))
+    return ratio if ratio and all(count * ratio == side for count, side in zip(grid, sides, strict=True)) else 1
 
 
 class _Recorder(TorchDispatchMode):
@@ -255,7 +259,7 @@ class _Recorder(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.calls: list[Call] = []
         self.parents: Any = set
-        self.first_rows: Size | None = None
+        self.grid: tuple[Size, Size] | None = None
         self.views = 0
         self.events: list[Event] = []
         self._layout: Any = WeakIdKeyDictionary()
@@ -286,8 +290,8 @@ class _Recorder(TorchDispatchMode):
         formula = formula_for(operator) or BY_KIND.get(kind)
         work = Work() if formula is None else formula(result, *operands, **options)
         kind = work.kind or kind or ("" if formula is None else "other")
-        if "convolution" in kind and self.first_rows is None and len(result.shape) == 4:
-            self.first_rows = result.shape[2]
+        if "convolution" in kind and self.grid is None and len(result.shape) == 4:
+            self.grid = (result.shape[2], result.shape[3])
         read, written = self._traffic(func, out, (args, kwargs))
         idle = read == 0 and written == 0 and work.macs == 0 and not work.scalar_ops
         if idle and kind:
