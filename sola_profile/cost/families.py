@@ -301,6 +301,8 @@ _PLACES: Mapping[str, Callable[..., Place]] = {
     "sum": _sum,
     "_adaptive_avg_pool2d": _sum,
     "linalg_vector_norm": _sum,
+    "upsample_nearest2d": _resize,
+    "_upsample_nearest_exact2d": _resize,
     "upsample_bilinear2d": _resize,
     "_upsample_bilinear2d_aa": _resize,
     "upsample_bicubic2d": _resize,

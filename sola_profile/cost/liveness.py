@@ -21,6 +21,7 @@ from torch.utils.module_tracker import ModuleTracker
 
 from sola_profile.case import Resolution
 from sola_profile.cost.cpu_attention import cpu_attention
+from sola_profile.cost.resizing import parts_as_run
 from sola_profile.cost.workspaces import Workspaces, workspaces_on
 from sola_profile.memory import Moment, PeakMemory
 from sola_profile.workload import Workload
@@ -135,7 +136,7 @@ class Liveness(TorchDispatchMode):
         # inference_mode hands composite operators over whole; what runs are their parts
         if func is not torch.ops.prim.device.default:
             with self:
-                parts = func.decompose(*args, **kwargs)
+                parts = self._parts(func, args, kwargs)
             if parts is not NotImplemented:
                 return parts
         out = func(*args, **kwargs)
@@ -145,6 +146,9 @@ class Liveness(TorchDispatchMode):
         for workspace_bytes in self._workspaces.get(func, _nothing)(out, *args):
             self._mark(self.live_bytes + self._size(workspace_bytes), func)
         return out
+
+    def _parts(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return parts_as_run(func, args, kwargs)
 
     def _mark(self, live_bytes: Any, func: Any) -> None:
         self.history.append(Moment(self._place(func), live_bytes))
@@ -196,6 +200,10 @@ class SymbolicLiveness(Liveness):
     def __init__(self, known: Iterable[Tensor], workspaces: Workspaces, size: Callable[[Any], Any]) -> None:
         super().__init__(known, workspaces, size)
         self.moments: list[tuple[str, Any]] = []
+
+    def _parts(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        # the parts of C++ don't take symbols everywhere
+        return func.decompose(*args, **kwargs)
 
     def _mark(self, live_bytes: Any, func: Any) -> None:
         self.moments.append((self._place(func), live_bytes))
