@@ -9,7 +9,18 @@ import torch
 
 # operators without the tags that say so themselves; torch's own tags cover element-wise work and reductions
 _KINDS: Mapping[str, tuple[str, ...]] = {
-    "normalisation": ("layer_norm", "native_layer_norm", "native_layer_norm_backward", "rms_norm", "group_norm"),
+    "normalisation": (
+        "layer_norm",
+        "native_layer_norm",
+        "native_layer_norm_backward",
+        "rms_norm",
+        "_fused_rms_norm",
+        "group_norm",
+        "native_group_norm",
+        "_native_batch_norm_legit_no_training",
+        "_native_batch_norm_legit",
+        "native_batch_norm",
+    ),
     "softmax": ("softmax", "_softmax", "_softmax_backward_data", "log_softmax", "_log_softmax", "_safe_softmax"),
     "scan": ("cumsum", "cumprod", "logcumsumexp"),
     "sampling": (
@@ -26,9 +37,17 @@ _KINDS: Mapping[str, tuple[str, ...]] = {
         "upsample_bilinear2d_backward",
         "grid_sampler",
         "grid_sampler_2d",
+        "grid_sampler_3d",
         "grid_sampler_2d_backward",
         "max_pool2d",
         "max_pool2d_with_indices",
+        *(
+            "avg_pool3d",
+            "max_pool3d_with_indices",
+            "_adaptive_avg_pool3d",
+            "adaptive_max_pool2d",
+            "adaptive_max_pool3d",
+        ),
         "upsample_bicubic2d",
         "_upsample_bicubic2d_aa",
         "_upsample_bilinear2d_aa",

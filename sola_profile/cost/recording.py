@@ -290,7 +290,8 @@ class _Recorder(TorchDispatchMode):
         kind = operator_kind(operator)
         formula = formula_for(operator) or BY_KIND.get(kind)
         work = Work() if formula is None else formula(result, *operands, **options)
-        kind = work.kind or kind or ("" if formula is None else "other")
+        # without a formula its work is unknown, whatever it is for
+        kind = "" if formula is None else work.kind or kind or "other"
         if "convolution" in kind and self.grid is None and len(result.shape) == 4:
             self.grid = (result.shape[2], result.shape[3])
         read, written = self._traffic(func, out, (args, kwargs))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from sola_profile.compare.growth_class import FEWEST_SIZES, GrowthClass
 from sola_profile.compare.scaling import Fit, Slope
+from sola_profile.cost.breakdown import FORMULAS
 from sola_profile.measure.statistics import Interval
 from sola_profile.report.numbers import exact, percent, polynomial_text, seconds_per, significant, tokens_and_side
 from sola_profile.report.tables import contender_name
@@ -54,7 +55,7 @@ def witness_sentences(profile: Profile) -> Iterator[str]:
     """What a witness can't see, and why one gave no count."""
     found = [row.agreement for row in profile.model.rows if row.agreement is not None]
     for name, operators in {name: ops for each in found for name, ops in each.blind.items()}.items():
-        yield f"{name} is blind to {', '.join(operators)}."
+        yield f"{name} {'are' if name == FORMULAS else 'is'} blind to {', '.join(operators)}."
     for name, reason in {name: why for each in found for name, why in each.absent.items()}.items():
         yield f"{name} gave no count: {reason.rstrip('.')}."
 
