@@ -135,3 +135,21 @@ def test_formulas_that_miss_what_a_counter_finds_are_blind_where_an_operator_is_
     assert judged(macs + 1).explained
     # a counter that lists nothing and finds less contradicts as before
     assert judged(macs - 1).contradicted_by == ("other",)
+
+
+def test_complex_numbers_cost_what_their_parts_cost():
+    calls = calls_of(lambda _, x: torch.complex(x, x) @ torch.complex(x, x).mT + 0, 2, 5, 7)
+    assert {call.operator: call.work.macs for call in calls if call.work.macs} == {
+        "aten::bmm of complex numbers": 4 * 2 * 5 * 5 * 7
+    }
+    assert total(calls).scalar_ops == {"elementwise": 2 * 2 * 5 * 5}
+    (made, product) = calls_of(lambda _, x: torch.complex(x, x) * (2 + 1j), 2, 5, 7)
+    assert (made.kind, product.work.scalar_ops) == ("copy", {"elementwise": 6 * 70})
+
+
+def test_counters_are_blind_to_complex_numbers():
+    (row,) = swept(source(lambda _, x: torch.complex(x, x) @ torch.complex(x, x).mT)).rows
+    assert row.agree
+    matmuls = row.checks[1]
+    assert matmuls.macs["formulas"] == 4 * matmuls.macs["FlopCounterMode"] > 0
+    assert "aten::bmm of complex numbers" in matmuls.blind["FlopCounterMode"]

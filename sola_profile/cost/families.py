@@ -7,7 +7,7 @@ its operands and by constants such as the size of a convolution's window; never 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
@@ -74,7 +74,9 @@ def place_of(operator: str, out: Any, args: Sequence[Any], kwargs: Mapping[str, 
         return None
     places = _PLACES.get(operator) or _PLACES.get(plain)
     if places is not None:
-        return places(result, *args, **kwargs)
+        found = places(result, *args, **kwargs)
+        # a product of two complex numbers is four
+        return replace(found, amount=4 * found.amount) if result.is_complex() else found
     return _elementwise(plain, result, *args)
 
 

@@ -33,7 +33,7 @@ from sola_profile.cost.liveness import SymbolicLiveness, storage_bytes
 from sola_profile.cost.resizing import resizing_by_kernels
 from sola_profile.cost.reuse import Death, Event, Touch
 from sola_profile.cost.symbols import COLUMNS, RING, ROWS, NotPolynomial, Symbols
-from sola_profile.cost.work import BY_KIND, Operand, Size, Work, formula_for
+from sola_profile.cost.work import BY_KIND, COMPLEX, Operand, Size, Work, formula_for, of_complex
 from sola_profile.cost.workspaces import workspaces_on
 from sola_profile.errors import first_line
 from sola_profile.operators import operator_kind
@@ -49,7 +49,8 @@ class Call:
     """One operator call, or ``number`` of them added up. ``module``: path of the innermost module that runs.
 
     ``kind``: of its product (``cost.work.PRODUCT_KINDS``), else what ``operator_kind`` says; empty when nobody knows,
-    and then its work is unknown too. ``place``: which rate of a machine speaks for it; None for calls of symbolic shapes
+    and then its work is unknown too. ``operator``: ``namespace::name``, of products of complex numbers with COMPLEX behind
+    it. ``place``: which rate of a machine speaks for it; None for calls of symbolic shapes
     and for sums of calls.
     """
 
@@ -284,12 +285,15 @@ class _Recorder(TorchDispatchMode):
         return out
 
     def _write(self, func: Any, out: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        operator = str(func._overloadpacket._qualified_op_name)
+        operator = called = str(func._overloadpacket._qualified_op_name)
         shown = tree_map(self._operand, (out, args, kwargs))
         result, operands, options = shown
         kind = operator_kind(operator)
         formula = formula_for(operator) or BY_KIND.get(kind)
         work = Work() if formula is None else formula(result, *operands, **options)
+        if any(leaf.is_complex() for leaf in tree_leaves((out, args)) if isinstance(leaf, Tensor)):
+            work = of_complex(operator, work)
+            called = operator + (COMPLEX if work.macs else "")
         # without a formula its work is unknown, whatever it is for
         kind = "" if formula is None else work.kind or kind or "other"
         if "convolution" in kind and self.grid is None and len(result.shape) == 4:
@@ -307,7 +311,7 @@ class _Recorder(TorchDispatchMode):
                 operator, out, [self._layout.get(arg, arg) if isinstance(arg, Tensor) else arg for arg in args], kwargs
             )
             self._touch((args, kwargs), out)
-        self.calls.append(Call(operator, self.where(), kind, work, read, written, place=place))
+        self.calls.append(Call(called, self.where(), kind, work, read, written, place=place))
 
     def _note_layout(self, out: Any, args: Sequence[Any]) -> None:
         """Keep the true layout of a view of tokens (1, N, C) as an image.

@@ -63,6 +63,19 @@ def formula_for(operator: str) -> Formula | None:
     return SCALARS.get(plain)
 
 
+# behind the operator of a product of complex numbers
+COMPLEX = " of complex numbers"
+# real operations of one of complex numbers; what isn't here does to both parts what it does to a real number
+_COMPLEX_OPERATIONS = {"mul": 6, "div": 11, "abs": 4, "reciprocal": 6}
+
+
+def of_complex(operator: str, work: Work) -> Work:
+    """The work of a call on complex numbers, from that on as many real ones: a product of two is four."""
+    per_element = _COMPLEX_OPERATIONS.get(operator.partition("::")[2].removesuffix("_"), 2)
+    scalars = {name: per_element * count for name, count in work.scalar_ops.items()}
+    return Work(4 * work.macs, scalars, work.kind)
+
+
 def elements(shape: tuple[Size, ...]) -> Size:
     """Elements of a shape."""
     return prod(shape, start=1)
