@@ -72,6 +72,12 @@ class Fitting:
         """What tensors may take."""
         return int(self.limit_bytes * (1 - self.headroom))
 
+    @property
+    def unconfirmed(self) -> list[tuple[Fitted, Confirmation]]:
+        """Answers whose run failed, with what happened."""
+        found = [*self.batches, *filter(None, [self.square])]
+        return [(each, each.confirmation) for each in found if each.confirmation and not each.confirmation.ran]
+
     def run(self, resolutions: Sequence[Resolution], *, confirm: bool) -> Iterator[str]:
         """Batches at every size, then the square; yields what is done next."""
         with cpu_threads(self.settings.threads):

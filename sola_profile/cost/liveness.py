@@ -21,6 +21,7 @@ from torch.utils.module_tracker import ModuleTracker
 
 from sola_profile.case import Resolution
 from sola_profile.cost.cpu_attention import cpu_attention
+from sola_profile.cost.native_attention import native_attention
 from sola_profile.cost.resizing import parts_as_run
 from sola_profile.cost.workspaces import Workspaces, workspaces_on
 from sola_profile.memory import Moment, PeakMemory
@@ -51,6 +52,7 @@ def follow_step(workload: Workload, resolution: Resolution) -> tuple[PeakMemory,
             # the tracker holds on to what a checkpoint computes again
             modules = contexts.enter_context(ModuleTracker())
             liveness.where = lambda: _innermost(modules.parents)
+        contexts.enter_context(native_attention(workload.settings.device_type))
         contexts.enter_context(liveness)
         contexts.enter_context(cpu_attention() if workload.settings.device_type == "cpu" else nullcontext())
         step()

@@ -30,6 +30,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from sola_profile.case import Resolution
 from sola_profile.cost.families import Place, place_of
 from sola_profile.cost.liveness import SymbolicLiveness, storage_bytes
+from sola_profile.cost.native_attention import native_attention
 from sola_profile.cost.resizing import resizing_by_kernels
 from sola_profile.cost.reuse import Death, Event, Touch
 from sola_profile.cost.symbols import COLUMNS, RING, ROWS, NotPolynomial, Symbols
@@ -121,7 +122,7 @@ def record_at(
 
     ``device_type``: whose operators are recorded where ours have no kernels everywhere.
     """
-    with _fake(None) as mode, operators_on(device_type):
+    with _fake(None, device_type) as mode, operators_on(device_type):
         model = _fake_model(mode, source, resolution if sized else None, dtype)
         image = torch.empty(shape.at(resolution.height, resolution.width), dtype=getattr(torch, dtype))
         return _record(model, image, None, (resolution.height, resolution.width))
@@ -136,19 +137,20 @@ def record_module(make: Callable[[], nn.Module], shape: Sequence[int], dtype: st
 
 
 @contextmanager
-def _fake(environment: ShapeEnv | None) -> Iterator[FakeTensorMode]:
-    """Fake CPU tensors, with multi-head attention taken apart into its products."""
+def _fake(environment: ShapeEnv | None, device_type: str = "cpu") -> Iterator[FakeTensorMode]:
+    """Fake CPU tensors, with multi-head attention taken apart into its products.
+
+    ``device_type``: whose way of computing attention they take.
+    """
     log = logging.getLogger("torch._subclasses.fake_tensor")
-    fast, level = torch.backends.mha.get_fastpath_enabled(), log.level
-    torch.backends.mha.set_fastpath_enabled(False)
+    level = log.level
     # a shape that can't be had is a finding here, and torch would print its stack
     log.setLevel(logging.CRITICAL)
     try:
-        with FakeTensorMode(shape_env=environment, allow_non_fake_inputs=True) as mode:
+        with native_attention(device_type), FakeTensorMode(shape_env=environment, allow_non_fake_inputs=True) as mode:
             yield mode
     finally:
         log.setLevel(level)
-        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def _fake_model(mode: FakeTensorMode, source: ModelSource, resolution: Resolution | None, dtype: str) -> nn.Module:
@@ -285,6 +287,8 @@ class _Recorder(TorchDispatchMode):
         return out
 
     def _write(self, func: Any, out: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        # what a result is written into is no operand
+        kwargs = {name: value for name, value in kwargs.items() if name != "out"}
         operator = called = str(func._overloadpacket._qualified_op_name)
         shown = tree_map(self._operand, (out, args, kwargs))
         result, operands, options = shown
