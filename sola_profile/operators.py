@@ -81,6 +81,8 @@ _KINDS: Mapping[str, tuple[str, ...]] = {
             "triu",
             "eye",
             "one_hot",
+            "linspace",
+            "_local_scalar_dense",
         ),
     ),
     "view": ("as_strided_", "unsqueeze_", "squeeze_", "transpose_", "t_"),

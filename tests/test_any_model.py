@@ -52,6 +52,31 @@ def unpadded():
     return nn.Conv2d(3, 8, 3, 2)
 
 
+class Placing(nn.Module):
+    # tensors without a device
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Conv2d(3, 8, 4, 4)
+
+    def forward(self, image):
+        x = self.embed(image)
+        order = torch.zeros_like(x).index_add(1, torch.arange(8), x)
+        return x + torch.arange(x.shape[-1]) + torch.zeros(1, 8, *x.shape[2:]) + order
+
+
+class Asking(Placing):
+    # and a look at the numbers in one
+
+    def forward(self, image):
+        return self.embed(image) * torch.linspace(0, 1, 3).tolist()[1]
+
+
+def normed():
+    spectral, weight = nn.utils.parametrizations.spectral_norm, nn.utils.parametrizations.weight_norm
+    return nn.Sequential(spectral(nn.Conv2d(3, 8, 4, 4)), weight(nn.Conv2d(8, 8, 1)))
+
+
 class Reading(nn.Module):
     def forward(self, image):
         return image * 2 if image.mean() > 0 else image
@@ -184,3 +209,14 @@ def test_positions_are_pixels_where_no_whole_number_of_them_makes_one(sola_profi
     assert code == 0, out
     assert "4,096" in out
     assert "4,225" in out
+
+
+@pytest.mark.parametrize("mode", ["infer", "train"])
+@pytest.mark.parametrize("name", ["Placing", "Asking", "normed"])
+def test_models_that_make_their_own_tensors_are_profiled(sola_profile, name, mode):
+    arguments = ("--model", f"zoo:{name}", "--res", "64,96x128", "--mode", mode, "--no-measure", "--no-report")
+    code, out, err = sola_profile(*arguments, "--strict", "--json", "all.json")
+    assert code == 0, err
+    rows = json.loads(Path("all.json").read_text())["models"][0]["rows"]
+    assert [len(row["witnesses"]["macs"]) for row in rows] == [3, 3]
+    assert "gave no count" not in out

@@ -50,7 +50,7 @@ def follow_step(workload: Workload, resolution: Resolution) -> tuple[PeakMemory,
     with ExitStack() as contexts:
         if not workload.settings.checkpointing:
             # the tracker holds on to what a checkpoint computes again
-            modules = contexts.enter_context(ModuleTracker())
+            modules = contexts.enter_context(_Modules())
             liveness.where = lambda: _innermost(modules.parents)
         contexts.enter_context(native_attention(workload.settings.device_type))
         contexts.enter_context(liveness)
@@ -99,6 +99,13 @@ def storage_bytes(tensors: Iterable[Tensor]) -> int:
 def _innermost(parents: Iterable[str]) -> str:
     # names of modules that are running start with the class of the root; the longest is the innermost
     return max(parents, key=len, default="").partition(".")[2]
+
+
+class _Modules(ModuleTracker):
+    """Which modules are running; asks parameters that are handed to one for no gradient where there can't be any."""
+
+    def _fw_pre_hook(self, mod: Any, handed: Any) -> None:
+        super()._fw_pre_hook(mod, () if torch.is_inference_mode_enabled() else handed)
 
 
 class Liveness(TorchDispatchMode):

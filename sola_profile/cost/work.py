@@ -203,6 +203,7 @@ PRODUCTS: Mapping[str, Formula] = {
     "aten::bmm": _mm,
     "aten::mv": _mv,
     "aten::dot": _mv,
+    "aten::vdot": _mv,
     "aten::addmm": _addmm,
     "aten::baddbmm": _addmm,
     "aten::convolution": _convolution,
@@ -241,6 +242,11 @@ def _of_input(**operations: int) -> Formula:
         return Work(0, {name: number * count for name, number in operations.items()})
 
     return formula
+
+
+def _of_source(_out: Any, _x: Operand, _dim: int, _index: Operand, source: Operand, *_: Any, **__: Any) -> Work:
+    """One operation per element that is scattered."""
+    return Work(0, {"elementwise": elements(source.shape)})
 
 
 def _pool(dims: int) -> Formula:
@@ -328,6 +334,9 @@ SCALARS: Mapping[str, Formula] = {
     "aten::_upsample_bicubic2d_aa": _of_output(elementwise=32),
     "aten::grid_sampler_2d": _grid_sample(_SAMPLES),
     "aten::grid_sampler_3d": _grid_sample(_SAMPLES_3D),
+    **dict.fromkeys(("aten::scatter_add", "aten::index_add", "aten::scatter_reduce"), _of_source),
+    # the norm of every row, and each element over its own
+    "aten::_weight_norm_interface": _of_input(norm=4),
     "prim::device": NOTHING,
 }
 
