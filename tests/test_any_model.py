@@ -77,6 +77,14 @@ def normed():
     return nn.Sequential(spectral(nn.Conv2d(3, 8, 4, 4)), weight(nn.Conv2d(8, 8, 1)))
 
 
+def scripted():
+    return torch.jit.script(nn.Sequential(nn.Conv2d(3, 8, 4, 4)))
+
+
+def lazy():
+    return nn.Sequential(nn.LazyConv2d(8, 4, 4))
+
+
 class Reading(nn.Module):
     def forward(self, image):
         return image * 2 if image.mean() > 0 else image
@@ -220,3 +228,21 @@ def test_models_that_make_their_own_tensors_are_profiled(sola_profile, name, mod
     rows = json.loads(Path("all.json").read_text())["models"][0]["rows"]
     assert [len(row["witnesses"]["macs"]) for row in rows] == [3, 3]
     assert "gave no count" not in out
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("command", [("--no-measure", "--no-report"), ("formula",)])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("scripted", "zoo:scripted is a torch.jit.ScriptModule, which can't be followed"),
+        (
+            "lazy",
+            "zoo:lazy has weights without a shape (0.weight, 0.bias); expected one whose lazy modules have run once",
+        ),
+    ],
+)
+def test_modules_that_cannot_be_followed_are_refused_by_name(sola_profile, command, name, message):
+    code, _, err = sola_profile(*command, "--model", f"zoo:{name}", "--res", "64")
+    assert code == 2
+    assert message in " ".join(err.split())

@@ -165,8 +165,25 @@ def _fake_model(mode: FakeTensorMode, source: ModelSource, resolution: Resolutio
                 model = source.build(resolution)
         except Exception as error:
             raise BuildError(f"model: {source.name} can't be built: {type(error).__name__}: {error}") from error
+    _check_followable(model, source.name)
     _make_fake(model, mode, getattr(torch, dtype))
     return model
+
+
+def _check_followable(model: nn.Module, name: str) -> None:
+    """Raises ``BuildError`` for modules whose weights can't be exchanged for some without data."""
+    for path, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            where = f"holds a torch.jit.ScriptModule at {path}" if path else "is a torch.jit.ScriptModule"
+            raise BuildError(
+                f"model: {name} {where}, which can't be followed; expected the module that it was made from"
+            )
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    lazy = [path for path, tensor in tensors if torch.nn.parameter.is_lazy(tensor)]
+    if lazy:
+        raise BuildError(
+            f"model: {name} has weights without a shape ({', '.join(lazy)}); expected one whose lazy modules have run once"
+        )
 
 
 def _make_fake(model: nn.Module, mode: FakeTensorMode, dtype: torch.dtype) -> None:
