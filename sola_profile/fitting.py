@@ -14,7 +14,7 @@ from sola_profile.case import MAX_SIDE, Resolution, Settings
 from sola_profile.cost.liveness import predict_peak
 from sola_profile.errors import first_line
 from sola_profile.source import InputShape, ModelSource
-from sola_profile.workload import Workload, build, cpu_threads
+from sola_profile.workload import NoCheckpointsError, Workload, build, cpu_threads
 
 MOST_IMAGES = 2**16
 HEADROOM = 0.05
@@ -85,6 +85,8 @@ class Fitting:
                 yield f"looking for the largest batch of {self.source.name} at {resolution}"
                 try:
                     found = self._largest_batch(resolution)
+                except NoCheckpointsError:
+                    raise
                 except Exception as error:
                     if self.source.spec is not None:
                         raise

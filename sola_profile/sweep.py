@@ -25,7 +25,7 @@ from sola_profile.machine import environment
 from sola_profile.measuring import Measuring, Progress
 from sola_profile.result import MODEL, Contender, Profile, Roofs, Row
 from sola_profile.source import InputShape, ModelSource
-from sola_profile.workload import Workload, build, cpu_threads
+from sola_profile.workload import NoCheckpointsError, Workload, build, cpu_threads
 from sola_vision.presets import twins
 
 
@@ -162,8 +162,8 @@ class Sweep:
                     kept = found.role == MODEL and resolution == self.plan.resolutions[-1]
                     self._rows[case] = row if kept else replace(row, memory_timeline=())
                 except Exception as error:
-                    # a backbone of ours takes every size, others may not
-                    if case.spec is not None:
+                    # a backbone of ours takes every size, others may not; checkpoints are missing at all of them
+                    if case.spec is not None or (found.role == MODEL and isinstance(error, NoCheckpointsError)):
                         raise
                     found.refused[str(resolution)] = first_line(error)
                 else:

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from sola_profile.case import Resolution, Settings
 from sola_profile.peers.swap import operators_on
-from sola_profile.source import InputShape, ModelSource
+from sola_profile.source import BuildError, InputShape, ModelSource
 from sola_vision.spec import BackboneSpec
 
 Step = Callable[[], None]
@@ -27,6 +27,10 @@ _NEEDS_META: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 # weights and pixels are random; the seed keeps two runs of one command comparable
 SEED = 0
+
+
+class NoCheckpointsError(BuildError):
+    """Checkpointing of a model that has no way to switch it on."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +135,9 @@ def _switch_on_checkpointing(module: nn.Module, source: ModelSource) -> None:
     """Through the method that our backbones and timm's models have."""
     switch = getattr(module, "set_grad_checkpointing", None)
     if switch is None:
-        raise ValueError(f"checkpointing: {source.name} has no method set_grad_checkpointing")
+        raise NoCheckpointsError(
+            f"checkpointing: {source.name} has no method set_grad_checkpointing, as presets and most models of timm have it"
+        )
     switch(True)
 
 

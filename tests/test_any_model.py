@@ -5,8 +5,10 @@ import io
 import json
 from pathlib import Path
 
+import psutil
 import pytest
 
+from sola_profile.errors import first_line
 from sola_profile.measure import latency
 
 # a patch embedding, one attention layer that builds its N × N matrix, a head; 8 channels, patch 4
@@ -246,3 +248,41 @@ def test_modules_that_cannot_be_followed_are_refused_by_name(sola_profile, comma
     code, _, err = sola_profile(*command, "--model", f"zoo:{name}", "--res", "64")
     assert code == 2
     assert message in " ".join(err.split())
+
+
+def test_formula_gives_the_reasons_why_no_size_is_taken(sola_profile):
+    code, out, err = sola_profile("formula", "--model", "zoo:small", "--res", "128,160", "--json", "all.json")
+    assert code == 2
+    assert "takes none of these sizes of 1x3xHxW: 128: the image is too large; 160: the image is too large" in err
+    assert "Coverage" not in out
+    assert json.loads(Path("all.json").read_text())["coverage"]["share"] is None
+
+
+@pytest.mark.parametrize("command", [("--no-measure", "--no-report"), ("fit", "--memory", "1GiB")])
+def test_checkpointing_without_a_switch_is_no_matter_of_sizes(sola_profile, command):
+    arguments = ("--model", "zoo:plain", "--res", "64", "--mode", "train", "--checkpointing")
+    code, _, err = sola_profile(*command, *arguments)
+    assert code == 2
+    assert "checkpointing: zoo:plain has no method set_grad_checkpointing" in err
+    assert "takes none of these sizes" not in err
+
+
+def test_an_error_is_quoted_up_to_where_its_bracket_closes():
+    assert (
+        first_line(ValueError("output 1 (3\n[ Tensor ]) of the region\nmore"))
+        == "output 1 (3 [ Tensor ]) of the region"
+    )
+    assert first_line(ValueError("a smile :-(\nand\nno\nend\nto\nit")) == "a smile :-("
+    assert first_line(ValueError("one\ntwo")) == "one"
+
+
+def test_a_busy_machine_is_named_where_times_were_measured(sola_profile, monkeypatch):
+    monkeypatch.setattr(psutil, "getloadavg", lambda: (3.24, 0.0, 0.0))
+    arguments = ("--model", "zoo:pooling", "--res", "64")
+    _, out, _ = sola_profile(*arguments, *MEASURED)
+    assert "The load was 3.2 before, so measured times may be too long." in out
+    _, out, _ = sola_profile(*arguments, "--no-measure", "--no-report")
+    assert "The load was" not in out
+    monkeypatch.setattr(psutil, "getloadavg", lambda: (0.5, 9.0, 9.0))
+    _, out, _ = sola_profile(*arguments, *MEASURED)
+    assert "The load was" not in out

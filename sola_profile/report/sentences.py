@@ -12,6 +12,9 @@ from sola_profile.report.numbers import exact, percent, polynomial_text, seconds
 from sola_profile.report.tables import contender_name
 from sola_profile.result import Contender, Profile
 
+# runnable threads over a minute, beyond which something else was running
+QUIET = 0.5
+
 
 def polynomial_sentences(profile: Profile) -> Iterator[str]:
     """The formula of the matrix products and its crossovers."""
@@ -58,6 +61,13 @@ def witness_sentences(profile: Profile) -> Iterator[str]:
         yield f"{name} {'are' if name == FORMULAS else 'is'} blind to {', '.join(operators)}."
     for name, reason in {name: why for each in found for name, why in each.absent.items()}.items():
         yield f"{name} gave no count: {reason.rstrip('.')}."
+
+
+def load_sentences(profile: Profile) -> Iterator[str]:
+    """That other programs ran before anything was measured."""
+    load = profile.environment.load_1min
+    if profile.budget_s is not None and load > QUIET:
+        yield f"The load was {load:.1f} before, so measured times may be too long."
 
 
 def refusal_sentences(profile: Profile) -> Iterator[str]:
