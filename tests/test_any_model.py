@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from sola_profile.cost import work
 from sola_profile.errors import first_line
 from sola_profile.measure import latency
 
@@ -77,6 +78,15 @@ class Asking(Placing):
 def normed():
     spectral, weight = nn.utils.parametrizations.spectral_norm, nn.utils.parametrizations.weight_norm
     return nn.Sequential(spectral(nn.Conv2d(3, 8, 4, 4)), weight(nn.Conv2d(8, 8, 1)))
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.lstm = nn.Conv2d(3, 8, 8, 8), nn.LSTM(8, 16, batch_first=True)
+
+    def forward(self, image):
+        return self.lstm(self.embed(image).flatten(2).transpose(1, 2))[0]
 
 
 def scripted():
@@ -286,3 +296,14 @@ def test_a_busy_machine_is_named_where_times_were_measured(sola_profile, monkeyp
     monkeypatch.setattr(psutil, "getloadavg", lambda: (0.5, 9.0, 9.0))
     _, out, _ = sola_profile(*arguments, *MEASURED)
     assert "The load was" not in out
+
+
+def test_formulas_that_lack_an_operator_are_said_to_be_blind(sola_profile, monkeypatch):
+    monkeypatch.delitem(work.PRODUCTS, "aten::mkldnn_rnn_layer")
+    _, out, _ = sola_profile("--model", "zoo:Recurrent", "--res", "64", "--no-measure", "--no-report")
+    assert "formulas blind" in out
+    assert "formulas are blind to aten::mkldnn_rnn_layer." in out
+    _, out, _ = sola_profile("formula", "--model", "zoo:Recurrent", "--res", "64")
+    assert "formulas blind" in out
+    assert "formulas are blind to mkldnn_rnn_layer" in out
+    assert "one formula is wrong" not in out
