@@ -46,9 +46,11 @@ def analyse_model(case: Case, workload: Workload, formula: ModelFormula) -> Row:
     recording = formula.at(case.resolution)
     cost = formula_breakdown(recording, workload.model)
     counts, absent = count_all(workload, case.resolution)
-    rows, columns = (-(-side // recording.patch) for side in (case.resolution.height, case.resolution.width))
+    assert recording.grid is not None
     agreed = family_agreement(cost, recording, counts, absent)
-    return replace(_row(case, workload, cost, (rows * columns,), agreed), moved_bytes=_moved(recording))
+    return replace(
+        _row(case, workload, cost, (recording.grid[0] * recording.grid[1],), agreed), moved_bytes=_moved(recording)
+    )
 
 
 def _moved(recording: Recording) -> int:

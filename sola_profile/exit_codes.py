@@ -24,6 +24,6 @@ MEANINGS: Mapping[ExitCode, str] = {
     ExitCode.USAGE: "bad use, or something that --strict objects to",
     ExitCode.REGRESSION: "a figure is worse than that of the baseline",
     ExitCode.UNSTABLE: "timing too unstable for the verdict that --max-regression or --require-stable asked for; ceilings that machine --check doubts",
-    ExitCode.NOTHING_FITTED: "no size of the model fitted in memory",
+    ExitCode.NOTHING_FITTED: "no size of the model fitted in memory; an answer of fit that --confirm ran and that didn't",
     ExitCode.INTERRUPTED: "interrupted; what was finished is written",
 }

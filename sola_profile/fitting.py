@@ -14,7 +14,7 @@ from sola_profile.case import MAX_SIDE, Resolution, Settings
 from sola_profile.cost.liveness import predict_peak
 from sola_profile.errors import first_line
 from sola_profile.source import InputShape, ModelSource
-from sola_profile.workload import Workload, build, cpu_threads
+from sola_profile.workload import NoCheckpointsError, Workload, build, cpu_threads
 
 MOST_IMAGES = 2**16
 HEADROOM = 0.05
@@ -72,6 +72,12 @@ class Fitting:
         """What tensors may take."""
         return int(self.limit_bytes * (1 - self.headroom))
 
+    @property
+    def unconfirmed(self) -> list[tuple[Fitted, Confirmation]]:
+        """Answers whose run failed, with what happened."""
+        found = [*self.batches, *filter(None, [self.square])]
+        return [(each, each.confirmation) for each in found if each.confirmation and not each.confirmation.ran]
+
     def run(self, resolutions: Sequence[Resolution], *, confirm: bool) -> Iterator[str]:
         """Batches at every size, then the square; yields what is done next."""
         with cpu_threads(self.settings.threads):
@@ -79,6 +85,8 @@ class Fitting:
                 yield f"looking for the largest batch of {self.source.name} at {resolution}"
                 try:
                     found = self._largest_batch(resolution)
+                except NoCheckpointsError:
+                    raise
                 except Exception as error:
                     if self.source.spec is not None:
                         raise

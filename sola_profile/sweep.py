@@ -6,7 +6,7 @@ interruption or a failure later on loses nothing: ``profile()`` can be asked for
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 
@@ -25,7 +25,7 @@ from sola_profile.machine import environment
 from sola_profile.measuring import Measuring, Progress
 from sola_profile.result import MODEL, Contender, Profile, Roofs, Row
 from sola_profile.source import InputShape, ModelSource
-from sola_profile.workload import Workload, build, cpu_threads
+from sola_profile.workload import NoCheckpointsError, Workload, build, cpu_threads
 from sola_vision.presets import twins
 
 
@@ -140,7 +140,7 @@ class Sweep:
         if not rows:
             return None
         spec = found.source.spec
-        patch = round((rows[0].resolution.pixels / rows[0].tokens) ** 0.5) if spec is None else spec.patch_size
+        patch = _patch(found, rows) if spec is None else spec.patch_size
         growing = scaling(found.complexity, rows, patch, self._stride)
         return Contender(found.role, found.source, rows, growing, patch, found.growth, found.refused)
 
@@ -162,8 +162,8 @@ class Sweep:
                     kept = found.role == MODEL and resolution == self.plan.resolutions[-1]
                     self._rows[case] = row if kept else replace(row, memory_timeline=())
                 except Exception as error:
-                    # a backbone of ours takes every size, others may not
-                    if case.spec is not None:
+                    # a backbone of ours takes every size, others may not; checkpoints are missing at all of them
+                    if case.spec is not None or (found.role == MODEL and isinstance(error, NoCheckpointsError)):
                         raise
                     found.refused[str(resolution)] = first_line(error)
                 else:
@@ -188,6 +188,15 @@ class Sweep:
         else:
             row = analyse(case, found.workload, found.formula)
         return row if found.role != MODEL or self.plan.machine is None else with_time(row, self.plan.machine)
+
+
+def _patch(found: _Contestant, rows: Sequence[Row]) -> int:
+    """Pixels a side of what N counts, as the formula has it; without one as near as the largest image tells."""
+    if found.formula is not None and found.formula.recording is not None:
+        return found.formula.recording.patch
+    largest = max(rows, key=lambda row: row.resolution.pixels)
+    patch: float = (largest.resolution.pixels / max(1, largest.tokens)) ** 0.5
+    return max(1, round(patch))
 
 
 def _roofs(machine: Machine) -> Roofs | None:

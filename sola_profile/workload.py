@@ -6,9 +6,10 @@ The cost models and the measurements share this step, so both speak of the same 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import cast
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +17,20 @@ from torch.utils._pytree import tree_leaves
 
 from sola_profile.case import Resolution, Settings
 from sola_profile.peers.swap import operators_on
-from sola_profile.source import InputShape, ModelSource
+from sola_profile.source import BuildError, InputShape, ModelSource
 from sola_vision.spec import BackboneSpec
 
 Step = Callable[[], None]
 
+# whether a model without data makes tensors that must have none either
+_NEEDS_META: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+
 # weights and pixels are random; the seed keeps two runs of one command comparable
 SEED = 0
+
+
+class NoCheckpointsError(BuildError):
+    """Checkpointing of a model that has no way to switch it on."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +60,39 @@ class Workload:
         """
         train = self.settings.mode == "train"
         step = training_step(self.model, image, self.optimizer) if train else inference_step(self.model, image)
-        return operators_on(self.settings.device_type)(step) if self.device.type == "meta" else step
+        if self.device.type != "meta":
+            return step
+        place = self.place(image)
+
+        def placed() -> None:
+            with operators_on(self.settings.device_type), place:
+                step()
+
+        return placed
+
+    def place(self, image: Tensor) -> AbstractContextManager[object]:
+        """Where tensors go that a model without data makes and names no device for.
+
+        To the CPU, where a model may look at them, unless only the meta device lets it pass; tried once for a model.
+        """
+        if self.device.type != "meta" or self.source.spec is not None:
+            return nullcontext()
+        if self.model not in _NEEDS_META:
+            passed = next((place for place in (False, True) if self._passes(image, on_meta=place)), None)
+            if passed is None:
+                # the step will say why
+                return nullcontext()
+            _NEEDS_META[self.model] = passed
+        return self.device if _NEEDS_META[self.model] else nullcontext()
+
+    def _passes(self, image: Tensor, *, on_meta: bool) -> bool:
+        place = self.device if on_meta else nullcontext()
+        try:
+            with torch.no_grad(), operators_on(self.settings.device_type), place:
+                self.model(image)
+        except Exception:
+            return False
+        return True
 
 
 def build(
@@ -95,7 +135,9 @@ def _switch_on_checkpointing(module: nn.Module, source: ModelSource) -> None:
     """Through the method that our backbones and timm's models have."""
     switch = getattr(module, "set_grad_checkpointing", None)
     if switch is None:
-        raise ValueError(f"checkpointing: {source.name} has no method set_grad_checkpointing")
+        raise NoCheckpointsError(
+            f"checkpointing: {source.name} has no method set_grad_checkpointing, as presets and most models of timm have it"
+        )
     switch(True)
 
 

@@ -5,8 +5,11 @@ import io
 import json
 from pathlib import Path
 
+import psutil
 import pytest
 
+from sola_profile.cost import work
+from sola_profile.errors import first_line
 from sola_profile.measure import latency
 
 # a patch embedding, one attention layer that builds its N × N matrix, a head; 8 channels, patch 4
@@ -46,6 +49,52 @@ def failing():
 
 def pooling():
     return nn.AvgPool2d(2)
+
+
+def unpadded():
+    return nn.Conv2d(3, 8, 3, 2)
+
+
+class Placing(nn.Module):
+    # tensors without a device
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Conv2d(3, 8, 4, 4)
+
+    def forward(self, image):
+        x = self.embed(image)
+        order = torch.zeros_like(x).index_add(1, torch.arange(8), x)
+        return x + torch.arange(x.shape[-1]) + torch.zeros(1, 8, *x.shape[2:]) + order
+
+
+class Asking(Placing):
+    # and a look at the numbers in one
+
+    def forward(self, image):
+        return self.embed(image) * torch.linspace(0, 1, 3).tolist()[1]
+
+
+def normed():
+    spectral, weight = nn.utils.parametrizations.spectral_norm, nn.utils.parametrizations.weight_norm
+    return nn.Sequential(spectral(nn.Conv2d(3, 8, 4, 4)), weight(nn.Conv2d(8, 8, 1)))
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.lstm = nn.Conv2d(3, 8, 8, 8), nn.LSTM(8, 16, batch_first=True)
+
+    def forward(self, image):
+        return self.lstm(self.embed(image).flatten(2).transpose(1, 2))[0]
+
+
+def scripted():
+    return torch.jit.script(nn.Sequential(nn.Conv2d(3, 8, 4, 4)))
+
+
+def lazy():
+    return nn.Sequential(nn.LazyConv2d(8, 4, 4))
 
 
 class Reading(nn.Module):
@@ -160,3 +209,101 @@ def test_a_model_that_reads_values_is_refused_in_words(sola_profile):
     assert "64: what it computes depends on values in tensors (aten._local_scalar_dense.default)" in " ".join(
         err.split()
     )
+
+
+def test_positions_are_those_of_the_first_convolution_at_every_size(sola_profile):
+    code, out, _ = sola_profile(
+        *("--model", "zoo:plain", "--res", "67,130x65,128", "--batch", "3", "--no-measure", "--no-report"),
+        *("--json", "all.json"),
+    )
+    assert code == 0, out
+    model = json.loads(Path("all.json").read_text())["models"][0]
+    found = {(row["height"], row["width"]): row["tokens_per_stage"] for row in model["rows"]}
+    # what a patch of 4 leaves over is cut off
+    assert found == {(67, 67): [16 * 16], (130, 65): [32 * 16], (128, 128): [32 * 32]}
+    assert model["patch"] == 4
+
+
+def test_positions_are_pixels_where_no_whole_number_of_them_makes_one(sola_profile):
+    code, out, _ = sola_profile("--model", "zoo:unpadded", "--res", "64,65", "--no-measure", "--no-report")
+    assert code == 0, out
+    assert "4,096" in out
+    assert "4,225" in out
+
+
+@pytest.mark.parametrize("mode", ["infer", "train"])
+@pytest.mark.parametrize("name", ["Placing", "Asking", "normed"])
+def test_models_that_make_their_own_tensors_are_profiled(sola_profile, name, mode):
+    arguments = ("--model", f"zoo:{name}", "--res", "64,96x128", "--mode", mode, "--no-measure", "--no-report")
+    code, out, err = sola_profile(*arguments, "--strict", "--json", "all.json")
+    assert code == 0, err
+    rows = json.loads(Path("all.json").read_text())["models"][0]["rows"]
+    assert [len(row["witnesses"]["macs"]) for row in rows] == [3, 3]
+    assert "gave no count" not in out
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("command", [("--no-measure", "--no-report"), ("formula",)])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("scripted", "zoo:scripted is a torch.jit.ScriptModule, which can't be followed"),
+        (
+            "lazy",
+            "zoo:lazy has weights without a shape (0.weight, 0.bias); expected one whose lazy modules have run once",
+        ),
+    ],
+)
+def test_modules_that_cannot_be_followed_are_refused_by_name(sola_profile, command, name, message):
+    code, _, err = sola_profile(*command, "--model", f"zoo:{name}", "--res", "64")
+    assert code == 2
+    assert message in " ".join(err.split())
+
+
+def test_formula_gives_the_reasons_why_no_size_is_taken(sola_profile):
+    code, out, err = sola_profile("formula", "--model", "zoo:small", "--res", "128,160", "--json", "all.json")
+    assert code == 2
+    assert "takes none of these sizes of 1x3xHxW: 128: the image is too large; 160: the image is too large" in err
+    assert "Coverage" not in out
+    assert json.loads(Path("all.json").read_text())["coverage"]["share"] is None
+
+
+@pytest.mark.parametrize("command", [("--no-measure", "--no-report"), ("fit", "--memory", "1GiB")])
+def test_checkpointing_without_a_switch_is_no_matter_of_sizes(sola_profile, command):
+    arguments = ("--model", "zoo:plain", "--res", "64", "--mode", "train", "--checkpointing")
+    code, _, err = sola_profile(*command, *arguments)
+    assert code == 2
+    assert "checkpointing: zoo:plain has no method set_grad_checkpointing" in err
+    assert "takes none of these sizes" not in err
+
+
+def test_an_error_is_quoted_up_to_where_its_bracket_closes():
+    assert (
+        first_line(ValueError("output 1 (3\n[ Tensor ]) of the region\nmore"))
+        == "output 1 (3 [ Tensor ]) of the region"
+    )
+    assert first_line(ValueError("a smile :-(\nand\nno\nend\nto\nit")) == "a smile :-("
+    assert first_line(ValueError("one\ntwo")) == "one"
+
+
+def test_a_busy_machine_is_named_where_times_were_measured(sola_profile, monkeypatch):
+    monkeypatch.setattr(psutil, "getloadavg", lambda: (3.24, 0.0, 0.0))
+    arguments = ("--model", "zoo:pooling", "--res", "64")
+    _, out, _ = sola_profile(*arguments, *MEASURED)
+    assert "The load was 3.2 before, so measured times may be too long." in out
+    _, out, _ = sola_profile(*arguments, "--no-measure", "--no-report")
+    assert "The load was" not in out
+    monkeypatch.setattr(psutil, "getloadavg", lambda: (0.5, 9.0, 9.0))
+    _, out, _ = sola_profile(*arguments, *MEASURED)
+    assert "The load was" not in out
+
+
+def test_formulas_that_lack_an_operator_are_said_to_be_blind(sola_profile, monkeypatch):
+    monkeypatch.delitem(work.PRODUCTS, "aten::mkldnn_rnn_layer")
+    _, out, _ = sola_profile("--model", "zoo:Recurrent", "--res", "64", "--no-measure", "--no-report")
+    assert "formulas blind" in out
+    assert "formulas are blind to aten::mkldnn_rnn_layer." in out
+    _, out, _ = sola_profile("formula", "--model", "zoo:Recurrent", "--res", "64")
+    assert "formulas blind" in out
+    assert "formulas are blind to mkldnn_rnn_layer" in out
+    assert "one formula is wrong" not in out

@@ -1,12 +1,16 @@
 """What fits in a given memory: the search against brute force, the answers against real runs under a limit."""
 
 import pytest
+import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from sola_profile import fitting
 from sola_profile.case import Resolution, Settings
 from sola_profile.cost.liveness import predict_peak
-from sola_profile.fitting import Fitting, most_that_fits, run_under_limit
+from sola_profile.cost.symbolic import model_formula
+from sola_profile.fitting import Confirmation, Fitting, most_that_fits, run_under_limit
+from sola_profile.measure.peak_memory import measure_peak_bytes
 from sola_profile.source import read_source
 from sola_profile.workload import build
 
@@ -74,3 +78,62 @@ def test_what_does_not_fit_or_is_typed_wrong_says_so(sola_profile, arguments, co
     found, _, err = sola_profile("fit", "--model", "sola_t", "--res", "64", *arguments)
     assert found == code
     assert message in err
+
+
+def test_an_answer_whose_run_fails_is_no_success(sola_profile, monkeypatch):
+    monkeypatch.setattr(fitting, "run_under_limit", lambda _: Confirmation(False, None, "out of memory"))
+    code, out, err = sola_profile("fit", "--model", "sola_t", "--memory", "150MiB", "--res", "224", "--confirm")
+    assert code == 5
+    assert "failed: out of memory" in out
+    assert "at 224: out of memory" in err
+
+
+# heads of 8 channels at 400 positions: the fast path of nn.MultiheadAttention holds all weights
+ATTENDING = """
+from torch import nn
+
+
+class Attending(nn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        self.patches, self.layer = nn.Conv2d(3, 32, 8, 8), layer
+
+    def forward(self, image):
+        tokens = self.patches(image).flatten(2).transpose(1, 2)
+        if isinstance(self.layer, nn.MultiheadAttention):
+            return self.layer(tokens, tokens, tokens, need_weights=False)[0]
+        return self.layer(tokens)
+
+
+def attention():
+    return Attending(nn.MultiheadAttention(32, 4, batch_first=True))
+
+
+def encoder():
+    return Attending(nn.TransformerEncoderLayer(32, 4, 64, batch_first=True))
+"""
+
+
+@pytest.mark.parametrize("name", ["attention", "encoder"])
+def test_multi_head_attention_is_predicted_as_the_fast_path_runs(name, tmp_path, monkeypatch):
+    (tmp_path / "attending.py").write_text(ATTENDING)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    source = read_source(f"attending:{name}")
+    for batch in (1, 2):
+        settings, size = Settings(batch=batch, threads=1), Resolution(160, 160)
+        predicted = predict_peak(build(source, settings, "meta"), size)
+        workload = build(source, settings)
+        step = workload.step(workload.image(size))
+        step()
+        measured = measure_peak_bytes(step, torch.device("cpu"))
+        assert predicted.step_bytes == pytest.approx(measured, rel=0.01)
+        formula = model_formula(source, source.default_input.with_batch(batch))
+        assert formula.memory(size).step_bytes == pytest.approx(measured, rel=0.01)
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_multi_head_attention_that_trains_takes_the_fused_kernel(tmp_path, monkeypatch):
+    (tmp_path / "attending.py").write_text(ATTENDING)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    workload = build(read_source("attending:attention"), Settings(mode="train"), "meta")
+    assert predict_peak(workload, Resolution(160, 160)).step_bytes < 4 * 4 * 400**2

@@ -36,7 +36,7 @@ def fit(**options: Any) -> None:
     """Find the largest batch at every size, and the largest square image, that fit in a given memory.
 
     Predicted by following every tensor of a step, without running it; --confirm runs it, in a process whose heap may grow
-    by that memory and no further. Exits with 5 when nothing fits.
+    by that memory and no further. Exits with 5 when nothing fits, or an answer that was run doesn't.
     """
     source = checked(lambda: read_source(options["model"], options["pattern"]))
     resolutions = checked(lambda: parse_resolutions(options["res"]), "--res")
@@ -64,4 +64,8 @@ def fit(**options: Any) -> None:
         click.echo(f"{source.name} doesn't take {size}: {reason}", err=True)
     if not any(found.batch for found in fitting.batches):
         click.echo(f"not one image of these sizes fits in {options['memory']}", err=True)
+        sys.exit(ExitCode.NOTHING_FITTED)
+    failed = [f"{found.batch} at {found.resolution}: {seen.why}" for found, seen in fitting.unconfirmed]
+    if failed:
+        click.echo(f"--confirm: predicted to fit and failed: {'; '.join(failed)}", err=True)
         sys.exit(ExitCode.NOTHING_FITTED)

@@ -13,6 +13,7 @@ import click
 
 from sola_profile.case import DTYPES, Resolution, nearest, parse_resolutions
 from sola_profile.commands.output import Targets, checked, written_command
+from sola_profile.errors import refused_sizes
 from sola_profile.exit_codes import ExitCode
 from sola_profile.source import DEFAULT_INPUT, BuildError, InputShape, ModelSource, read_source
 
@@ -75,7 +76,8 @@ def formula(**options: Any) -> None:
     finished = run(request)
     show(finished, request.targets, options)
     if finished.failed and not finished.rows:
-        raise click.UsageError(f"{finished.formula.source.name} takes none of these sizes of {finished.formula.shape}")
+        found = finished.formula
+        raise click.UsageError(refused_sizes(found.source.name, found.shape, finished.failed))
     if options["strict"] and (complaints := list(objections(finished))):
         click.echo(f"strict: {'; '.join(complaints)}", err=True)
         sys.exit(ExitCode.USAGE)

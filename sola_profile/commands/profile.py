@@ -15,7 +15,7 @@ import click
 from sola_profile.case import DTYPES, MODES, OPTIMIZERS, Resolution, Settings, parse_resolutions
 from sola_profile.commands.gates import Baseline, gate_options, read_baseline
 from sola_profile.commands.output import Targets, check_device, checked, checked_budget, report_folder, written_command
-from sola_profile.errors import first_line
+from sola_profile.errors import first_line, refused_sizes
 from sola_profile.exit_codes import ExitCode
 from sola_profile.report import FORMATS, render
 from sola_profile.report.svg import Renderer
@@ -156,8 +156,7 @@ def run(request: Request, renderer: Renderer | None) -> Profile:
         if finished.contenders:
             write(finished, request.targets, renderer)
     if not finished.contenders and not sweep.interrupted:
-        reasons = "; ".join(f"{size}: {reason}" for size, reason in sweep.refused.items())
-        raise click.UsageError(f"{request.source.name} takes none of these sizes of {finished.shape}: {reasons}")
+        raise click.UsageError(refused_sizes(request.source.name, finished.shape, sweep.refused))
     return finished
 
 

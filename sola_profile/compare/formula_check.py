@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sola_profile.cost.breakdown import CLOSED_FORM, FORMULAS
 from sola_profile.cost.recording import Recording
 from sola_profile.cost.symbolic import total
-from sola_profile.cost.work import CONVOLUTION, DEPTHWISE
+from sola_profile.cost.work import COMPLEX, CONVOLUTION, DEPTHWISE
 from sola_profile.measure.counts import Count
 
 CONVOLUTIONS, MATMULS = "convolution", "matmul and attention"
@@ -19,8 +19,8 @@ FAMILIES = (CONVOLUTIONS, MATMULS)
 class Check:
     """One family of products in the eyes of all witnesses, in multiply-accumulates.
 
-    ``blind``: witness that found less → operators it lists as having no formula. A witness that differs and isn't
-    blind contradicts the formulas: one of the two is wrong.
+    ``blind``: witness that found less → operators it lists as having no formula; the formulas are blind where they find
+    less than another and met operators that they don't know. Where neither is blind, one of the two is wrong.
     """
 
     family: str
@@ -40,7 +40,10 @@ class Check:
     @property
     def contradicted_by(self) -> tuple[str, ...]:
         """Witnesses whose residual nothing explains."""
-        return tuple(name for name, rest in self.residuals.items() if rest and name not in self.blind)
+        return tuple(name for name, rest in self.residuals.items() if rest and not self._explains(name, rest))
+
+    def _explains(self, name: str, rest: int) -> bool:
+        return name in self.blind if rest < 0 else FORMULAS in self.blind
 
     @property
     def explained(self) -> bool:
@@ -54,6 +57,9 @@ def check(recording: Recording, counts: Sequence[Count], closed_form_macs: int |
         CONVOLUTIONS: total(call for call in recording.calls if call.kind in (CONVOLUTION, DEPTHWISE)).macs,
         MATMULS: total(call for call in recording.calls if call.kind not in (CONVOLUTION, DEPTHWISE)).macs,
     }
+    # counters look at shapes, and those of complex numbers are like any others
+    complex_products = tuple(sorted({call.operator for call in recording.calls if call.operator.endswith(COMPLEX)}))
+    unknown = tuple(sorted({call.operator for call in recording.calls if not call.kind}))
     checks = []
     for family in FAMILIES:
         macs, blind = {FORMULAS: ours[family]}, {}
@@ -62,8 +68,10 @@ def check(recording: Recording, counts: Sequence[Count], closed_form_macs: int |
                 value for name, value in count.macs_by_operator.items() if _family(name) == family
             )
             unseen = tuple(entry.operator for entry in count.uncounted if not entry.kind)
-            if macs[count.witness] < ours[family] and unseen:
-                blind[count.witness] = unseen
+            if macs[count.witness] < ours[family] and (unseen or complex_products):
+                blind[count.witness] = (*unseen, *complex_products)
+        if unknown and max(macs.values()) > ours[family]:
+            blind[FORMULAS] = unknown
         checks.append(Check(family, macs, blind))
     if closed_form_macs is not None:
         macs = {FORMULAS: sum(ours.values()), CLOSED_FORM: closed_form_macs}

@@ -35,7 +35,7 @@ class Agreement:
 
     ``macs``: witness → multiply-accumulates of the batch, forward. ``differences``: pieces that differ, and
     ``"whole model"`` when the totals do. ``uncounted``: operators without a formula, by counter. ``blind``: a witness
-    that found less and lists operators that it can't see → those operators; that is no difference.
+    that found less, the reference too, and lists operators that it can't see → those operators; that is no difference.
     ``absent``: a witness that gave no count → the reason. ``by_kind``: kind → witness → multiply-accumulates; kinds are
     those of a backbone's layers, or families of products.
     """

@@ -7,7 +7,7 @@ its operands and by constants such as the size of a convolution's window; never 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
@@ -75,7 +75,9 @@ def place_of(operator: str, out: Any, args: Sequence[Any], kwargs: Mapping[str, 
         return None
     places = _PLACES.get(operator) or _PLACES.get(plain)
     if places is not None:
-        return places(result, *args, **kwargs)
+        found = places(result, *args, **kwargs)
+        # a product of two complex numbers is four
+        return replace(found, amount=4 * found.amount) if result.is_complex() else found
     return _elementwise(plain, result, *args)
 
 
@@ -307,6 +309,8 @@ _PLACES: Mapping[str, Callable[..., Place]] = {
     "sum": _sum,
     "_adaptive_avg_pool2d": _sum,
     "linalg_vector_norm": _sum,
+    "upsample_nearest2d": _resize,
+    "_upsample_nearest_exact2d": _resize,
     "upsample_bilinear2d": _resize,
     "_upsample_bilinear2d_aa": _resize,
     "upsample_bicubic2d": _resize,

@@ -21,6 +21,8 @@ from torch.utils.module_tracker import ModuleTracker
 
 from sola_profile.case import Resolution
 from sola_profile.cost.cpu_attention import cpu_attention
+from sola_profile.cost.native_attention import native_attention
+from sola_profile.cost.resizing import parts_as_run
 from sola_profile.cost.workspaces import Workspaces, workspaces_on
 from sola_profile.memory import Moment, PeakMemory
 from sola_profile.workload import Workload
@@ -48,8 +50,9 @@ def follow_step(workload: Workload, resolution: Resolution) -> tuple[PeakMemory,
     with ExitStack() as contexts:
         if not workload.settings.checkpointing:
             # the tracker holds on to what a checkpoint computes again
-            modules = contexts.enter_context(ModuleTracker())
+            modules = contexts.enter_context(_Modules())
             liveness.where = lambda: _innermost(modules.parents)
+        contexts.enter_context(native_attention(workload.settings.device_type))
         contexts.enter_context(liveness)
         contexts.enter_context(cpu_attention() if workload.settings.device_type == "cpu" else nullcontext())
         step()
@@ -98,6 +101,13 @@ def _innermost(parents: Iterable[str]) -> str:
     return max(parents, key=len, default="").partition(".")[2]
 
 
+class _Modules(ModuleTracker):
+    """Which modules are running; asks parameters that are handed to one for no gradient where there can't be any."""
+
+    def _fw_pre_hook(self, mod: Any, handed: Any) -> None:
+        super()._fw_pre_hook(mod, () if torch.is_inference_mode_enabled() else handed)
+
+
 class Liveness(TorchDispatchMode):
     """Counts the bytes of all storages that were born under it and are still alive.
 
@@ -135,7 +145,7 @@ class Liveness(TorchDispatchMode):
         # inference_mode hands composite operators over whole; what runs are their parts
         if func is not torch.ops.prim.device.default:
             with self:
-                parts = func.decompose(*args, **kwargs)
+                parts = self._parts(func, args, kwargs)
             if parts is not NotImplemented:
                 return parts
         out = func(*args, **kwargs)
@@ -145,6 +155,9 @@ class Liveness(TorchDispatchMode):
         for workspace_bytes in self._workspaces.get(func, _nothing)(out, *args):
             self._mark(self.live_bytes + self._size(workspace_bytes), func)
         return out
+
+    def _parts(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return parts_as_run(func, args, kwargs)
 
     def _mark(self, live_bytes: Any, func: Any) -> None:
         self.history.append(Moment(self._place(func), live_bytes))
@@ -196,6 +209,10 @@ class SymbolicLiveness(Liveness):
     def __init__(self, known: Iterable[Tensor], workspaces: Workspaces, size: Callable[[Any], Any]) -> None:
         super().__init__(known, workspaces, size)
         self.moments: list[tuple[str, Any]] = []
+
+    def _parts(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        # the parts of C++ don't take symbols everywhere
+        return func.decompose(*args, **kwargs)
 
     def _mark(self, live_bytes: Any, func: Any) -> None:
         self.moments.append((self._place(func), live_bytes))

@@ -30,9 +30,11 @@ from torch.utils.weak import WeakIdKeyDictionary
 from sola_profile.case import Resolution
 from sola_profile.cost.families import Place, place_of
 from sola_profile.cost.liveness import SymbolicLiveness, storage_bytes
+from sola_profile.cost.native_attention import native_attention
+from sola_profile.cost.resizing import resizing_by_kernels
 from sola_profile.cost.reuse import Death, Event, Touch
-from sola_profile.cost.symbols import RING, ROWS, NotPolynomial, Symbols
-from sola_profile.cost.work import BY_KIND, Operand, Size, Work, formula_for
+from sola_profile.cost.symbols import COLUMNS, RING, ROWS, NotPolynomial, Symbols
+from sola_profile.cost.work import BY_KIND, COMPLEX, Operand, Size, Work, formula_for, of_complex
 from sola_profile.cost.workspaces import workspaces_on
 from sola_profile.errors import first_line
 from sola_profile.operators import operator_kind
@@ -48,7 +50,8 @@ class Call:
     """One operator call, or ``number`` of them added up. ``module``: path of the innermost module that runs.
 
     ``kind``: of its product (``cost.work.PRODUCT_KINDS``), else what ``operator_kind`` says; empty when nobody knows,
-    and then its work is unknown too. ``place``: which rate of a machine speaks for it; None for calls of symbolic shapes
+    and then its work is unknown too. ``operator``: ``namespace::name``, of products of complex numbers with COMPLEX behind
+    it. ``place``: which rate of a machine speaks for it; None for calls of symbolic shapes
     and for sums of calls.
     """
 
@@ -64,7 +67,11 @@ class Call:
 
 @dataclass(frozen=True)
 class Recording:
-    """All calls of one forward pass. ``patch``: rows of the image per row of the first convolution's result.
+    """All calls of one forward pass. ``patch``: pixels of the image per position of the first convolution's result, a side;
+    1 where they aren't in a whole ratio.
+
+    ``grid``: rows and columns of what N counts, those of the first convolution's result or of an image without one; None
+    for symbolic sides.
 
     ``static_bytes``: of weights and buffers. ``input_bytes``: of the image batch. ``moments``: place → bytes that the
     pass holds there on top of both, for every moment that may be the peak at some size.
@@ -82,6 +89,7 @@ class Recording:
     views: int = 0
     modules: int = 0
     events: tuple[Event, ...] = ()
+    grid: tuple[int, int] | None = None
 
 
 def record_symbolic(source: ModelSource, shape: InputShape, dtype: str, stride: int, limit_s: float) -> Recording:
@@ -98,7 +106,7 @@ def record_symbolic(source: ModelSource, shape: InputShape, dtype: str, stride: 
         grid = mode.from_tensor(plain, source=LocalSource("grid"), symbolic_context=sides)
         symbols = Symbols(environment, list(grid.shape), time.monotonic() + limit_s)
         image = torch.empty(shape.at(stride * grid.shape[0], stride * grid.shape[1]), dtype=getattr(torch, dtype))
-        return _record(model, image, symbols, stride * ROWS)
+        return _record(model, image, symbols, (stride * ROWS, stride * COLUMNS))
 
 
 def record_at(
@@ -114,10 +122,10 @@ def record_at(
 
     ``device_type``: whose operators are recorded where ours have no kernels everywhere.
     """
-    with _fake(None) as mode, operators_on(device_type):
+    with _fake(None, device_type) as mode, operators_on(device_type):
         model = _fake_model(mode, source, resolution if sized else None, dtype)
         image = torch.empty(shape.at(resolution.height, resolution.width), dtype=getattr(torch, dtype))
-        return _record(model, image, None, resolution.height)
+        return _record(model, image, None, (resolution.height, resolution.width))
 
 
 def record_module(make: Callable[[], nn.Module], shape: Sequence[int], dtype: str = "float32") -> Recording:
@@ -125,23 +133,24 @@ def record_module(make: Callable[[], nn.Module], shape: Sequence[int], dtype: st
     with _fake(None) as mode:
         model = make().eval()
         _make_fake(model, mode, getattr(torch, dtype))
-        return _record(model, torch.empty(tuple(shape), dtype=getattr(torch, dtype)), None, shape[-2])
+        return _record(model, torch.empty(tuple(shape), dtype=getattr(torch, dtype)), None, (shape[-2], shape[-1]))
 
 
 @contextmanager
-def _fake(environment: ShapeEnv | None) -> Iterator[FakeTensorMode]:
-    """Fake CPU tensors, with multi-head attention taken apart into its products."""
+def _fake(environment: ShapeEnv | None, device_type: str = "cpu") -> Iterator[FakeTensorMode]:
+    """Fake CPU tensors, with multi-head attention taken apart into its products.
+
+    ``device_type``: whose way of computing attention they take.
+    """
     log = logging.getLogger("torch._subclasses.fake_tensor")
-    fast, level = torch.backends.mha.get_fastpath_enabled(), log.level
-    torch.backends.mha.set_fastpath_enabled(False)
+    level = log.level
     # a shape that can't be had is a finding here, and torch would print its stack
     log.setLevel(logging.CRITICAL)
     try:
-        with FakeTensorMode(shape_env=environment, allow_non_fake_inputs=True) as mode:
+        with native_attention(device_type), FakeTensorMode(shape_env=environment, allow_non_fake_inputs=True) as mode:
             yield mode
     finally:
         log.setLevel(level)
-        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def _fake_model(mode: FakeTensorMode, source: ModelSource, resolution: Resolution | None, dtype: str) -> nn.Module:
@@ -156,8 +165,25 @@ def _fake_model(mode: FakeTensorMode, source: ModelSource, resolution: Resolutio
                 model = source.build(resolution)
         except Exception as error:
             raise BuildError(f"model: {source.name} can't be built: {type(error).__name__}: {error}") from error
+    _check_followable(model, source.name)
     _make_fake(model, mode, getattr(torch, dtype))
     return model
+
+
+def _check_followable(model: nn.Module, name: str) -> None:
+    """Raises ``BuildError`` for modules whose weights can't be exchanged for some without data."""
+    for path, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            where = f"holds a torch.jit.ScriptModule at {path}" if path else "is a torch.jit.ScriptModule"
+            raise BuildError(
+                f"model: {name} {where}, which can't be followed; expected the module that it was made from"
+            )
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    lazy = [path for path, tensor in tensors if torch.nn.parameter.is_lazy(tensor)]
+    if lazy:
+        raise BuildError(
+            f"model: {name} has weights without a shape ({', '.join(lazy)}); expected one whose lazy modules have run once"
+        )
 
 
 def _make_fake(model: nn.Module, mode: FakeTensorMode, dtype: torch.dtype) -> None:
@@ -178,7 +204,7 @@ def _make_fake(model: nn.Module, mode: FakeTensorMode, dtype: torch.dtype) -> No
             table.update({name: converted(tensor) for name, tensor in table.items() if tensor is not None})
 
 
-def _record(model: nn.Module, image: Tensor, symbols: Symbols | None, height: Size) -> Recording:
+def _record(model: nn.Module, image: Tensor, symbols: Symbols | None, sides: tuple[Size, Size]) -> Recording:
     static = [*model.parameters(), *model.buffers()]
     recorder = _Recorder(static, symbols)
     size: Callable[[Any], Size] = int if symbols is None else symbols.size
@@ -189,7 +215,7 @@ def _record(model: nn.Module, image: Tensor, symbols: Symbols | None, height: Si
         recorder.parents = lambda: modules.parents
         liveness.where = recorder.where
         try:
-            with torch.no_grad(), enable_python_dispatcher(), recorder, liveness:
+            with torch.no_grad(), enable_python_dispatcher(), resizing_by_kernels(), recorder, liveness:
                 model(image)
         except NotPolynomial:
             raise
@@ -206,12 +232,11 @@ def _record(model: nn.Module, image: Tensor, symbols: Symbols | None, height: Si
     parameters = sum(parameter.numel() for parameter in model.parameters())
     input_bytes = size(image.untyped_storage().nbytes())
     moments = tuple(highest(liveness.moments))
-    patch = _patch(recorder.first_rows, height)
     calls = tuple(recorder.calls)
     return Recording(
         calls,
         parameters,
-        patch,
+        _patch(recorder.grid or sides, sides),
         int(storage_bytes(static)),
         input_bytes,
         moments,
@@ -219,6 +244,7 @@ def _record(model: nn.Module, image: Tensor, symbols: Symbols | None, height: Si
         recorder.views,
         sum(1 for _ in model.modules()),
         tuple(recorder.events),
+        (recorder.grid or sides) if symbols is None else None,
     )
 
 
@@ -240,12 +266,11 @@ def _exceeds(high: Size, low: Size) -> bool:
     return all(coefficient >= 0 for coefficient in (RING(high) - RING(low)).coeffs())
 
 
-def _patch(rows: Size | None, height: Size) -> int:
-    """Rows of the image per row of the first convolution's result, 1 where they aren't in a whole ratio."""
-    if rows is None:
-        return 1
-    ratio = round(float(height(*HINT) / rows(*HINT))) if isinstance(rows, PolyElement) else round(height / rows)
-    return ratio if ratio and rows * ratio == height else 1
+def _patch(grid: tuple[Size, Size], sides: tuple[Size, Size]) -> int:
+    """Pixels per position, the same for rows and columns; 1 where they aren't in a whole ratio."""
+    rows, height = grid[0], sides[0]
+    ratio = round(float(height(*HINT) / rows(*HINT))) if isinstance(rows, PolyElement) else round(height / max(rows, 1))
+    return ratio if ratio and all(count * ratio == side for count, side in zip(grid, sides, strict=True)) else 1
 
 
 class _Recorder(TorchDispatchMode):
@@ -255,7 +280,7 @@ class _Recorder(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.calls: list[Call] = []
         self.parents: Any = set
-        self.first_rows: Size | None = None
+        self.grid: tuple[Size, Size] | None = None
         self.views = 0
         self.events: list[Event] = []
         self._layout: Any = WeakIdKeyDictionary()
@@ -279,15 +304,21 @@ class _Recorder(TorchDispatchMode):
         return out
 
     def _write(self, func: Any, out: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        operator = str(func._overloadpacket._qualified_op_name)
+        # what a result is written into is no operand
+        kwargs = {name: value for name, value in kwargs.items() if name != "out"}
+        operator = called = str(func._overloadpacket._qualified_op_name)
         shown = tree_map(self._operand, (out, args, kwargs))
         result, operands, options = shown
         kind = operator_kind(operator)
         formula = formula_for(operator) or BY_KIND.get(kind)
         work = Work() if formula is None else formula(result, *operands, **options)
-        kind = work.kind or kind or ("" if formula is None else "other")
-        if "convolution" in kind and self.first_rows is None and len(result.shape) == 4:
-            self.first_rows = result.shape[2]
+        if any(leaf.is_complex() for leaf in tree_leaves((out, args)) if isinstance(leaf, Tensor)):
+            work = of_complex(operator, work)
+            called = operator + (COMPLEX if work.macs else "")
+        # without a formula its work is unknown, whatever it is for
+        kind = "" if formula is None else work.kind or kind or "other"
+        if "convolution" in kind and self.grid is None and len(result.shape) == 4:
+            self.grid = (result.shape[2], result.shape[3])
         read, written = self._traffic(func, out, (args, kwargs))
         idle = read == 0 and written == 0 and work.macs == 0 and not work.scalar_ops
         if idle and kind:
@@ -301,7 +332,7 @@ class _Recorder(TorchDispatchMode):
                 operator, out, [self._layout.get(arg, arg) if isinstance(arg, Tensor) else arg for arg in args], kwargs
             )
             self._touch((args, kwargs), out)
-        self.calls.append(Call(operator, self.where(), kind, work, read, written, place=place))
+        self.calls.append(Call(called, self.where(), kind, work, read, written, place=place))
 
     def _note_layout(self, out: Any, args: Sequence[Any]) -> None:
         """Keep the true layout of a view of tokens (1, N, C) as an image.

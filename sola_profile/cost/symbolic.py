@@ -146,14 +146,18 @@ class ModelFormula:
         return evaluate(quantity, resolution.height // self.stride, resolution.width // self.stride)
 
     def at(self, resolution: Resolution) -> Recording:
-        """Calls at one size: from the formula where it covers the size, else counted."""
+        """Calls at one size: from the formula where it covers the size, else counted; N counts the same in both."""
+        pixels = (resolution.height, resolution.width)
         if self.recording is None or not self.covers(resolution):
-            return record_at(self.source, self.shape, self.dtype, resolution, sized=self.sized)
+            counted = record_at(self.source, self.shape, self.dtype, resolution, sized=self.sized)
+            in_pixels = self.recording is not None and self.recording.patch == 1
+            return replace(counted, grid=pixels) if in_pixels else counted
         sides = (resolution.height // self.stride, resolution.width // self.stride)
         calls = tuple(_mapped(call, lambda x: evaluate(x, *sides)) for call in self.recording.calls)
         moments = tuple((place, evaluate(size, *sides)) for place, size in self.recording.moments)
         input_bytes = evaluate(self.recording.input_bytes, *sides)
-        return replace(self.recording, calls=calls, input_bytes=input_bytes, moments=moments)
+        grid = (pixels[0] // self.recording.patch, pixels[1] // self.recording.patch)
+        return replace(self.recording, calls=calls, input_bytes=input_bytes, moments=moments, grid=grid)
 
     def memory(self, resolution: Resolution) -> PeakMemory:
         """Predicted peak memory of the forward pass at one size."""

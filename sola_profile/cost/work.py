@@ -63,6 +63,19 @@ def formula_for(operator: str) -> Formula | None:
     return SCALARS.get(plain)
 
 
+# behind the operator of a product of complex numbers
+COMPLEX = " of complex numbers"
+# real operations of one of complex numbers; what isn't here does to both parts what it does to a real number
+_COMPLEX_OPERATIONS = {"mul": 6, "div": 11, "abs": 4, "reciprocal": 6}
+
+
+def of_complex(operator: str, work: Work) -> Work:
+    """The work of a call on complex numbers, from that on as many real ones: a product of two is four."""
+    per_element = _COMPLEX_OPERATIONS.get(operator.partition("::")[2].removesuffix("_"), 2)
+    scalars = {name: per_element * count for name, count in work.scalar_ops.items()}
+    return Work(4 * work.macs, scalars, work.kind)
+
+
 def elements(shape: tuple[Size, ...]) -> Size:
     """Elements of a shape."""
     return prod(shape, start=1)
@@ -176,14 +189,25 @@ def _sola_channel_mix(out: Operand, x_k: Operand, _x_r: Operand, key: Operand, *
     return Work(sum(mix_products(batch * tokens, channels, hidden).values()), scalars, LINEAR_MAP)
 
 
+def _lstm_layer(_out: Any, x: Operand, from_input: Operand, from_state: Operand, *_: Any, **__: Any) -> Work:
+    """One layer in one direction; the weights hold the rows of all four gates."""
+    steps = x.shape[0] * x.shape[1]
+    units = steps * from_state.shape[1]
+    # three sigmoids, two tanh; two products and two biases summed up per gate, then what is forgotten, added and shown
+    scalars = {"exp": 5 * units, "activation": 12 * units, "elementwise": 16 * units}
+    return Work(steps * (elements(from_input.shape) + elements(from_state.shape)), scalars, LINEAR_MAP)
+
+
 PRODUCTS: Mapping[str, Formula] = {
     "aten::mm": _mm,
     "aten::bmm": _mm,
     "aten::mv": _mv,
     "aten::dot": _mv,
+    "aten::vdot": _mv,
     "aten::addmm": _addmm,
     "aten::baddbmm": _addmm,
     "aten::convolution": _convolution,
+    "aten::mkldnn_rnn_layer": _lstm_layer,
     "aten::_scaled_dot_product_flash_attention_for_cpu": _sdpa,
     "sola::softmax_attention": _sola_softmax,
     "sola::linear_attention": _sola_linear,
@@ -220,10 +244,33 @@ def _of_input(**operations: int) -> Formula:
     return formula
 
 
-def _pool(out: Any, _x: Operand, kernel: Any, *_: Any, **__: Any) -> Work:
-    sides = [kernel, kernel] if isinstance(kernel, int) else list(kernel)
-    sides = sides * 2 if len(sides) == 1 else sides
-    return Work(0, {"elementwise": elements(_first(out).shape) * prod(sides)})
+def _of_source(_out: Any, _x: Operand, _dim: int, _index: Operand, source: Operand, *_: Any, **__: Any) -> Work:
+    """One operation per element that is scattered."""
+    return Work(0, {"elementwise": elements(source.shape)})
+
+
+def _pool(dims: int) -> Formula:
+    def formula(out: Any, _x: Operand, kernel: Any, *_: Any, **__: Any) -> Work:
+        sides = [kernel] if isinstance(kernel, int) else list(kernel)
+        window = prod(sides * dims if len(sides) == 1 else sides)
+        return Work(0, {"elementwise": elements(_first(out).shape) * window})
+
+    return formula
+
+
+# operations of grid_sample by its mode (bilinear, nearest, bicubic): per element of the result, which weighs 4 neighbours, takes
+# one, or weighs 16 row by row, and per position, whose coordinates are scaled, rounded and turned into weights
+_SAMPLES = ((7, 16), (0, 8), (35, 60))
+# in three dimensions 8 neighbours, or one
+_SAMPLES_3D = ((15, 34), (0, 12))
+
+
+def _grid_sample(costs: tuple[tuple[int, int], ...]) -> Formula:
+    def formula(out: Operand, _x: Operand, grid: Operand, mode: int, *_: Any, **__: Any) -> Work:
+        per_element, per_position = costs[mode]
+        return Work(0, {"elementwise": per_element * elements(out.shape) + per_position * elements(grid.shape[:-1])})
+
+    return formula
 
 
 ELEMENTWISE = _of_output(elementwise=1)
@@ -255,8 +302,14 @@ SCALARS: Mapping[str, Formula] = {
     "aten::native_layer_norm": _of_input(norm=7),
     "sola::layer_norm": _of_input(norm=7),
     "aten::native_group_norm": _of_input(norm=7),
+    # neither a mean nor a shift
+    "aten::rms_norm": _of_input(norm=4),
+    "aten::_fused_rms_norm": _of_input(norm=4),
     # in evaluation mode the statistics are constants: one scale and one shift
     "aten::_native_batch_norm_legit_no_training": _of_input(norm=2),
+    # of statistics of its own: as a LayerNorm
+    "aten::_native_batch_norm_legit": _of_input(norm=7),
+    "aten::native_batch_norm": _of_input(norm=7),
     "aten::_softmax": _of_input(exp=1, softmax=4),
     "aten::_log_softmax": _of_input(exp=1, softmax=4),
     "aten::_safe_softmax": _of_input(exp=1, softmax=4),
@@ -264,13 +317,27 @@ SCALARS: Mapping[str, Formula] = {
     "aten::var_mean": _of_input(elementwise=3),
     "aten::std": _of_input(elementwise=3),
     "aten::linalg_vector_norm": _of_input(elementwise=2),
-    "aten::avg_pool2d": _pool,
-    "aten::max_pool2d_with_indices": _pool,
+    "aten::avg_pool2d": _pool(2),
+    "aten::avg_pool3d": _pool(3),
+    "aten::max_pool2d_with_indices": _pool(2),
+    "aten::max_pool3d_with_indices": _pool(3),
     "aten::_adaptive_avg_pool2d": REDUCTION,
+    "aten::_adaptive_avg_pool3d": REDUCTION,
+    "aten::adaptive_max_pool2d": REDUCTION,
+    "aten::adaptive_max_pool3d": REDUCTION,
+    **dict.fromkeys((f"aten::upsample_nearest{dims}d" for dims in (1, 2, 3)), NOTHING),
+    **dict.fromkeys((f"aten::_upsample_nearest_exact{dims}d" for dims in (1, 2, 3)), NOTHING),
+    "aten::upsample_linear1d": _of_output(elementwise=3),
+    "aten::upsample_trilinear3d": _of_output(elementwise=16),
     "aten::upsample_bilinear2d": _of_output(elementwise=8),
     "aten::_upsample_bilinear2d_aa": _of_output(elementwise=8),
     "aten::upsample_bicubic2d": _of_output(elementwise=32),
     "aten::_upsample_bicubic2d_aa": _of_output(elementwise=32),
+    "aten::grid_sampler_2d": _grid_sample(_SAMPLES),
+    "aten::grid_sampler_3d": _grid_sample(_SAMPLES_3D),
+    **dict.fromkeys(("aten::scatter_add", "aten::index_add", "aten::scatter_reduce"), _of_source),
+    # the norm of every row, and each element over its own
+    "aten::_weight_norm_interface": _of_input(norm=4),
     "prim::device": NOTHING,
 }
 

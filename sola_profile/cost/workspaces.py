@@ -35,6 +35,8 @@ _BLOCK = 16 if torch.backends.cpu.get_cpu_capability().startswith("AVX512") else
 _HALF = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}
 # channels up to which channel mix has a kernel on CUDA: kWideMix in csrc/cuda/kernel_params.h
 _WIDEST_MIX = 192
+# rows and columns of a resized image together, up to which it is small
+_SMALL_SIDES = 128
 # a weight comes in channels-last memory first, then in oneDNN's blocks
 _WEIGHT_COPIES = 2
 
@@ -127,6 +129,14 @@ def _convolution_backward_bytes(
     return (_blocked_bytes(grad_out) + _blocked_bytes(x) + _nbytes(weight),)
 
 
+def _resize_bytes(out: Tensor, x: Tensor, *_rest: object) -> tuple[Any, ...]:
+    """Small results are computed in channels-last memory (``_use_vectorized_kernel_cond_2d`` in UpSampleKernel.cpp of 2.13)."""
+    sides = out.size(2) + out.size(3)
+    if isinstance(sides, torch.SymInt) or sides > _SMALL_SIDES or _is_channels_last(x):
+        return (0,)
+    return (_nbytes(x) + _nbytes(out),)
+
+
 def _channel_mix_bytes(_out: Tensor, x_k: Tensor, _x_r: Tensor, key: Tensor, *_: object) -> tuple[Any, ...]:
     return (extension.channel_mix_held(*_mix_sizes(x_k, key)),)
 
@@ -170,6 +180,9 @@ def _mix_sizes(x_k: Tensor, key: Tensor) -> tuple[int, int, int, str]:
 _CPU: Workspaces = {
     torch.ops.aten.convolution.default: _convolution_bytes,
     torch.ops.aten.convolution_backward.default: _convolution_backward_bytes,
+    torch.ops.aten.upsample_nearest2d.default: _resize_bytes,
+    torch.ops.aten._upsample_nearest_exact2d.default: _resize_bytes,
+    torch.ops.aten.upsample_bilinear2d.default: _resize_bytes,
     torch.ops.sola.channel_mix.default: _channel_mix_bytes,
     torch.ops.sola.channel_mix_backward.default: _channel_mix_backward_bytes,
 }

@@ -26,9 +26,10 @@ NAME = "FlopCounterMode"
 def count_forward(workload: Workload, resolution: Resolution) -> Count:
     """Matrix products of a forward pass of a ``meta`` workload, one batch, in total and by piece."""
     image = workload.image(resolution)
+    place = workload.place(image)
 
     def forward() -> None:
-        with torch.no_grad():
+        with torch.no_grad(), place:
             workload.model(image)
 
     # the counter starts every path with the class of the module that was called

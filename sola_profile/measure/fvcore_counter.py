@@ -37,7 +37,9 @@ Handle = Callable[[list[Any], list[Any]], int]
 def count_forward(workload: Workload, resolution: Resolution) -> Count:
     """Matrix products of a forward pass of a ``meta`` workload, one batch, in total and by piece."""
     paths = {piece.name: piece.path for piece in piece_modules(workload.source.spec)}
-    return count_module(workload.model, workload.image(resolution), paths)
+    image = workload.image(resolution)
+    with workload.place(image):
+        return count_module(workload.model, image, paths)
 
 
 def count_module(module: nn.Module, image: Tensor, pieces: Mapping[str, str] | None = None) -> Count:

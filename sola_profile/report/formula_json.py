@@ -44,7 +44,7 @@ def document(result: FormulaResult) -> Json:
         "calls": None if result.formula.recording is None else [_call(call) for call in result.formula.recording.calls],
         "sizes": [_size(row) for row in result.rows],
         "failed": dict(result.failed),
-        "coverage": {"share": result.coverage.share, "unknown": list(result.coverage.unknown)},
+        "coverage": {"share": result.coverage.share if result.rows else None, "unknown": list(result.coverage.unknown)},
         "memory": _memory_formula(result),
         "product_kinds": list(PRODUCT_KINDS),
     }

@@ -245,6 +245,8 @@ def verdict(row: SizeRow) -> str:
     if against:
         return f"differ: {', '.join(against)}"
     blind = sorted({name for check in row.checks for name in check.blind})
+    if FORMULAS in blind:
+        return f"{', '.join(blind)} blind"
     seeing = len(asked - set(blind))
     return f"{seeing} agree" + (f", {', '.join(blind)} blind" if blind else "")
 
@@ -269,7 +271,8 @@ def _remarks(
     blind: Mapping[str, Sequence[str]], contradicted_by: Sequence[str], residuals: Mapping[str, int]
 ) -> Iterator[str]:
     for name, operators in blind.items():
-        yield f"{name} is blind to {', '.join(operator.removeprefix('aten::') for operator in operators)}"
+        verb = "are" if name == FORMULAS else "is"
+        yield f"{name} {verb} blind to {', '.join(operator.removeprefix('aten::') for operator in operators)}"
     for name in contradicted_by:
         yield f"{name} differs by {residuals[name]:+,}: one formula is wrong"
 

@@ -40,7 +40,8 @@ def print_formula(result: FormulaResult, console: Console, by: str = "kind", dep
         _print_table(witness_table(result), console)
     for sentence in missing_sentences(result):
         console.print(Text(sentence, style="yellow"))
-    console.print(Text(coverage_sentence(result)))
+    if result.rows:
+        console.print(Text(coverage_sentence(result)))
 
 
 def _print_table(table: Table | None, console: Console) -> None:

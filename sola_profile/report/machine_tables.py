@@ -7,10 +7,8 @@ from statistics import median
 
 from sola_profile.hardware import CALL, SECONDS, TRAFFIC, Machine, Surface
 from sola_profile.report.numbers import duration, mebibytes, percent, scaled, significant
+from sola_profile.report.sentences import QUIET
 from sola_profile.report.tables import Table
-
-# runnable threads over a minute, beyond which something else was running
-QUIET = 0.5
 
 
 def machine_headline(machine: Machine) -> str:

@@ -99,12 +99,13 @@ def _check_version(document: Any, name: str) -> None:
     if not isinstance(document, dict) or "schema_version" not in document:
         raise ValueError(f"{name}: expected what sola-profile --json writes, but there is no schema_version")
     version = document["schema_version"]
+    newer = isinstance(version, int) and version > SCHEMA_VERSION
+    # other commands count their versions for themselves
+    if not newer and "models" not in document:
+        raise ValueError(f"{name}: expected what sola-profile profile --json writes; this is of another command")
     if version != SCHEMA_VERSION:
-        newer = isinstance(version, int) and version > SCHEMA_VERSION
         advice = "a newer sola-profile reads it" if newer else "run the sweep again with this sola-profile"
         raise ValueError(f"{name}: schema_version is {version!r}, expected {SCHEMA_VERSION}; {advice}")
-    if "models" not in document:
-        raise ValueError(f"{name}: expected what sola-profile profile --json writes; this is of another command")
 
 
 def _profile(document: Json) -> Profile:

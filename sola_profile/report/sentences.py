@@ -6,10 +6,14 @@ from collections.abc import Iterator
 
 from sola_profile.compare.growth_class import FEWEST_SIZES, GrowthClass
 from sola_profile.compare.scaling import Fit, Slope
+from sola_profile.cost.breakdown import FORMULAS
 from sola_profile.measure.statistics import Interval
 from sola_profile.report.numbers import exact, percent, polynomial_text, seconds_per, significant, tokens_and_side
 from sola_profile.report.tables import contender_name
 from sola_profile.result import Contender, Profile
+
+# runnable threads over a minute, beyond which something else was running
+QUIET = 0.5
 
 
 def polynomial_sentences(profile: Profile) -> Iterator[str]:
@@ -54,9 +58,16 @@ def witness_sentences(profile: Profile) -> Iterator[str]:
     """What a witness can't see, and why one gave no count."""
     found = [row.agreement for row in profile.model.rows if row.agreement is not None]
     for name, operators in {name: ops for each in found for name, ops in each.blind.items()}.items():
-        yield f"{name} is blind to {', '.join(operators)}."
+        yield f"{name} {'are' if name == FORMULAS else 'is'} blind to {', '.join(operators)}."
     for name, reason in {name: why for each in found for name, why in each.absent.items()}.items():
         yield f"{name} gave no count: {reason.rstrip('.')}."
+
+
+def load_sentences(profile: Profile) -> Iterator[str]:
+    """That other programs ran before anything was measured."""
+    load = profile.environment.load_1min
+    if profile.budget_s is not None and load > QUIET:
+        yield f"The load was {load:.1f} before, so measured times may be too long."
 
 
 def refusal_sentences(profile: Profile) -> Iterator[str]:

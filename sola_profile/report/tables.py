@@ -101,6 +101,8 @@ def _verdict(row: Row) -> str:
     found = row.agreement
     if not found.exact:
         return f"differ ({len({difference.piece for difference in found.differences})})"
+    if found.reference in found.blind:
+        return f"{', '.join(found.blind)} blind"
     blind = f", {len(found.blind)} blind" if found.blind else ""
     absent = f", {len(found.absent)} absent" if found.absent else ""
     return f"{len(found.macs) - len(found.blind)} agree{blind}{absent}"
@@ -136,8 +138,9 @@ def _work_residuals(row: Row) -> Iterator[tuple[str, ...]]:
                 continue
             verdict = "agrees"
             if value != expected:
-                blind = found.blind.get(name, ())
-                verdict = f"blind to {', '.join(blind)}" if blind else "one of the two is wrong"
+                less = name if value < expected else found.reference
+                blind, whose = found.blind.get(less, ()), "" if less == name else f"{less} "
+                verdict = f"{whose}blind to {', '.join(blind)}" if blind else "one of the two is wrong"
             figures = (whole(value), whole(expected), whole(value - expected))
             yield (str(row.resolution), f"MACs of {kind}", name, *figures, verdict)
 

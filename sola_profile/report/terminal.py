@@ -13,6 +13,7 @@ from rich.text import Text
 from sola_profile.report.sentences import (
     coverage_sentence,
     growth_sentences,
+    load_sentences,
     polynomial_sentences,
     refusal_sentences,
     witness_sentences,
@@ -38,6 +39,8 @@ def print_profile(profile: Profile, console: Console) -> None:
         console.print(rich_table(table))
         for remark in remarks(table):
             console.print(Text(remark, style="yellow"))
+    for sentence in load_sentences(profile):
+        console.print(Text(sentence, style="yellow"))
     sentences = [*polynomial_sentences(profile), *growth_sentences(profile.model, profile)]
     for sentence in (
         *sentences,
