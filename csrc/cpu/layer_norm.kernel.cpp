@@ -1,7 +1,8 @@
 // w ⊙ (x − mean) / √(variance + ε) + b over the channels of every token, and its gradients
 //
 // The mean comes first and squares are of what is left, so large numbers that differ little lose no digits. A token is
-// read from memory once; what follows reads it from the first cache.
+// read from memory once; what follows reads it from the first cache. Nothing is kept in between: a store waits for
+// those in front of it, which go to memory, and what is read next would wait for the store.
 
 #include <cmath>
 #include <utility>
@@ -12,8 +13,10 @@
 namespace sola::SOLA_ISA {
 namespace {
 
-// tokens that are on their way at once: what waits for the sums of one leaves room for the others
-constexpr int kTokens = 4;
+// tokens that are on their way at once: what waits for the sums of one leaves room for the others. Of wide ones fewer,
+// so that reading and writing follow each other more closely
+constexpr int kNarrowTokens = 4, kWideTokens = 2;
+constexpr size_t kNarrowBytes = 512;
 
 template <class In>
 class LayerNorm {
@@ -25,19 +28,13 @@ class LayerNorm {
       : p_(p), place_(place), padded_(padded(p)), channels_(A(p.C)) {
     A* next = reinterpret_cast<A*>(task.scratch);
     std::memset(next, 0, scratch(p));
-    const auto take = [&](int64_t rows) { return std::exchange(next, next + rows * padded_); };
-    weight_ = take(1);
-    bias_ = take(1);
-    rows_ = take(kTokens);
-    grads_ = take(kTokens);
-    grad_weight_ = take(1);
-    grad_bias_ = take(1);
+    for (A** part : {&weight_, &bias_, &grad_weight_, &grad_bias_}) *part = std::exchange(next, next + padded_);
     widen_all(p.weight, weight_);
     if (p.bias) widen_all(p.bias, bias_);
     for (int64_t i = 0; i < L; ++i) last_[i] = A(padded_ - L + i < p.C);
   }
 
-  static size_t scratch(const LayerNormParams& p) { return (4 + 2 * kTokens) * padded(p) * sizeof(A); }
+  static size_t scratch(const LayerNormParams& p) { return 4 * padded(p) * sizeof(A); }
 
   void forward() {
     for_tokens([&](auto count, int64_t token) SOLA_LAMBDA { norm<count>(token); });
@@ -74,8 +71,16 @@ class LayerNorm {
   // f(how many, the first), for all tokens
   template <class F>
   SOLA_INLINE void for_tokens(const F& f) const {
+    if (p_.C * sizeof(In) <= kNarrowBytes) {
+      for_tokens<kNarrowTokens>(f);
+    } else {
+      for_tokens<kWideTokens>(f);
+    }
+  }
+  template <int most, class F>
+  SOLA_INLINE void for_tokens(const F& f) const {
     int64_t token = place_.begin;
-    for (; token + kTokens <= place_.end; token += kTokens) f(std::integral_constant<int, kTokens>{}, token);
+    for (; token + most <= place_.end; token += most) f(std::integral_constant<int, most>{}, token);
     for (; token < place_.end; ++token) f(std::integral_constant<int, 1>{}, token);
   }
 
@@ -101,26 +106,20 @@ class LayerNorm {
     }
   }
 
-  // the tokens go to rows_, with zeros behind each
   template <int count>
   SOLA_INLINE Moments<count> moments(int64_t token) const {
-    const int64_t stride = p_.x.stride, padded = padded_;
+    const int64_t stride = p_.x.stride;
     const In* x = at<const In>(p_.x, token);
-    A* rows = rows_;
     Vec<A> sums[count] = {}, squares[count] = {};
     // memory is read and written token by token, as it lies there
     for (int i = 0; i < count; ++i) {
-      for_vectors([&](auto whole, int64_t c, int64_t n) SOLA_LAMBDA {
-        const Vec<A> part = read<whole>(x + i * stride + c, n);
-        store(rows + i * padded + c, part);
-        sums[i] += part;
-      });
+      for_vectors([&](auto whole, int64_t c, int64_t n) SOLA_LAMBDA { sums[i] += read<whole>(x + i * stride + c, n); });
     }
     Moments<count> found;
     for (int i = 0; i < count; ++i) found.mean[i] = sum<A>(sums[i]) / channels_;
-    for_vectors([&](auto whole, int64_t c, int64_t) SOLA_LAMBDA {
+    for_vectors([&](auto whole, int64_t c, int64_t n) SOLA_LAMBDA {
       for (int i = 0; i < count; ++i) {
-        Vec<A> distance = load(rows + i * padded + c) - found.mean[i];
+        Vec<A> distance = read<whole>(x + i * stride + c, n) - found.mean[i];
         if (!whole) distance *= last_;
         squares[i] += distance * distance;
       }
@@ -133,13 +132,14 @@ class LayerNorm {
   template <int count>
   SOLA_INLINE void norm(int64_t token) const {
     const auto of = moments<count>(token);
-    const int64_t stride = p_.out.stride, padded = padded_;
+    const int64_t stride = p_.x.stride, out_stride = p_.out.stride;
+    const In* x = at<const In>(p_.x, token);
     In* out = at<In>(p_.out, token);
-    const A *rows = rows_, *weights = weight_, *biases = bias_;
+    const A *weights = weight_, *biases = bias_;
     for (int i = 0; i < count; ++i) {
       for_vectors([&](auto whole, int64_t c, int64_t n) SOLA_LAMBDA {
-        const Vec<A> normal = (load(rows + i * padded + c) - of.mean[i]) * of.inverse[i];
-        write<whole>(out + i * stride + c, normal * load(weights + c) + load(biases + c), n);
+        const Vec<A> normal = (read<whole>(x + i * stride + c, n) - of.mean[i]) * of.inverse[i];
+        write<whole>(out + i * out_stride + c, normal * load(weights + c) + load(biases + c), n);
       });
     }
   }
@@ -149,37 +149,32 @@ class LayerNorm {
   template <int count>
   SOLA_INLINE void gradients(int64_t token) const {
     const auto of = moments<count>(token);
-    const int64_t stride = p_.grad_out.stride, out_stride = p_.grad_x.stride, padded = padded_;
-    const In* grad_out = at<const In>(p_.grad_out, token);
-    A *rows = rows_, *grads = grads_, *grad_weight = grad_weight_, *grad_bias = grad_bias_;
+    const int64_t stride = p_.x.stride, grad_stride = p_.grad_out.stride, out_stride = p_.grad_x.stride;
+    const In *x = at<const In>(p_.x, token), *grad_out = at<const In>(p_.grad_out, token);
+    A *grad_weight = grad_weight_, *grad_bias = grad_bias_;
     const A* weights = weight_;
     Vec<A> sums[count] = {}, products[count] = {};
     for_vectors([&](auto whole, int64_t c, int64_t n) SOLA_LAMBDA {
       const Vec<A> weight = load(weights + c);
       Vec<A> of_weight = load(grad_weight + c), of_bias = load(grad_bias + c);
       for (int i = 0; i < count; ++i) {
-        const Vec<A> normal = (load(rows + i * padded + c) - of.mean[i]) * of.inverse[i];
-        const Vec<A> grad = read<whole>(grad_out + i * stride + c, n), weighted = grad * weight;
+        const Vec<A> normal = (read<whole>(x + i * stride + c, n) - of.mean[i]) * of.inverse[i];
+        const Vec<A> grad = read<whole>(grad_out + i * grad_stride + c, n), weighted = grad * weight;
         of_weight += grad * normal;
         of_bias += grad;
         sums[i] += weighted;
         products[i] += weighted * normal;
-        store(rows + i * padded + c, normal);
-        store(grads + i * padded + c, weighted);
       }
       store(grad_weight + c, of_weight);
       store(grad_bias + c, of_bias);
     });
-    A from_mean[count], from_norm[count];
-    for (int i = 0; i < count; ++i) {
-      from_mean[i] = sum<A>(sums[i]) / channels_;
-      from_norm[i] = sum<A>(products[i]) / channels_;
-    }
     In* grad_x = at<In>(p_.grad_x, token);
     for (int i = 0; i < count; ++i) {
+      const A from_mean = sum<A>(sums[i]) / channels_, from_norm = sum<A>(products[i]) / channels_;
       for_vectors([&](auto whole, int64_t c, int64_t n) SOLA_LAMBDA {
-        const Vec<A> normal = load(rows + i * padded + c), weighted = load(grads + i * padded + c);
-        write<whole>(grad_x + i * out_stride + c, of.inverse[i] * (weighted - from_mean[i] - normal * from_norm[i]), n);
+        const Vec<A> normal = (read<whole>(x + i * stride + c, n) - of.mean[i]) * of.inverse[i];
+        const Vec<A> weighted = read<whole>(grad_out + i * grad_stride + c, n) * load(weights + c);
+        write<whole>(grad_x + i * out_stride + c, of.inverse[i] * (weighted - from_mean - normal * from_norm), n);
       });
     }
   }
@@ -189,7 +184,7 @@ class LayerNorm {
   const int64_t padded_;
   const A channels_;
   Vec<A> last_;
-  A *weight_, *bias_, *rows_, *grads_, *grad_weight_, *grad_bias_;
+  A *weight_, *bias_, *grad_weight_, *grad_bias_;
 };
 
 size_t scratch(const LayerNormParams& p, const Task& task) {
