@@ -173,7 +173,8 @@ class LayerNorm {
       const A from_mean = sum<A>(sums[i]) / channels_, from_norm = sum<A>(products[i]) / channels_;
       for_vectors([&](auto whole, int64_t c, int64_t n) SOLA_LAMBDA {
         const Vec<A> normal = (read<whole>(x + i * stride + c, n) - of.mean[i]) * of.inverse[i];
-        const Vec<A> weighted = read<whole>(grad_out + i * grad_stride + c, n) * load(weights + c);
+        // as it was added up: what is its own mean must vanish
+        const Vec<A> weighted = rounded(read<whole>(grad_out + i * grad_stride + c, n) * load(weights + c));
         write<whole>(grad_x + i * out_stride + c, of.inverse[i] * (weighted - from_mean - normal * from_norm), n);
       });
     }
