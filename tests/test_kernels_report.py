@@ -20,6 +20,7 @@ from sola_profile.machine import environment
 from sola_profile.measure.ceilings import Ceilings, Gemm
 from sola_profile.measure.latency import Sample, WarmUp, summarize
 from sola_profile.measure.statistics import Interval
+from sola_profile.peers.table import OURS, ROUTES
 from sola_profile.report import kernel_markdown, svg
 from sola_profile.report.kernel_chart import PEER_STYLES, ratio_chart
 from sola_profile.report.kernel_json import SCHEMA_VERSION, kernel_json_text
@@ -219,6 +220,11 @@ def test_the_picture_keeps_to_the_schema_of_vega_lite():
     # only rows with the most threads are drawn, in the styles of their peers
     assert len(re.findall(r'"ratio": \d', drawn)) == 2 * 2 * (3 + 2 + 2 + 3 + 2 + 2)
     assert set(re.findall(r'"peer": "(\w+)"', drawn)) <= set(PEER_STYLES)
+
+
+def test_every_peer_has_a_style_and_so_a_place_in_the_picture():
+    names = {route.name for routes in ROUTES.values() for route in routes}
+    assert names - {OURS} == set(PEER_STYLES)
 
 
 def test_there_is_no_picture_without_ratios():

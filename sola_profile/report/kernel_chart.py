@@ -23,6 +23,7 @@ GUIDE = "#444444"
 PEER_STYLES: Mapping[str, tuple[str, str]] = {
     "SDPA": ("#D55E00", "square"),
     "eager": ("#0072B2", "circle"),
+    "PyTorch": ("#0072B2", "square"),
     "masked": ("#CC79A7", "diamond"),
     "chunked": ("#E69F00", "triangle-up"),
     "cumsum": ("#56B4E9", "triangle-down"),
