@@ -7,6 +7,7 @@
 #include <cmath>
 #include <utility>
 
+#include "cpu/channels.h"
 #include "cpu/isa.h"
 #include "cpu/tiles.h"
 
@@ -62,7 +63,7 @@ class LayerNorm {
   }
 
   void widen_all(const void* from, A* to) const {
-    for_vectors([&](auto whole, int64_t c, int64_t n) SOLA_LAMBDA {
+    for_vectors<A>(p_.C, [&](auto whole, int64_t c, int64_t n) SOLA_LAMBDA {
       store(to + c, p_.wide ? read<whole>(static_cast<const A*>(from) + c, n)
                             : read<whole>(static_cast<const In*>(from) + c, n));
     });
@@ -84,28 +85,6 @@ class LayerNorm {
     for (; token < place_.end; ++token) f(std::integral_constant<int, 1>{}, token);
   }
 
-  // f(whether a vector is whole, its first channel, channels that it has)
-  template <class F>
-  SOLA_INLINE void for_vectors(const F& f) const {
-    const int64_t channels = p_.C;
-    int64_t c = 0;
-    for (; c + L <= channels; c += L) f(std::true_type{}, c, L);
-    if (c < channels) f(std::false_type{}, c, channels - c);
-  }
-
-  template <bool whole, class T>
-  SOLA_INLINE static Vec<A> read(const T* p, int64_t n) {
-    return whole ? load(p) : load_part(p, n);
-  }
-  template <bool whole>
-  SOLA_INLINE static void write(In* p, Vec<A> x, int64_t n) {
-    if (whole) {
-      store(p, x);
-    } else {
-      store_part(p, x, n);
-    }
-  }
-
   template <int count>
   SOLA_INLINE Moments<count> moments(int64_t token) const {
     const int64_t stride = p_.x.stride;
@@ -113,11 +92,12 @@ class LayerNorm {
     Vec<A> sums[count] = {}, squares[count] = {};
     // memory is read and written token by token, as it lies there
     for (int i = 0; i < count; ++i) {
-      for_vectors([&](auto whole, int64_t c, int64_t n) SOLA_LAMBDA { sums[i] += read<whole>(x + i * stride + c, n); });
+      for_vectors<A>(
+          p_.C, [&](auto whole, int64_t c, int64_t n) SOLA_LAMBDA { sums[i] += read<whole>(x + i * stride + c, n); });
     }
     Moments<count> found;
     for (int i = 0; i < count; ++i) found.mean[i] = sum<A>(sums[i]) / channels_;
-    for_vectors([&](auto whole, int64_t c, int64_t n) SOLA_LAMBDA {
+    for_vectors<A>(p_.C, [&](auto whole, int64_t c, int64_t n) SOLA_LAMBDA {
       for (int i = 0; i < count; ++i) {
         Vec<A> distance = read<whole>(x + i * stride + c, n) - found.mean[i];
         if (!whole) distance *= last_;
@@ -137,7 +117,7 @@ class LayerNorm {
     In* out = at<In>(p_.out, token);
     const A *weights = weight_, *biases = bias_;
     for (int i = 0; i < count; ++i) {
-      for_vectors([&](auto whole, int64_t c, int64_t n) SOLA_LAMBDA {
+      for_vectors<A>(p_.C, [&](auto whole, int64_t c, int64_t n) SOLA_LAMBDA {
         const Vec<A> normal = (read<whole>(x + i * stride + c, n) - of.mean[i]) * of.inverse[i];
         write<whole>(out + i * out_stride + c, normal * load(weights + c) + load(biases + c), n);
       });
@@ -154,7 +134,7 @@ class LayerNorm {
     A *grad_weight = grad_weight_, *grad_bias = grad_bias_;
     const A* weights = weight_;
     Vec<A> sums[count] = {}, products[count] = {};
-    for_vectors([&](auto whole, int64_t c, int64_t n) SOLA_LAMBDA {
+    for_vectors<A>(p_.C, [&](auto whole, int64_t c, int64_t n) SOLA_LAMBDA {
       const Vec<A> weight = load(weights + c);
       Vec<A> of_weight = load(grad_weight + c), of_bias = load(grad_bias + c);
       for (int i = 0; i < count; ++i) {
@@ -171,7 +151,7 @@ class LayerNorm {
     In* grad_x = at<In>(p_.grad_x, token);
     for (int i = 0; i < count; ++i) {
       const A from_mean = sum<A>(sums[i]) / channels_, from_norm = sum<A>(products[i]) / channels_;
-      for_vectors([&](auto whole, int64_t c, int64_t n) SOLA_LAMBDA {
+      for_vectors<A>(p_.C, [&](auto whole, int64_t c, int64_t n) SOLA_LAMBDA {
         const Vec<A> normal = (read<whole>(x + i * stride + c, n) - of.mean[i]) * of.inverse[i];
         // as it was added up: what is its own mean must vanish
         const Vec<A> weighted = rounded(read<whole>(grad_out + i * grad_stride + c, n) * load(weights + c));

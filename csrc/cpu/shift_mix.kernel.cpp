@@ -4,6 +4,7 @@
 // zeros beyond the edge, and what is left over from the token itself. A vector of channels may belong to several
 // groups; it is then read from each of their tokens, and the lanes are put together.
 
+#include "cpu/channels.h"
 #include "cpu/isa.h"
 #include "cpu/tiles.h"
 
@@ -39,7 +40,7 @@ class ShiftMix {
       find(p_.x, row, column, 1, from);
       In* out[kMostMixes];
       for (int i = 0; i < p_.mixes; ++i) out[i] = at<In>(p_.mixed[i], row, column);
-      for_vectors([&](auto whole, int64_t c, int64_t n) SOLA_LAMBDA {
+      for_vectors<A>(p_.C, [&](auto whole, int64_t c, int64_t n) SOLA_LAMBDA {
         const Vec<A> own = read<whole>(x + c, n), other = gather<whole>(from, c, n);
         for (int i = 0; i < p_.mixes; ++i) {
           const Vec<A> ratio = read<whole>(ratios(i) + c, n);
@@ -61,7 +62,7 @@ class ShiftMix {
         find(p_.mixed[i], row, column, -1, to[i]);
       }
       In* grad_x = at<In>(p_.grad_x, row, column);
-      for_vectors([&](auto whole, int64_t c, int64_t n) SOLA_LAMBDA {
+      for_vectors<A>(p_.C, [&](auto whole, int64_t c, int64_t n) SOLA_LAMBDA {
         const Vec<A> distance = read<whole>(x + c, n) - gather<whole>(from, c, n);
         Vec<A> sum{};
         for (int i = 0; i < p_.mixes; ++i) {
@@ -92,14 +93,6 @@ class ShiftMix {
     }
   }
 
-  // f(whether a vector is whole, its first channel, channels that it has)
-  template <class F>
-  SOLA_INLINE void for_vectors(const F& f) const {
-    int64_t c = 0;
-    for (; c + L <= p_.C; c += L) f(std::true_type{}, c, L);
-    if (c < p_.C) f(std::false_type{}, c, p_.C - c);
-  }
-
   template <class T>
   SOLA_INLINE T* at(const View& view, int64_t row, int64_t column) const {
     return static_cast<T*>(view.data) + place_.batch * view.batch + row * view.token + column * view.head;
@@ -113,19 +106,6 @@ class ShiftMix {
       const int64_t r = row + way * kRows[g], c = column + way * kColumns[g];
       const bool exists = r >= 0 && r < p_.H && c >= 0 && c < p_.W;
       from[g] = exists ? at<const In>(view, r, c) : zeros_;
-    }
-  }
-
-  template <bool whole, class T>
-  SOLA_INLINE static Vec<A> read(const T* p, int64_t n) {
-    return whole ? load(p) : load_part(p, n);
-  }
-  template <bool whole>
-  SOLA_INLINE static void write(In* p, Vec<A> x, int64_t n) {
-    if (whole) {
-      store(p, x);
-    } else {
-      store_part(p, x, n);
     }
   }
 
