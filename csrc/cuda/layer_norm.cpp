@@ -31,20 +31,15 @@ bool has_kernel(const at::Tensor& x, int vectors) {
 
 at::Tensor parameter_in_vectors(const at::Tensor& parameter) { return in_vectors(parameter.contiguous(), 0); }
 
-// PyTorch's kernel wants one dtype for all
-std::tuple<at::Tensor, at::Tensor, at::Tensor> by_pytorch(const at::Tensor& x, const at::Tensor& weight,
-                                                          const at::Tensor& bias, double eps) {
-  return at::native_layer_norm(x, {x.size(2)}, weight, bias, eps);
-}
-
 at::Tensor forward(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, double eps) {
   check(x, weight, bias, eps);
   const c10::DeviceGuard guard(x.device());
   const auto as_they_are = without_autocast();
   if (x.numel() == 0) return at::empty(x.sizes(), x.options());
   if (!has_kernel(x, kNormVectors)) {
-    const auto out = std::get<0>(by_pytorch(x.to(weight.scalar_type()), weight, bias, eps));
-    return out.to(x.scalar_type());
+    // PyTorch's kernel wants one dtype for all
+    const at::Tensor wide = x.to(weight.scalar_type());
+    return std::get<0>(at::native_layer_norm(wide, {x.size(2)}, weight, bias, eps)).to(x.scalar_type());
   }
   auto out = at::empty(x.sizes(), x.options());
   const at::Tensor tokens = tokens_in_vectors(x), w = parameter_in_vectors(weight), b = parameter_in_vectors(bias);
@@ -58,7 +53,7 @@ at::Tensor forward(const at::Tensor& x, const at::Tensor& weight, const at::Tens
 Gradients gradients_by_pytorch(const at::Tensor& grad_out, const at::Tensor& x, const at::Tensor& weight,
                                const at::Tensor& bias, double eps) {
   const at::Tensor tokens = x.to(weight.scalar_type());
-  const auto [out, mean, inverse] = by_pytorch(tokens, weight, bias, eps);
+  const auto [out, mean, inverse] = at::native_layer_norm(tokens, {x.size(2)}, weight, bias, eps);
   auto [grad_x, grad_weight, grad_bias] = at::native_layer_norm_backward(
       grad_out.to(weight.scalar_type()), tokens, {x.size(2)}, mean, inverse, weight, bias, {true, true, true});
   return {grad_x.to(x.scalar_type()), grad_weight, grad_bias};
