@@ -188,6 +188,20 @@ def test_an_ensemble_runs_and_learns_as_its_members(mixer):
     torch.testing.assert_close(torch.vmap(members[0])(image[:, None])[:, 0], members[0](image))
 
 
+@every_mixer
+def test_gradients_of_every_image(mixer):
+    model, batch = tiny(torch.float64, mixers={"L": mixer}), images(40, 64, dtype=torch.float64)
+
+    def loss(weights, image):
+        return torch.func.functional_call(model, weights, image[None]).square().sum()
+
+    weights = {name: weight.detach() for name, weight in model.named_parameters()}
+    got = torch.vmap(torch.func.grad(loss), in_dims=(None, 0))(weights, batch)
+    for number, image in enumerate(batch):
+        for name, grad in gradients(model, image[None]).items():
+            torch.testing.assert_close(got[name][number], grad)
+
+
 def test_drop_path_acts_in_training_only():
     model, image = tiny(drop_path=0.5), images(32, 32)
     assert torch.equal(model(image), model(image))

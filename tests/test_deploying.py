@@ -98,3 +98,15 @@ def test_fine_tuning_trains_all_that_is_not_frozen(names):
     assert rates[id(weights["bridges.1_1_to_4_2.linear.weight"])] == (pytest.approx(8e-4), 0.05)
     assert rates[id(weights["stages.3.blocks.1.norm1.weight"])] == (pytest.approx(8e-4), 0.0)
     assert rates[id(weights["stages.3.blocks.0.mixer.mix.ratios"])] == (pytest.approx(6.4e-4), 0.0)
+
+
+def test_images_of_a_batch_have_gradients_of_their_own(names):
+    grads = names["grads"]
+    assert grads.keys() == dict(names["model"].named_parameters()).keys()
+    assert all(
+        grad.shape == (4, *names["weights"][name].shape) and grad.isfinite().all() for name, grad in grads.items()
+    )
+    bias = grads["head.classifier.bias"]
+    # softmax less one at the image's own label
+    assert torch.equal(bias.argmin(1), torch.arange(4))
+    assert not bias[0].equal(bias[1])

@@ -2,11 +2,13 @@
 
 import inspect
 import re
+from collections.abc import Callable
 
 import device_checks as checks
 import pytest
 import torch
 from cases import CASES, SMALL_CASES, Case
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from sola_vision import ops
@@ -94,6 +96,57 @@ def test_many_gradients_at_once(case: Case) -> None:
     for number, grad in enumerate(grads):
         alone = torch.autograd.grad(out, inputs, grad, retain_graph=True)
         assert all(torch.equal(many[number], one) for many, one in zip(together, alone, strict=True))
+
+
+def _loss_of(case: Case) -> Callable[..., Tensor]:
+    return lambda *tensors: case.run(list(tensors)).square().sum()
+
+
+@pytest.mark.parametrize("case", SMALL_CASES, ids=str)
+def test_gradients_of_functions(case: Case) -> None:
+    inputs = case.inputs(torch.float64)
+    places = tuple(range(len(inputs)))
+    wanted = torch.autograd.grad(_loss_of(case)(*[tensor.requires_grad_() for tensor in inputs]), inputs)
+    inputs = [tensor.detach() for tensor in inputs]
+    assert all(map(torch.equal, torch.func.grad(_loss_of(case), argnums=places)(*inputs), wanted))
+    # as many at once as the result has elements
+    jacobian = torch.func.jacrev(lambda *tensors: case.run(list(tensors)).flatten()[:3])(*inputs)
+    out, vjp = torch.func.vjp(lambda first: case.run([first, *inputs[1:]]).flatten(), inputs[0])
+    for row, one in zip(jacobian, torch.eye(len(out), dtype=out.dtype), strict=False):
+        torch.testing.assert_close(row, vjp(one)[0], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("case", SMALL_CASES, ids=str)
+def test_gradients_of_every_example(case: Case) -> None:
+    examples = [case.inputs(torch.float64, seed=seed) for seed in range(3)]
+    tokens = BATCHED_INPUTS.get(case.op, 3)
+    shared = examples[0][tokens:]
+    batched = [torch.stack(tensors) for tensors in zip(*(inputs[:tokens] for inputs in examples), strict=True)]
+    grad = torch.func.grad(_loss_of(case), argnums=tuple(range(tokens + len(shared))))
+    got = torch.vmap(grad, in_dims=(0,) * tokens + (None,) * len(shared))(*batched, *shared)
+    for number, inputs in enumerate(examples):
+        for mine, wanted in zip(got, grad(*inputs[:tokens], *shared), strict=True):
+            torch.testing.assert_close(mine[number], wanted, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("case", SMALL_CASES, ids=str)
+def test_gradients_of_functions_under_autocast(case: Case) -> None:
+    inputs = case.inputs(torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        wanted = torch.autograd.grad(_loss_of(case)(*[tensor.requires_grad_() for tensor in inputs]), inputs)
+        got = torch.func.grad(_loss_of(case), argnums=tuple(range(len(inputs))))(*[each.detach() for each in inputs])
+    assert all(map(torch.equal, got, wanted))
+
+
+# the rules of forward mode in torch are still decorated with torch.jit
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("case", SMALL_CASES[::2], ids=str)
+def test_what_functions_may_not_ask_for(case: Case) -> None:
+    inputs = case.inputs(torch.float64)
+    with pytest.raises(NotImplementedError, match=rf"^{case.op}: forward-mode differentiation"):
+        torch.func.jvp(_loss_of(case), tuple(inputs), tuple(inputs))
+    with pytest.raises(RuntimeError, match=r"derivative for sola::\w+ is not implemented"):
+        torch.func.grad(lambda x: torch.func.grad(_loss_of(case))(x, *inputs[1:]).sum())(inputs[0])
 
 
 # the rules of forward mode in torch are still decorated with torch.jit

@@ -4,9 +4,10 @@ Layout is ``(B, N, H, D)``: batch, tokens, heads, head dim. Importing this packa
 the compiled extension it raises ``ImportError`` with the command that builds it, and nothing falls back to a slower
 path.
 
-Gradients are those of ``backward()`` and ``torch.autograd.grad``, once: second derivatives, forward mode and the
-derivatives of ``torch.func`` raise an error. ``torch.vmap`` works: examples that share an operator's parameters are one batch,
-others run in turn. So do the gradients of ``is_grads_batched``, but for ``shift_mix``.
+Gradients are those of ``backward()``, ``torch.autograd.grad`` and ``torch.func`` (``grad``, ``vjp``, ``jacrev``), once:
+second derivatives and forward mode raise an error, and so do the derivatives of ``torch.func`` inside ``torch.compile``.
+``torch.vmap`` works: examples that share an operator's parameters are one batch, others run in turn; so do the
+gradients of ``is_grads_batched``, but for ``shift_mix``, and both together, for the gradients of every example.
 """
 
 import torch as _torch  # noqa: F401  its libraries must be loaded before the extension that links to them

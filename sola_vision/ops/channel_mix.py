@@ -14,6 +14,7 @@ from torch.utils.flop_counter import register_flop_formula
 from sola_vision.ops._batched import examples_as_batch, examples_in_turn
 from sola_vision.ops._checks import check_like, check_tensor, require, require_tensors
 from sola_vision.ops._in_place import gated, squared_relu
+from sola_vision.ops._transforms import lowered, under_transforms
 
 OP = "channel_mix"
 # elsewhere it is three products of PyTorch's and what joins them
@@ -50,7 +51,7 @@ def channel_mix(x_k: Tensor, x_r: Tensor, key: Tensor, value: Tensor, receptance
     """
     require_tensors(OP, x_k=x_k, x_r=x_r, key=key, value=value, receptance=receptance)
     if x_k.device.type in COMPILED:
-        out: Tensor = torch.ops.sola.channel_mix.default(x_k, x_r, key, value, receptance)
+        out: Tensor = _channel_mix(x_k, x_r, key, value, receptance)
         return out
     _check(x_k, x_r, key, value, receptance)
     return composed(x_k, x_r, key, value, receptance)
@@ -116,3 +117,4 @@ def _backward_flops(grad_out: Any, x_k: Any, x_r: Any, key: Any, *args: Any, **k
 
 examples_as_batch("channel_mix", tokens=2, batch_dims=(0,))
 examples_in_turn("channel_mix_backward")
+_channel_mix = under_transforms("channel_mix", lowered(5))

@@ -23,6 +23,7 @@ from sola_vision.ops._checks import (
     require,
     require_tensors,
 )
+from sola_vision.ops._transforms import under_transforms
 
 OP = "layer_norm"
 EPS = 1e-5
@@ -55,7 +56,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, *, eps: float = EPS) -> 
     """
     require_tensors(OP, x=x, weight=weight, bias=bias)
     if x.device.type in COMPILED:
-        out: Tensor = torch.ops.sola.layer_norm.default(x, weight, bias, eps)
+        out: Tensor = _layer_norm(x, weight, bias, eps)
         return out
     _check(x, weight, bias, eps)
     return composed(x, weight, bias, eps=eps)
@@ -107,3 +108,11 @@ def _flops(*args: Any, **kwargs: Any) -> int:
 
 examples_as_batch("layer_norm", tokens=1, batch_dims=(0,))
 examples_in_turn("layer_norm_backward")
+
+
+def _widened(device: torch.device) -> list[torch.dtype]:
+    """What autocast makes of tokens, weight and bias: float32 on CUDA, as of PyTorch's; it leaves them on a CPU."""
+    return [torch.float32] * 3 if device.type == "cuda" else []
+
+
+_layer_norm = under_transforms("layer_norm", _widened)

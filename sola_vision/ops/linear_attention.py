@@ -12,6 +12,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from sola_vision.ops._batched import examples_as_batch, examples_in_turn
 from sola_vision.ops._checks import accumulate_dtype, check_attention, check_vector, require, require_tensors
+from sola_vision.ops._transforms import lowered, under_transforms
 
 OP = "linear_attention"
 FEATURE_MAPS = ("elu1", "relu", "identity", "exp")
@@ -67,10 +68,9 @@ def linear_attention(
         require_tensors(OP, decay=decay)
     _check_feature_map(feature_map)
     if decay is None and not causal:
-        out: Tensor = torch.ops.sola.linear_attention.default(q, k, v, feature_map, normalize, eps)[0]
+        out: Tensor = _linear_attention(q, k, v, feature_map, normalize, eps)[0]
     else:
-        chunked = torch.ops.sola.chunked_linear_attention.default
-        out = chunked(q, k, v, decay, feature_map, causal, normalize, eps, CHUNK)[0]
+        out = _chunked_linear_attention(q, k, v, decay, feature_map, causal, normalize, eps, CHUNK)[0]
     return out
 
 
@@ -244,5 +244,7 @@ def _chunked_backward_flops(
 
 examples_as_batch("linear_attention", tokens=3, batch_dims=(0, 0, 0))
 examples_as_batch("chunked_linear_attention", tokens=3, batch_dims=(0, 0))
-examples_in_turn("linear_attention_backward")
+examples_as_batch("linear_attention_backward", tokens=6, batch_dims=(0, 0, 0))
 examples_in_turn("chunked_linear_attention_backward")
+_linear_attention = under_transforms("linear_attention", lowered(3))
+_chunked_linear_attention = under_transforms("chunked_linear_attention", lowered(3))

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from sola_vision.ops._batched import examples_as_batch, examples_in_turn
 from sola_vision.ops._checks import check_parameter, check_tensor, require, require_tensors
+from sola_vision.ops._transforms import lowered, under_transforms
 
 OP = "shift_mix"
 MOST_MIXES = 8
@@ -41,7 +42,7 @@ def shift_mix(x: Tensor, ratios: Tensor) -> tuple[Tensor, ...]:
 
     """
     require_tensors(OP, x=x, ratios=ratios)
-    return tuple(torch.ops.sola.shift_mix.default(x, ratios))
+    return tuple(_shift_mix(x, ratios))
 
 
 def scalar_ops(elements: Any, mixes: Any) -> dict[str, Any]:
@@ -76,3 +77,4 @@ def _flops(*args: Any, **kwargs: Any) -> int:
 
 examples_as_batch("shift_mix", tokens=1, batch_dims=(0,))
 examples_in_turn("shift_mix_backward")
+_shift_mix = under_transforms("shift_mix", lowered(1))

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from sola_vision.ops._batched import examples_as_batch, examples_in_turn
+from sola_vision.ops._batched import examples_as_batch
 from sola_vision.ops._checks import accumulate_dtype, check_attention, require_tensors
+from sola_vision.ops._transforms import lowered, under_transforms
 
 OP = "softmax_attention"
 
@@ -47,7 +48,7 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = 
     require_tensors(OP, q=q, k=k, v=v)
     if scale is None:
         scale = q.size(-1) ** -0.5 if q.size(-1) else 1.0
-    out: Tensor = torch.ops.sola.softmax_attention.default(q, k, v, scale, causal)[0]
+    out: Tensor = _softmax_attention(q, k, v, scale, causal)[0]
     return out
 
 
@@ -96,4 +97,5 @@ def _backward_flops(
 
 
 examples_as_batch("softmax_attention", tokens=3, batch_dims=(0, 0))
-examples_in_turn("softmax_attention_backward")
+examples_as_batch("softmax_attention_backward", tokens=6, batch_dims=(0, 0, 0))
+_softmax_attention = under_transforms("softmax_attention", lowered(3))

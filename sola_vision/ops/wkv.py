@@ -12,6 +12,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from sola_vision.ops._batched import examples_as_batch, examples_in_turn
 from sola_vision.ops._checks import check_like, check_tensor, check_vector, require, require_tensors
+from sola_vision.ops._transforms import lowered, under_transforms
 
 OP = "wkv"
 DECAY_PER = ("sequence", "token")
@@ -45,7 +46,7 @@ def wkv(k: Tensor, v: Tensor, decay: Tensor, bonus: Tensor, *, decay_per: str = 
     require_tensors(OP, k=k, v=v, decay=decay, bonus=bonus)
     require(decay_per in DECAY_PER, OP, "decay_per", f"be one of {', '.join(DECAY_PER)}", decay_per)
     rate = decay / max(k.size(1), 1) if decay_per == "sequence" and k.dim() == 3 else decay
-    out: Tensor = torch.ops.sola.wkv.default(k, v, rate, bonus)[0]
+    out: Tensor = _wkv(k, v, rate, bonus)[0]
     return out
 
 
@@ -89,3 +90,4 @@ def _flops(*args: Any, **kwargs: Any) -> int:
 
 examples_as_batch("wkv", tokens=2, batch_dims=(0, 1))
 examples_in_turn("wkv_backward")
+_wkv = under_transforms("wkv", lowered(2), save=True)
