@@ -242,7 +242,7 @@ def test_models_that_make_their_own_tensors_are_profiled(sola_profile, name, mod
     assert "gave no count" not in out
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit.script", "ignore::UserWarning")
 @pytest.mark.parametrize("command", [("--no-measure", "--no-report"), ("formula",)])
 @pytest.mark.parametrize(
     ("name", "message"),
