@@ -4,6 +4,7 @@ Tensors with data are checked in C++, tensors without data (meta) in Python: bot
 """
 
 import re
+from fractions import Fraction
 
 import pytest
 import torch
@@ -236,6 +237,37 @@ def test_decay_outside_its_range(value: float) -> None:
 def test_what_is_no_tensor(call, message: str) -> None:
     with pytest.raises(TypeError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (torch.tensor(0.3, requires_grad=True), "must be a number, got a tensor, which would get no gradient; "),
+        ("0.3", "must be a number, got str"),
+    ],
+)
+def test_what_is_no_number(value, message: str) -> None:
+    with pytest.raises(TypeError, match=f"softmax_attention: scale {message}"):
+        ops.softmax_attention(**_attention(), scale=value)
+    with pytest.raises(TypeError, match=f"linear_attention: eps {message}"):
+        ops.linear_attention(**_attention(), eps=value)
+    with pytest.raises(TypeError, match=f"layer_norm: eps {message}"):
+        ops.layer_norm(**_layer_norm(), eps=value)
+
+
+@pytest.mark.parametrize("scale", [2, -0.5, Fraction(1, 3)])
+def test_a_scale_of_any_number(scale) -> None:
+    inputs = _attention()
+    assert torch.equal(
+        ops.softmax_attention(**inputs, scale=scale), ops.softmax_attention(**inputs, scale=float(scale))
+    )
+
+
+def test_a_compiled_scale_may_change() -> None:
+    inputs = _attention()
+    compiled = torch.compile(ops.softmax_attention, backend="eager", fullgraph=True, dynamic=True)
+    for scale in (0.1, 0.2, 3):
+        assert torch.equal(compiled(**inputs, scale=scale), ops.softmax_attention(**inputs, scale=scale))
 
 
 def test_bad_decay_per() -> None:

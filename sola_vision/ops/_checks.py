@@ -39,6 +39,20 @@ def require_tensors(op: str, **arguments: Any) -> None:
             raise TypeError(f"{op}: {name} must be a tensor, got {type(value).__name__}")
 
 
+def number(op: str, name: str, value: Any, instead: str) -> Any:
+    """The argument as the dispatcher takes it; ``TypeError`` for what is no number.
+
+    A tensor would silently get no gradient. ``instead``: what to do with one.
+    """
+    if isinstance(value, (int, float, torch.SymInt, torch.SymFloat)):
+        return value
+    if isinstance(value, Tensor):
+        raise TypeError(f"{op}: {name} must be a number, got a tensor, which would get no gradient; {instead}")
+    if not hasattr(value, "__float__"):
+        raise TypeError(f"{op}: {name} must be a number, got {type(value).__name__}")
+    return float(value)
+
+
 def check_tensor(op: str, name: str, tensor: Tensor, layout: str) -> None:
     """Rank, dtype and a contiguous last dimension. ``layout`` reads like ``(B, N, H, D)``."""
     rank = layout.count(",") + 1

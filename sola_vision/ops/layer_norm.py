@@ -20,6 +20,7 @@ from sola_vision.ops._checks import (
     check_like,
     check_tensor,
     dtype_name,
+    number,
     require,
     require_tensors,
 )
@@ -48,13 +49,14 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, *, eps: float = EPS) -> 
         ``(B, N, C)`` in the dtype of ``x``; sums run in float32 (float64 for float64).
 
     Raises:
-        TypeError: names the argument that is no tensor.
+        TypeError: names the argument that is no tensor, or no number.
         ValueError: names the argument, what came and what is allowed.
 
     Source: Ba et al., arXiv 1607.06450.
 
     """
     require_tensors(OP, x=x, weight=weight, bias=bias)
+    eps = number(OP, "eps", eps, "call eps.item() first")
     if x.device.type in COMPILED:
         out: Tensor = _layer_norm(x, weight, bias, eps)
         return out

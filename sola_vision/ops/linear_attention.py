@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from sola_vision.ops._batched import examples_as_batch, examples_in_turn
-from sola_vision.ops._checks import accumulate_dtype, check_attention, check_vector, require, require_tensors
+from sola_vision.ops._checks import accumulate_dtype, check_attention, check_vector, number, require, require_tensors
 from sola_vision.ops._transforms import lowered, under_transforms
 
 OP = "linear_attention"
@@ -56,7 +56,7 @@ def linear_attention(
         for float64).
 
     Raises:
-        TypeError: names the argument that is no tensor.
+        TypeError: names the argument that is no tensor, or no number.
         ValueError: names the argument, what came and what is allowed.
 
     Source: Katharopoulos et al., arXiv 2006.16236; decay and chunks as in RetNet, arXiv 2307.08621. Derivation:
@@ -66,6 +66,7 @@ def linear_attention(
     require_tensors(OP, q=q, k=k, v=v)
     if decay is not None:
         require_tensors(OP, decay=decay)
+    eps = number(OP, "eps", eps, "call eps.item() first")
     _check_feature_map(feature_map)
     if decay is None and not causal:
         out: Tensor = _linear_attention(q, k, v, feature_map, normalize, eps)[0]

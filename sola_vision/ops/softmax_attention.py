@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from sola_vision.ops._batched import examples_as_batch
-from sola_vision.ops._checks import accumulate_dtype, check_attention, require_tensors
+from sola_vision.ops._checks import accumulate_dtype, check_attention, number, require_tensors
 from sola_vision.ops._transforms import lowered, under_transforms
 
 OP = "softmax_attention"
@@ -31,14 +31,14 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = 
         q: ``(B, N, H, D)``, float64 (CPU), float32, bfloat16 or float16; any strides, last dimension contiguous.
         k: ``(B, M, H, D)``.
         v: ``(B, M, H, V)``; D and V are 1 to 256, N and M are free.
-        scale: factor on the scores, ``1/√D`` if None.
+        scale: factor on the scores, ``1/√D`` if None; a learned one is multiplied into ``q`` instead.
         causal: query i sees keys 0…i only.
 
     Returns:
         ``(B, N, H, V)`` in the dtype of ``q``; scores and sums are kept in float32 (float64 for float64).
 
     Raises:
-        TypeError: names the argument that is no tensor.
+        TypeError: names the argument that is no tensor, or no number.
         ValueError: names the argument, what came and what is allowed; or why a backend that was asked for can't run.
 
     Source: online softmax, Milakov and Gimelshein, arXiv 1805.02867; tiling and backward as in FlashAttention-2,
@@ -48,6 +48,8 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = 
     require_tensors(OP, q=q, k=k, v=v)
     if scale is None:
         scale = q.size(-1) ** -0.5 if q.size(-1) else 1.0
+    else:
+        scale = number(OP, "scale", scale, "multiply q by it and give scale=1.0")
     out: Tensor = _softmax_attention(q, k, v, scale, causal)[0]
     return out
 
