@@ -211,6 +211,27 @@ def wkv_meets_what_has_faded(device: Device) -> None:
     )
 
 
+def wkv_learns_where_keys_lie_far_apart(device: Device, dtype: torch.dtype) -> None:
+    """Where lanes and tiles forget e^30 and more, factors of two sums leave float32 while their products vanish."""
+    tokens, channels = 80, 256
+    generator = torch.Generator().manual_seed(2)
+    k, v, grad = (torch.randn(1, tokens, channels, generator=generator) for _ in range(3))
+    case = Case("wkv", (), (("decay_per", "token"),))
+    # a few tens apart, and hundreds
+    for spread in (40, 300):
+        inputs = [(spread * k).to(dtype), v.to(dtype), torch.linspace(0.5, 4.0, channels), torch.zeros(channels)]
+
+        def gradients(where: Any, wide: torch.dtype | None, inputs: list[Tensor] = inputs) -> list[Tensor]:
+            leaves = [tensor.to(wide or tensor.dtype).to(device.name).requires_grad_() for tensor in inputs]
+            out = case.call(where, leaves)
+            return [each.cpu() for each in torch.autograd.grad(out, leaves, grad.to(dtype).to(out))]
+
+        got = gradients(device.ops, None)
+        plain, exact = gradients(reference, None), gradients(reference, torch.float64)
+        # an exponent of hundreds carries that many roundings
+        check_close("grad", got, plain, exact, dtype, conditioning=spread)
+
+
 def wkv_of_masked_keys(device: Device) -> None:
     """Keys of −1e30 leave bonus and decay no digit: about an even average, in which tokens that don't exist have no say."""
     k, v = torch.full((1, 70, 3), -1e30), torch.randn(1, 70, 3, generator=torch.Generator().manual_seed(0))

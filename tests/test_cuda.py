@@ -288,10 +288,9 @@ def test_wkv_of_masked_keys() -> None:
 
 def test_wkv_forgets_at_the_right_rate() -> None:
     checks.wkv_forgets_at_the_right_rate(DEVICE)
-
-
-def test_wkv_meets_what_has_faded() -> None:
     checks.wkv_meets_what_has_faded(DEVICE)
+    for dtype in DTYPES:
+        checks.wkv_learns_where_keys_lie_far_apart(DEVICE, dtype)
 
 
 @pytest.mark.parametrize("case", SMALL_CUDA_CASES, ids=str)

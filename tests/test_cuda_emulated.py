@@ -162,6 +162,11 @@ def test_wkv_meets_what_has_faded() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_wkv_learns_where_keys_lie_far_apart(dtype: torch.dtype) -> None:
+    checks.wkv_learns_where_keys_lie_far_apart(DEVICE, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_large_scores(dtype: torch.dtype) -> None:
     checks.large_scores(DEVICE, dtype)
 

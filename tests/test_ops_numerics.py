@@ -175,23 +175,9 @@ def test_wkv_over_many_tokens_is_a_mean() -> None:
     torch.testing.assert_close(out, torch.ones_like(out), rtol=1e-5, atol=0)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("dtype", checks.HALF_AND_FLOAT, ids=str)
 def test_wkv_learns_where_keys_lie_far_apart(dtype: torch.dtype) -> None:
-    """Between decays that forget a tile by e^−40 and keys hundreds apart, factors of the gradients left float32."""
-    tokens, channels = 80, 256
-    k, v, grad = (torch.randn(1, tokens, channels) for _ in range(3))
-    inputs = [(300 * k).to(dtype), v.to(dtype), torch.linspace(0.5, 3.0, channels), torch.zeros(channels)]
-
-    def gradients(where, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
-        leaves = [
-            tensor.to(dtype if tensor.dim() > 1 else torch.promote_types(dtype, torch.float32)) for tensor in inputs
-        ]
-        leaves = [leaf.detach().requires_grad_() for leaf in leaves]
-        return torch.autograd.grad(where.wkv(*leaves, decay_per="token"), leaves, grad.to(dtype))
-
-    got, plain, exact = gradients(ops, dtype), gradients(reference, dtype), gradients(reference, torch.float64)
-    # an exponent of hundreds carries that many roundings
-    check_close("grad", got, plain, exact, dtype, conditioning=300)
+    checks.wkv_learns_where_keys_lie_far_apart(checks.Device("cpu", ops, tokens=0), dtype)
 
 
 def test_wkv_forgets_at_the_right_rate_over_many_tokens() -> None:

@@ -6,10 +6,11 @@
 // λ = e^−decay. From tile to tile goes the state, times λ^T, plus what the tile sums up to by itself: added token by
 // token, a large state would round every one of them, thousands of times over.
 //
-// Nothing that counts is lost as long as |decay|·T + |bonus| ≤ 40 for a tile of T tokens: a token whose weight
-// underflows (e^−86) is outweighed at every place that it reaches by the token that holds the maximum, by e^46 at
-// least. Where decay or bonus are too large for that even with few tokens, tiles shrink to one token and decay moves
-// into m.
+// Nothing that counts is lost as long as |decay|·T + |bonus| ≤ 32 for a tile of T tokens: a token whose weight
+// underflows (e^−86) is outweighed at every place that it reaches by the token that holds the maximum, by e^54 at
+// least; a tile that underflows beside the state that enters it is so by e^16: m overstates the state by what a tile
+// forgets and by what keep_in_range leaves (e^32, e^6), and this tile forgets as much once more. Where decay or bonus
+// are too large for that even with few tokens, tiles shrink to one token and decay moves into m.
 //
 // Work goes vector of channels by vector of channels, straight from the caller's rows to the caller's rows.
 #pragma once
@@ -112,7 +113,7 @@ struct Lane {
   // keeps the values near 1 by moving their size into m; in range nothing happens, so nothing is rounded
   SOLA_INLINE void keep_in_range() {
     const Vec<A> one = splat<A>(1);
-    const auto out_of_range = (gauge > A(0x1p30)) | ((gauge < A(0x1p-30)) & (gauge > A(0)));
+    const auto out_of_range = (gauge > A(0x1p30)) | ((gauge < A(0x1p-8)) & (gauge > A(0)));
     const Vec<A> size = out_of_range ? gauge : one;
     rescale(one / size);
     m += vlog(size);
@@ -152,7 +153,7 @@ template <class A>
 int64_t tile_tokens(const A* decay, const A* bonus, int64_t count) {
   double longest = kTileTokens;
   for (int64_t c = 0; c < count; ++c) {
-    const double room = 40.0 - ::fabs(double(bonus[c])), rate = ::fabs(double(decay[c]));
+    const double room = 32.0 - ::fabs(double(bonus[c])), rate = ::fabs(double(decay[c]));
     // also false for NaN
     const bool fits = room >= rate * longest;
     if (!fits) longest = room >= rate ? room / rate : 1.0;

@@ -229,10 +229,6 @@ class WkvBackward {
     const Vec<A> left_keys = channels.reference(keys, key_maximum);
     const Vec<A> left_grads = channels.reference(grads, grad_maximum);
 
-    // a reference overstates its sums by up to e^60: the factor of two may overflow where their product underflows, so
-    // its root goes into each
-    const auto root = [](Vec<A> x) SOLA_LAMBDA { return vexp(x * A(0.5)); };
-    const Vec<A> rightwards = root(left_keys + right_grads - decay);
     Vec<A> apart{};
     scan<Direction::left_to_right, Purpose::see_and_move>(
         channels, c, tokens, key_maximum, keys,
@@ -241,15 +237,14 @@ class WkvBackward {
           return Fresh<A>{weight * rows.v[p], weight};
         },
         [&](int64_t p, const Fresh<A>& sums) SOLA_LAMBDA {
-          apart += (rightwards * sums.first) * (rightwards * load(memory_.grad_tile.first + p * L)) +
-                   (rightwards * sums.second) * (rightwards * load(memory_.grad_tile.second + p * L));
+          apart +=
+              sums.first * load(memory_.grad_tile.first + p * L) + sums.second * load(memory_.grad_tile.second + p * L);
         });
-    add_up(memory_.grad_decay + c, memory_.grad_decay_low + c, -apart);
+    add_up(memory_.grad_decay + c, memory_.grad_decay_low + c, -vexp(left_keys + right_grads - decay) * apart);
     keys.store_to(*memory_.keys.left, c);
 
     const auto grad_k = column<In, kPart>(p_.grad_k, t, c), grad_v = column<In, kPart>(p_.grad_v, t, c);
-    const Vec<A> by_left = root(key_maximum + left_grads), by_right = root(key_maximum + right_grads);
-    const Vec<A> leftwards = root(right_keys + left_grads - decay);
+    const Vec<A> by_left = vexp(key_maximum + left_grads), by_right = vexp(key_maximum + right_grads);
     const Vec<A> by_own = vexp(key_maximum + grad_maximum + load(channels.bonus + c));
     Vec<A> grad_bonus{};
     apart = Vec<A>{};
@@ -263,21 +258,19 @@ class WkvBackward {
           const Vec<A> v = rows.v[p], dy = rows.dy[p], h = -dy * rows.y[p];
           const Vec<A> weight = load(memory_.key_tile.weight + p * L),
                        own = by_own * load(memory_.grad_tile.weight + p * L);
-          const Vec<A> P = by_left * (by_left * sums.first) +
-                           (by_right * (by_right * load(memory_.grad_tile.first + p * L)) + own * dy);
-          const Vec<A> H = by_left * (by_left * sums.second) +
-                           (by_right * (by_right * load(memory_.grad_tile.second + p * L)) + own * h);
+          const Vec<A> P = by_left * sums.first + (by_right * load(memory_.grad_tile.first + p * L) + own * dy);
+          const Vec<A> H = by_left * sums.second + (by_right * load(memory_.grad_tile.second + p * L) + own * h);
           const Vec<A> dv = weight * P;
           grad_v.put(p, dv);
           grad_k.put(p, v * dv + weight * H);
           grad_bonus += weight * own * (v * dy + h);
-          apart += (leftwards * sums.first) * (leftwards * load(memory_.key_tile.first + p * L)) +
-                   (leftwards * sums.second) * (leftwards * load(memory_.key_tile.second + p * L));
+          apart +=
+              sums.first * load(memory_.key_tile.first + p * L) + sums.second * load(memory_.key_tile.second + p * L);
           for (const auto& next : {rows.v, rows.dy}) next.prefetch(p + kTileTokens);
           rows.y.prefetch(p + kTileTokens);
           for (const auto& next : {grad_k, grad_v}) next.prefetch_to_write(p + kTileTokens);
         });
-    add_up(memory_.grad_decay + c, memory_.grad_decay_low + c, -apart);
+    add_up(memory_.grad_decay + c, memory_.grad_decay_low + c, -vexp(right_keys + left_grads - decay) * apart);
     add_up(memory_.grad_bonus + c, memory_.grad_bonus_low + c, grad_bonus);
     grads.store_to(*memory_.grads.left, c);
   }

@@ -7,10 +7,11 @@
 //
 // Nothing that counts is lost as long as |decay|·T + |bonus| ≤ 32 for a lane's T tokens. A token whose E underflows
 // (e^−86) is outweighed at every place that it reaches by the token that holds the maximum, by e^54 at least; a lane
-// that underflows beside what enters it is so by e^22: m overstates that by up to what one lane forgets, and the lane
-// itself forgets as much. A channel whose decay or bonus is too large for that takes tokens one by one, with the decay
-// in m. So does one whose weights grow (a negative decay) by more than e^40 over the whole sequence: a key that far
-// ones outweigh here may be the near one of a query there, and its gradient needs a reference of its own.
+// that underflows beside what enters it is so by e^16: m overstates that by what a lane forgets and by what
+// keep_in_range leaves (e^32, e^6), and this lane forgets as much once more. A channel whose decay or bonus is too
+// large for that takes tokens one by one, with the decay in m. So does one whose weights grow (a negative decay) by
+// more than e^40 over the whole sequence: a key that far ones outweigh here may be the near one of a query there, and
+// its gradient needs a reference of its own.
 #pragma once
 
 #include "cuda/kernel_params.h"
@@ -47,7 +48,7 @@ struct Scan {
   }
   // in range nothing happens, so nothing is rounded
   SOLA_DEVICE void keep_in_range() {
-    if (gauge > 0x1p30f || (gauge < 0x1p-30f && gauge > 0.0f)) {
+    if (gauge > 0x1p30f || (gauge < 0x1p-8f && gauge > 0.0f)) {
       m += logf(gauge);
       rescale(1.0f / gauge);
     }
