@@ -10,7 +10,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 from torch import nn
 
-from sola_profile.arguments import Sizes, check_budget, read_settings, read_sizes, read_texts
+from sola_profile.arguments import Sizes, check_budget, check_seconds, read_settings, read_sizes, read_texts
 from sola_profile.auto_sizes import auto_sizes
 from sola_profile.case import DTYPES, Settings, check_choice
 from sola_profile.cost.symbolic import LIMIT_S
@@ -100,6 +100,7 @@ def formula(
 
     """
     check_choice("dtype", dtype, DTYPES)
+    check_seconds("limit_s", limit_s)
     source, sizes = _source(model), read_sizes("resolutions", resolutions)
     sweep = FormulaSweep(source, sizes, InputShape.parse(input_shape), dtype, limit_s, memory=memory)
     for _ in sweep.run():

@@ -88,6 +88,13 @@ def read_settings(settings: Settings | None) -> Settings:
     return settings
 
 
+def check_seconds(name: str, seconds: float) -> None:
+    """Raise ``ValueError`` unless this is a finite number of more than 0 seconds."""
+    number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+    if not number or not 0 < seconds < math.inf:
+        raise ValueError(f"{name}: expected more than 0 seconds, got {seconds!r}")
+
+
 def check_budget(budget_s: float | None, *, nothing: float | None = None) -> None:
     """Raise ``ValueError`` unless this is a finite number of more than 0 seconds, or ``nothing``, which measures nothing."""
     if budget_s is None and nothing is None:

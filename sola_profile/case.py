@@ -179,10 +179,20 @@ class Case:
         return bool(self.resolution.height % self.spec.stride or self.resolution.width % self.spec.stride)
 
 
+_ALL = re.compile(r"all\s+(\w)")
+
+
+def written_out(pattern: str, spec: BackboneSpec) -> str:
+    """A pattern as it is, and ``all L`` as as many as the backbone has layers."""
+    same = _ALL.fullmatch(pattern.strip())
+    return pattern if same is None else re.sub(r"\w", same[1], spec.pattern)
+
+
 def read_spec(model: str, pattern: str | None = None) -> BackboneSpec:
     """The spec of a preset, under another pattern if one is given; raises ``ValueError`` that names the mistake.
 
-    ``sola_t[LL|LL|SSSSSS|SS]``, the way a spec under another pattern is called, reads like the two apart.
+    ``sola_t[LL|LL|SSSSSS|SS]``, the way a spec under another pattern is called, reads like the two apart. ``all L`` is a
+    pattern too.
     """
     if ":" in model:
         raise ValueError(f"model: expected a preset such as sola_t, got {model!r}")
@@ -194,7 +204,7 @@ def read_spec(model: str, pattern: str | None = None) -> BackboneSpec:
     spec = get_spec(model)
     if pattern is None:
         return spec
-    changed = spec.with_pattern(pattern)
+    changed = spec.with_pattern(written_out(pattern, spec))
     if changed.pattern == spec.pattern:
         return spec
-    return changed.with_pattern(pattern, name=f"{model}[{changed.pattern}]")
+    return changed.with_pattern(changed.pattern, name=f"{model}[{changed.pattern}]")

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -21,6 +22,9 @@ from sola_profile.exit_codes import MEANINGS, ExitCode
 from sola_vision.version import __version__
 
 DEFAULT = "profile"
+
+# errors of a disk without room
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 # name → where its click command lives; one line per command
 COMMANDS: Mapping[str, str] = {
@@ -126,7 +130,20 @@ def main() -> None:
         click.echo("interrupted", err=True)
         code = ExitCode.INTERRUPTED
     except BrokenPipeError:
-        # the reader of a pipe has left; Python would complain about the same when it flushes at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # the reader of a pipe has left
         code = ExitCode.INTERNAL
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        click.echo(f"not everything was written: {error.strerror}", err=True)
+        code = ExitCode.INTERNAL
+    _flush()
     sys.exit(code)
+
+
+def _flush() -> None:
+    """Write what is left; where it can't be written Python would complain about the same again at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -20,7 +20,7 @@ class ExitCode(IntEnum):
 
 MEANINGS: Mapping[ExitCode, str] = {
     ExitCode.FINE: "fine",
-    ExitCode.INTERNAL: "an internal error, with its traceback; a counter that selftest distrusts; a mixing matrix that differs from its operator; a closed pipe",
+    ExitCode.INTERNAL: "an internal error, with its traceback; a counter that selftest distrusts; a mixing matrix that differs from its operator; a closed pipe, a full disk",
     ExitCode.USAGE: "bad use, or something that --strict objects to",
     ExitCode.REGRESSION: "a figure is worse than that of the baseline",
     ExitCode.UNSTABLE: "timing too unstable for the verdict that --max-regression or --require-stable asked for; ceilings that machine --check doubts",

@@ -13,8 +13,8 @@ from typing import Any
 from sola_profile.case import MAX_SIDE, Resolution, Settings
 from sola_profile.cost.liveness import predict_peak
 from sola_profile.errors import first_line
-from sola_profile.source import InputShape, ModelSource
-from sola_profile.workload import NoCheckpointsError, Workload, build, cpu_threads
+from sola_profile.source import BuildError, InputShape, ModelSource
+from sola_profile.workload import Workload, build, cpu_threads
 
 MOST_IMAGES = 2**16
 HEADROOM = 0.05
@@ -41,13 +41,14 @@ class Confirmation:
 class Fitted:
     """The most that fits: ``resolution`` and ``batch`` with its predicted total, and the total of the next larger one.
 
-    ``batch`` is 0 where not even one image fits, and then ``total_bytes`` is what that would take.
+    ``batch`` is 0 where not even one image fits, and then ``total_bytes`` is what that would take. ``next_bytes``: None
+    where nothing larger was looked at.
     """
 
     resolution: Resolution
     batch: int
     total_bytes: int
-    next_bytes: int
+    next_bytes: int | None
     confirmation: Confirmation | None = None
 
 
@@ -85,7 +86,7 @@ class Fitting:
                 yield f"looking for the largest batch of {self.source.name} at {resolution}"
                 try:
                     found = self._largest_batch(resolution)
-                except NoCheckpointsError:
+                except BuildError:
                     raise
                 except Exception as error:
                     if self.source.spec is not None:
@@ -113,12 +114,12 @@ class Fitting:
 
     def _largest_square(self) -> Fitted | None:
         stride = USUAL_STRIDE if self.source.spec is None else self.source.spec.stride
-        workload = build(self.source, self.settings, "meta", shape=self.shape)
 
         def total(steps: int) -> int:
             return predict_peak(workload, Resolution(steps * stride, steps * stride)).total_bytes
 
         try:
+            workload = build(self.source, self.settings, "meta", shape=self.shape)
             steps, taken, further = most_that_fits(total, self.usable_bytes, MAX_SIDE // stride, power=2)
         except Exception as error:
             if self.source.spec is not None:
@@ -152,8 +153,12 @@ class Fitting:
 TRUSTED_GUESSES = 6
 
 
-def most_that_fits(total: Callable[[int], int], limit_bytes: int, most: int, power: int = 1) -> tuple[int, int, int]:
-    """The largest n with ``total(n) ≤ limit_bytes``, its total, and that of n + 1; n is 0 where not even 1 fits.
+def most_that_fits(
+    total: Callable[[int], int], limit_bytes: int, most: int, power: int = 1
+) -> tuple[int, int, int | None]:
+    """The largest n up to ``most`` with ``total(n) ≤ limit_bytes``, its total, and that of n + 1, None beyond ``most``.
+
+    n is 0 where not even 1 fits.
 
     ``total`` must rise with n; where it is ``a + b·n^power``, a few values are enough to find the answer, and otherwise
     twice as many as bisection takes.
@@ -179,7 +184,7 @@ def most_that_fits(total: Callable[[int], int], limit_bytes: int, most: int, pow
         elif guess in known:
             # the rule has said what it can; halve what is left, and look next to the answer first
             guess = low + 1 if low + 1 not in known else (low + high) // 2
-    return low, value(max(1, low)), value(low + 1)
+    return low, value(max(1, low)), value(low + 1) if low < most else None
 
 
 def _guess(known: Mapping[int, int], limit_bytes: int, power: int, low: int) -> int:

@@ -8,6 +8,7 @@ import inspect
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
@@ -93,6 +94,12 @@ class ModelSource:
         """What the model takes when nobody says: one image, with the channels of a backbone or three."""
         channels = 3 if self.spec is None else self.spec.in_channels
         return InputShape((1, channels, HEIGHT, WIDTH))
+
+    def check_input(self, shape: InputShape | None) -> None:
+        """Raise ``ValueError`` where a backbone of ours doesn't take the shape; of other models nothing is known."""
+        taken = self.default_input
+        if self.spec is not None and shape is not None and shape.dims[1:] != taken.dims[1:]:
+            raise ValueError(f"{self.name} takes {taken.with_batch(shape.batch)}, got {shape}")
 
     @property
     def called(self) -> str:
@@ -218,6 +225,8 @@ def _factory(source: ModelSource) -> Any:
     except ModuleNotFoundError as error:
         hint = nearest(source.name, list_models()) if error.name == module_name else ""
         raise ValueError(f"model: can't import {module_name!r} ({error}){hint}") from error
+    except (Exception, SystemExit) as error:
+        raise ValueError(f"model: importing {module_name!r} failed{_what(error)}") from error
     for part in path.split("."):
         if not hasattr(found, part):
             raise ValueError(f"model: {module_name} has no {path!r}{nearest(part, dir(found))}")
@@ -258,7 +267,22 @@ def _called(name: str, factory: Callable[..., Any], resolution: Resolution | Non
     except ValueError:
         # of a function written in C nothing is known before it is called
         pass
-    return factory(**sized)
+    try:
+        return factory(**sized)
+    except SystemExit as error:
+        raise BuildError(f"model: {name} can't be built{_what(error)}") from error
+
+
+def _what(error: BaseException) -> str:
+    """An error of the user's code at the end of a message: its kind, what it says and where it was raised."""
+    if isinstance(error, SystemExit):
+        return f": it ended the process with status {error}"
+    said = f": {type(error).__name__}: {error}"
+    if isinstance(error, SyntaxError):
+        # which says itself where it is
+        return said
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{said} ({place.filename}:{place.lineno})"
 
 
 _BUILDERS: Mapping[str, Callable[[ModelSource, Resolution | None], nn.Module]] = {

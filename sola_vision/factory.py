@@ -49,6 +49,7 @@ def create_model(
         out_indices: with ``features_only``, only the maps of these stages, counted from 0, or of the last n.
 
     Raises:
+        TypeError: ``model`` is neither.
         ValueError: names the argument, what came and what is allowed; a pattern that can't be read points at the
             character, an unknown name suggests the nearest.
 
@@ -76,6 +77,7 @@ def save_weights(model: Backbone, path: str | Path) -> None:
 
     Raises:
         ValueError: ``path`` is a folder, or a weight has no numbers to write: it is on meta, sharded, quantised or sparse.
+        OSError: the file can't be written.
 
     """
     from safetensors.torch import save
@@ -150,6 +152,7 @@ def load_weights(model: Backbone, path: str | Path, *, strict: bool = True) -> l
     Raises:
         ValueError: the file holds other names or shapes and ``strict``, or isn't safetensors but a folder, say, or the
             model is on meta, sharded or quantised; nothing is loaded.
+        OSError: the file can't be read.
 
     """
     from safetensors import SafetensorError, safe_open

@@ -47,6 +47,18 @@ def failing():
     return Tiny(fails=True)
 
 
+def same():
+    return nn.Identity()
+
+
+def broken():
+    raise RuntimeError("no luck")
+
+
+def leaving():
+    raise SystemExit(3)
+
+
 def pooling():
     return nn.AvgPool2d(2)
 
@@ -184,6 +196,9 @@ def test_training_sums_what_has_a_gradient(sola_profile):
         (("--model", "sola_t", "--with", "sola_x"), "did you mean 'sola_t'?"),
         (("--model", "sola_t[LL|LL]"), "2 stages where the backbone has 4"),
         (("--model", "zoo:Tiny.forward", "--res", "64"), "can't be built"),
+        (("--model", "zoo:leaving", "--res", "64"), "zoo:leaving can't be built: it ended the process with status 3"),
+        (("--model", "sola_t", "--input", "1x4xHxW"), "sola_t takes 1x3xHxW, got 1x4xHxW"),
+        (("--model", "sola_t", "--limit", "nan"), "expected a finite number above 0, got nan"),
     ],
 )
 def test_bad_use_names_the_mistake(sola_profile, arguments, message):
@@ -201,6 +216,36 @@ def test_a_model_without_products_is_a_model(sola_profile, tmp_path):
     assert "Local slope of latency" in out
     assert "Local slope of MACs" not in out
     assert (tmp_path / "report" / "report.html").exists()
+
+
+def test_a_model_without_operators_is_a_model(sola_profile):
+    code, out, _ = sola_profile("--model", "zoo:same", "--res", "64", "--budget", "1", "--threads", "1", "--no-report")
+    assert code == 0
+    assert "MACs of one image = 0" in out
+    code, out, _ = sola_profile("formula", "--model", "zoo:same", "--res", "64", "--measure-memory")
+    assert code == 0
+    assert "refuses" not in out
+    assert "-100" not in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name", "message"),
+    [
+        (("fit", "--memory", "1GiB"), "broken", "of these sizes of 1x3xHxW: 64: no luck; other sizes: no luck"),
+        (("trace", "--out", "trace.json"), "broken", "zoo:broken doesn't run at 64: RuntimeError: no luck"),
+        (
+            ("trace", "--out", "trace.json"),
+            "failing",
+            "zoo:failing doesn't run at 64: RuntimeError: no kernel for this",
+        ),
+        (("predict", "--machine", "h200", "--no-report"), "broken", "zoo:broken at 64: "),
+    ],
+)
+def test_a_model_that_fails_is_refused_in_a_line(sola_profile, arguments, name, message):
+    command, *rest = arguments
+    code, _, err = sola_profile(command, "--model", f"zoo:{name}", "--res", "64", *rest)
+    assert code == 2
+    assert message in " ".join(err.split())
 
 
 def test_a_model_that_reads_values_is_refused_in_words(sola_profile):

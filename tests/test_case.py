@@ -76,6 +76,9 @@ def test_another_pattern_shows_in_the_name():
     assert spec.pattern == "LL|LL|SSSSSS|LS"
     assert spec.name == "sola_t[LL|LL|SSSSSS|LS]"
     assert read_spec("sola_t", "L*2|L*2|(LLS)*2|LS") is read_spec("sola_t")
+    for same in (read_spec("sola_t[all S]"), read_spec("sola_t", "all S")):
+        assert same.name == "sola_t[SS|SS|SSSSSS|SS]"
+        assert same.pattern == "SS|SS|SSSSSS|SS"
 
 
 def test_an_unknown_model_names_the_nearest():

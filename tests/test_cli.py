@@ -344,6 +344,23 @@ def test_a_closed_pipe_is_no_traceback(tmp_path):
     assert child.wait() == 1
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_costs_no_result(run):
+    code, out, err = run("--model", "sola_t", "--res", "32", "--no-measure", "--no-report", "--json", "/dev/full")
+    assert code == ExitCode.INTERNAL
+    assert "GMACs" in out
+    assert err.splitlines()[-1] == "not everything was written: No space left on device"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_output_is_no_traceback(tmp_path):
+    command = [sys.executable, "-m", "sola_profile", "machine", "--show", "h200"]
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path, check=False)
+    assert ended.returncode == ExitCode.INTERNAL
+    assert ended.stderr == "not everything was written: No space left on device\n"
+
+
 def test_an_encoding_without_our_signs_costs_no_result(tmp_path):
     child = process(*ALONE, "--no-measure", "--no-report", cwd=tmp_path, env={"PYTHONIOENCODING": "ascii"})
     out, err = child.communicate()

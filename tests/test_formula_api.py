@@ -49,5 +49,8 @@ def test_a_wrong_argument_is_explained():
         sola_profile.formula("sola_tt")
     with pytest.raises(ValueError, match="the letters H and W once each"):
         sola_profile.formula(small(), "64", input_shape="1x3x64x64")
+    for seconds in (0, float("nan"), "60"):
+        with pytest.raises(ValueError, match=f"limit_s: expected more than 0 seconds, got {seconds!r}"):
+            sola_profile.formula(small(), "64", limit_s=seconds)
     with pytest.raises(AttributeError, match="no attribute 'profil'"):
         sola_profile.profil  # noqa: B018

@@ -95,9 +95,9 @@ def test_json_has_every_polynomial_and_every_witness(command):
         (("--model", "timm:resnet81"), "did you mean 'resnet18'?"),
         (("--model", "sola_t", "--input", "3x224x224"), "the letters H and W once each"),
         (("--model", "sola_t", "--by", "kid"), "did you mean 'kind'?"),
-        (("--model", "sola_t", "--depth", "0"), "expected more than 0, got 0"),
+        (("--model", "sola_t", "--depth", "0"), "expected a finite number above 0, got 0"),
         (("--model", "sola_t", "--memory", "8 elephants"), "expected a memory such as 8GiB"),
-        (("--model", "sola_t", "--limit", "-1"), "expected more than 0, got -1"),
+        (("--model", "sola_t", "--limit", "-1"), "expected a finite number above 0, got -1"),
         (("--model", "sola_t", "--dtype", "float31"), "did you mean 'float32'?"),
     ],
 )

@@ -158,7 +158,13 @@ def test_bad_use_is_a_sentence(run, monkeypatch, arguments, sentence) -> None:
 
 
 @pytest.mark.parametrize(
-    ("device", "name"), [("NVIDIA H200", "h200"), ("NVIDIA H100 80GB HBM3", "h100"), ("NVIDIA A100-SXM4-80GB", "a100")]
+    ("device", "name"),
+    [
+        ("NVIDIA H200", "h200"),
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA A100-SXM4-80GB", "a100"),
+        ("../mine", "-mine"),
+    ],
 )
 def test_a_report_is_named_after_its_device(device: str, name: str) -> None:
     assert kernels_cuda.slug(device) == name

@@ -35,6 +35,7 @@ from sola_profile.report.numbers import (
 )
 from sola_profile.report.sentences import coverage_sentence, growth_sentences, polynomial_sentences
 from sola_profile.report.tables import (
+    Table,
     comparison_table,
     difference_table,
     kinds_table,
@@ -42,13 +43,13 @@ from sola_profile.report.tables import (
     residual_table,
     work_table,
 )
-from sola_profile.report.terminal import print_profile
+from sola_profile.report.terminal import print_profile, print_table
 from sola_profile.result import NotReached, OutOfMemory, OverBudget
 
 
-def terminal_text(profile, width=100, **options):
+def terminal_text(shown, width=100, *, show=print_profile, **options):
     console = Console(file=io.StringIO(), width=width, **options)
-    print_profile(profile, console)
+    show(shown, console)
     return console.file.getvalue()
 
 
@@ -184,6 +185,21 @@ def test_the_terminal_cuts_nothing_off(width):
     assert "…" not in text
     assert max(map(len, text.splitlines())) <= width
     assert "\x1b" not in text
+
+
+@pytest.mark.parametrize("width", [20, 40, 60])
+def test_a_table_wider_than_the_terminal_keeps_every_figure(width):
+    table = Table(
+        "Front",
+        ("Pattern", "Longest linear run", ""),
+        (("LL|LL|LLSLLS|LS", "123,456,789", "odd"),),
+        frozenset({"Pattern"}),
+    )
+    text = terminal_text(table, width, show=print_table)
+    assert all(cell in text for cell in table.rows[0][:2])
+    assert ("Longest linear run" in text) == (width >= 40)
+    assert {"Longest", "linear", "run"} <= set(text.split())
+    assert max(map(len, text.splitlines())) <= max(width, 30)
 
 
 def test_colour_only_on_terminals_and_not_under_no_color(monkeypatch):

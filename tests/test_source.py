@@ -64,6 +64,25 @@ def test_a_factory_is_a_function_a_class_or_a_module_of_the_current_folder():
 
 
 @pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "x = unknown",
+            r"importing 'my_failing' failed: NameError: name 'unknown' is not defined \(.*my_failing.py:1\)",
+        ),
+        ("def f(:", r"importing 'my_failing' failed: SyntaxError: .*\(my_failing.py, line 1\)"),
+        ("raise SystemExit(2)", "importing 'my_failing' failed: it ended the process with status 2"),
+    ],
+)
+def test_a_module_that_fails_is_named_with_the_line(text, message, tmp_path, monkeypatch):
+    (tmp_path / "my_failing.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(ValueError, match=message):
+        read_source("my_failing:make")
+
+
+@pytest.mark.parametrize(
     ("name", "message"),
     [
         ("sola_x", "did you mean 'sola_t'"),

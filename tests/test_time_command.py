@@ -225,4 +225,4 @@ def test_in_python_it_shows_itself_and_what_it_left_out():
 def test_a_model_that_refuses_every_size_is_bad_use(sola_profile):
     code, _, err = sola_profile("predict", "-m", "timm:resnet18", "-r", "64", "--machine", "l4", "--input", "1x1xHxW")
     assert code == 2
-    assert "no size could be predicted: timm:resnet18:" in " ".join(err.split())
+    assert "no size could be predicted: timm:resnet18 at 64: " in " ".join(err.split())

@@ -36,6 +36,12 @@ def test_bad_use_is_found_before_anything_runs(sola_profile, tmp_path):
     code, _, err = sola_profile("trace", "--model", "sola_t", "--out", str(tmp_path / "no" / "t.json"))
     assert code == 2
     assert "can't write to" in err
+    code, _, err = sola_profile("trace", "--model", "sola_t", "--input", "1x1xHxW", "--out", str(tmp_path / "t.json"))
+    assert code == 2
+    assert "sola_t takes 1x3xHxW, got 1x1xHxW" in err
+    code, _, err = sola_profile("trace", "--model", "sola_t", "--out", "-")
+    assert code == 2
+    assert "expected a file, got '-'" in err
     code, _, err = sola_profile("trace", "--model", "sola_x")
     assert code == 2
     assert "did you mean 'sola_t'" in err

@@ -45,6 +45,7 @@ def _losses(text):
         ({"data": "count"}, "--data: there is no folder 'count'; did you mean 'task:count'"),
         ({"mixer": "decay"}, "--mixer: expected a letter and a mixer such as L=decay, got 'decay'"),
         ({"pattern": "L|L|LLX|L"}, "pattern"),
+        ({"seed": 2**64}, f"seed: expected a whole number from 0 to 2^48 - 1, got {2**64}"),
         ({"lr": -1}, "lr: expected a number of more than 0, got -1"),
         ({"out": "/dev/null/run"}, "out: can't write to /dev/null/run: Not a directory"),
         ({"lrr": 1}, "No such option '--lrr'"),

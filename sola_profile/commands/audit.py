@@ -27,7 +27,7 @@ def audit(models: str | None, out: str | None, json_file: str | None) -> None:
     targets.check()
     from sola_profile.audit import Audit
     from sola_profile.report.audit import audit_json, audit_page, audit_table, summary
-    from sola_profile.report.terminal import rich_table
+    from sola_profile.report.terminal import print_table
 
     found, command = Audit(chosen), written_command()
     try:
@@ -38,7 +38,7 @@ def audit(models: str | None, out: str | None, json_file: str | None) -> None:
             targets.put(PAGE, audit_page(found.rows, found.failed, sources, command))
             targets.deliver({name: audit_json(found.rows, found.failed, command) for name in targets.files})
             console = targets.console()
-            console.print(rich_table(audit_table(found.rows)))
+            print_table(audit_table(found.rows), console)
             console.print(summary(found.rows))
     for figure, reason in found.failed.items():
         click.echo(f"{figure.model} at {figure.size} could not be counted: {reason}", err=True)

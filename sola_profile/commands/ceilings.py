@@ -60,7 +60,7 @@ def for_profile(settings: Settings, *, measure: bool, runs: bool) -> Machine | N
 
 def drift_text(drift: Drift) -> str:
     """What no longer holds."""
-    return f"the kept ceilings no longer hold: {drift.name} is at {drift.ratio:.2f} × what it was"
+    return f"the kept ceilings no longer hold: {drift.name} is at {drift.ratio:.2g} × what it was"
 
 
 def measured(wanted: Wanted) -> Machine:

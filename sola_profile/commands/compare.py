@@ -131,9 +131,11 @@ def run_both(options: dict[str, Any], gates: Gates) -> tuple[Comparison, ExitCod
 
 
 def show(found: Comparison, targets: Targets) -> None:
-    """Files first, the terminal last."""
+    """Files first, the terminal last, and also where a file can't be written."""
     from sola_profile.report.comparison import comparison_json, markdown_text, print_comparison
 
     writers = {"json": comparison_json, "markdown": markdown_text}
-    targets.deliver({name: writers[name](found) for name in targets.files})
-    print_comparison(found, targets.console())
+    try:
+        targets.deliver({name: writers[name](found) for name in targets.files})
+    finally:
+        print_comparison(found, targets.console())

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from sola_profile.case import DTYPES, MODES, OPTIMIZERS, Settings, parse_resolutions
 from sola_profile.commands.formula import parse_bytes
-from sola_profile.commands.output import checked
+from sola_profile.commands.output import Targets, checked
+from sola_profile.errors import refused_sizes
 from sola_profile.exit_codes import ExitCode
 from sola_profile.source import DEFAULT_INPUT, BuildError, InputShape, read_source
+
+if TYPE_CHECKING:
+    from sola_profile.fitting import Fitting
 
 HEADROOM_PERCENT = 5.0
 
@@ -42,15 +46,12 @@ def fit(**options: Any) -> None:
     resolutions = checked(lambda: parse_resolutions(options["res"]), "--res")
     limit_bytes = checked(lambda: parse_bytes(options["memory"]), "--memory")
     shape = None if options["shape"] is None else checked(lambda: InputShape.parse(options["shape"]), "--input")
+    checked(lambda: source.check_input(shape), "--input")
     names = ("batch", "dtype", "threads", "mode", "optimizer", "checkpointing")
     settings = checked(lambda: Settings(**{name: options[name] for name in names}))
     if not 0 <= options["headroom"] < 100:
         raise click.BadParameter(f"expected 0 to 100, got {options['headroom']:g}", param_hint="--headroom")
-    from rich.console import Console
-
     from sola_profile.fitting import Fitting
-    from sola_profile.report.fit_table import fit_table
-    from sola_profile.report.terminal import rich_table
 
     fitting = Fitting(source, settings, limit_bytes, shape, options["headroom"] / 100)
     try:
@@ -59,7 +60,9 @@ def fit(**options: Any) -> None:
     except BuildError as error:
         raise click.UsageError(str(error)) from error
     finally:
-        Console(highlight=False).print(rich_table(fit_table(fitting)))
+        show(fitting)
+    if not fitting.batches:
+        raise click.UsageError(refused_sizes(source.name, shape or source.default_input, fitting.refused))
     for size, reason in fitting.refused.items():
         click.echo(f"{source.name} doesn't take {size}: {reason}", err=True)
     if not any(found.batch for found in fitting.batches):
@@ -69,3 +72,12 @@ def fit(**options: Any) -> None:
     if failed:
         click.echo(f"--confirm: predicted to fit and failed: {'; '.join(failed)}", err=True)
         sys.exit(ExitCode.NOTHING_FITTED)
+
+
+def show(fitting: Fitting) -> None:
+    """What is found by now, where there is something."""
+    from sola_profile.report.fit_table import fit_table
+    from sola_profile.report.terminal import print_table
+
+    if fitting.batches or fitting.square:
+        print_table(fit_table(fitting), Targets(None, {}).console())

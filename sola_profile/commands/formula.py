@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sola_profile.case import DTYPES, Resolution, nearest, parse_resolutions
-from sola_profile.commands.output import Targets, checked, written_command
+from sola_profile.commands.output import Targets, check_positive, checked, written_command
 from sola_profile.errors import refused_sizes
 from sola_profile.exit_codes import ExitCode
 from sola_profile.source import DEFAULT_INPUT, BuildError, InputShape, ModelSource, read_source
@@ -94,8 +94,7 @@ def read_request(options: dict[str, Any]) -> Request:
             message = f"expected one of {', '.join(known)}, got {options[name]!r}{hint}"
             raise click.BadParameter(message, param_hint=f"--{name}")
     for name in ("limit", "depth"):
-        if options[name] <= 0:
-            raise click.BadParameter(f"expected more than 0, got {options[name]:g}", param_hint=f"--{name}")
+        check_positive(options[name], f"--{name}")
     files = {"json": options["json_file"]} if options["json_file"] else {}
     memory = options["memory"]
     limit_bytes = None if memory is None else checked(lambda: parse_bytes(memory), "--memory")

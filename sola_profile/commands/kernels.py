@@ -156,9 +156,21 @@ def run(request: Request, renderer: Renderer | None) -> KernelReport:
 
 
 def write(finished: KernelReport, targets: Targets, renderer: Renderer | None) -> None:
-    """Everything that was asked for: raw results first, the terminal last."""
-    from sola_profile.report.kernel_json import kernel_json_text
+    """Everything that was asked for: raw results first, the terminal last, and also where a file can't be written."""
     from sola_profile.report.kernel_terminal import print_kernels
+
+    console = targets.console()
+    try:
+        write_files(finished, targets, renderer)
+    finally:
+        print_kernels(finished, console)
+    if targets.folder is not None:
+        console.print(f"Report: {targets.folder / NAME}.md", highlight=False, soft_wrap=True)
+
+
+def write_files(finished: KernelReport, targets: Targets, renderer: Renderer | None) -> None:
+    """The report and the raw results."""
+    from sola_profile.report.kernel_json import kernel_json_text
 
     if targets.folder is not None or targets.files:
         text = kernel_json_text(finished)
@@ -170,10 +182,6 @@ def write(finished: KernelReport, targets: Targets, renderer: Renderer | None) -
         problem = write_kernel_page(finished, targets.folder, NAME, renderer, [RESULT])
         if problem:
             click.echo(f"the report has no picture: {problem}", err=True)
-    console = targets.console()
-    print_kernels(finished, console)
-    if targets.folder is not None:
-        console.print(f"Report: {targets.folder / NAME}.md", highlight=False, soft_wrap=True)
 
 
 def read_request(options: dict[str, Any]) -> Request:

@@ -62,7 +62,7 @@ def _write_report(folder: Path, report: CudaReport, command: str) -> tuple[Path,
 def slug(device: str) -> str:
     """``h200`` for ``NVIDIA H200``: the last word with a digit, lower case."""
     words = [word for word in re.split(r"[^0-9A-Za-z]+", device) if re.search(r"\d", word) and not word.endswith("GB")]
-    return (words[0] if words else device).lower()
+    return (words[0] if words else re.sub(r"[^0-9A-Za-z]+", "-", device)).lower()
 
 
 def main() -> None:

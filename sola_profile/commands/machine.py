@@ -116,7 +116,7 @@ def show(found: Machine, targets: Targets) -> None:
 
     from sola_profile.machine_store import json_text
     from sola_profile.report.machine_tables import machine_headline, machine_tables
-    from sola_profile.report.terminal import rich_table
+    from sola_profile.report.terminal import print_table
 
     if targets.files:
         targets.deliver({"json": json_text(found)})
@@ -124,7 +124,7 @@ def show(found: Machine, targets: Targets) -> None:
     console.print(Text(machine_headline(found), style="bold"))
     console.print()
     for table in machine_tables(found):
-        console.print(rich_table(table))
+        print_table(table, console)
 
 
 def show_list(targets: Targets) -> None:

@@ -68,6 +68,12 @@ def checked_budget(seconds: float) -> float:
     return seconds
 
 
+def check_positive(number: float, option: str) -> None:
+    """Raise bad use unless an option's number is more than 0 and finite."""
+    if not 0 < number < math.inf:
+        raise click.BadParameter(f"expected a finite number above 0, got {number:g}", param_hint=option)
+
+
 def report_folder(options: Mapping[str, Any], default: Path | None) -> Path | None:
     """Where the report goes by ``--out`` and ``--no-report``; None for no report."""
     if options["out"] and options["no_report"]:

@@ -12,7 +12,14 @@ import click
 from sola_profile.case import DTYPES, Resolution, Settings, nearest
 from sola_profile.commands.formula import parse_bytes
 from sola_profile.commands.machine import find
-from sola_profile.commands.output import Targets, check_device, checked, checked_budget, written_command
+from sola_profile.commands.output import (
+    Targets,
+    check_device,
+    check_positive,
+    checked,
+    checked_budget,
+    written_command,
+)
 from sola_profile.report.svg import Renderer
 from sola_profile.study.subject import read_subject
 
@@ -139,8 +146,8 @@ def read_budgets(options: dict[str, Any]) -> Budgets:
     latency, memory, gmacs = options["max_latency"], options["max_memory"], options["max_gmacs"]
     latency_s = None if latency is None else checked(lambda: parse_seconds(latency), "--max-latency")
     memory_bytes = None if memory is None else checked(lambda: parse_bytes(memory), "--max-memory")
-    if gmacs is not None and not gmacs > 0:
-        raise click.BadParameter(f"expected more than 0, got {gmacs:g}", param_hint="--max-gmacs")
+    if gmacs is not None:
+        check_positive(gmacs, "--max-gmacs")
     from sola_profile.study.placement import Budgets
 
     macs = None if gmacs is None else int(gmacs * 1e9)
@@ -196,14 +203,16 @@ def run(placing: Placing) -> Placement:
 
 
 def write(placement: Placement, targets: Targets, renderer: Renderer | None) -> None:
-    """Files first, the terminal last."""
+    """Files first, the terminal last, and also where a file can't be written."""
     from sola_profile.report.placement import print_placement
     from sola_profile.report.placement_folder import write_placement
     from sola_profile.report.placement_json import placement_json
 
-    if targets.folder is not None and renderer is not None:
-        problem = write_placement(placement, targets.folder, renderer)
-        if problem:
-            click.echo(f"no chart: {problem}", err=True)
-    targets.deliver({name: placement_json(placement) for name in targets.files})
-    print_placement(placement, targets.console())
+    try:
+        if targets.folder is not None and renderer is not None:
+            problem = write_placement(placement, targets.folder, renderer)
+            if problem:
+                click.echo(f"no chart: {problem}", err=True)
+        targets.deliver({name: placement_json(placement) for name in targets.files})
+    finally:
+        print_placement(placement, targets.console())

@@ -80,7 +80,8 @@ def predict(**options: Any) -> None:
     request.targets.check()
     result = run(request, options)
     if not any(model.rows for model in result.models):
-        why = "; ".join(f"{model.name}: {reason}" for model in result.models for reason in model.failed.values())
+        failed = [(model.name, *each) for model in result.models for each in model.failed.items()]
+        why = "; ".join(f"{name} at {size}: {reason}" for name, size, reason in failed)
         raise click.UsageError(f"no size could be predicted: {why}")
     if options["accuracy"] and not options["model"] and not result.interrupted:
         keep_deviations(result)
@@ -133,20 +134,9 @@ def read_request(options: dict[str, Any]) -> Request:
     )
 
 
-_TWIN = re.compile(r"(?P<model>\w+)\[(?P<pattern>[^\]]+)\]")
-
-
 def read_model(text: str) -> ModelSource:
-    """A model as ``formula`` reads it, or ``sola_t[PATTERN]`` with another pattern: ``sola_t[all L]`` is all linear."""
-    match = _TWIN.fullmatch(text)
-    if match is None:
-        return read_source(text)
-    pattern = match["pattern"]
-    if re.fullmatch(r"all \w", pattern):
-        spec = read_source(match["model"]).spec
-        assert spec is not None
-        pattern = re.sub(r"[A-Za-z]", pattern[-1], spec.pattern)
-    return replace(read_source(match["model"], pattern), name=text)
+    """A model as ``formula`` reads it, under the name that was given: ``sola_t[all L]`` stays that."""
+    return replace(read_source(text), name=text)
 
 
 def run(request: Request, options: dict[str, Any]) -> TimeResult:
@@ -199,13 +189,15 @@ def _json(result: TimeResult, *, calls: bool) -> str:
 
 
 def show(result: TimeResult, targets: Targets, options: dict[str, Any]) -> None:
-    """JSON and report where they were asked for, tables on the terminal."""
+    """JSON and report where they were asked for; tables on the terminal, also where a file can't be written."""
     from sola_profile.report.time_markdown import PAGE, page_text
     from sola_profile.report.time_terminal import print_times
 
-    if targets.files:
-        targets.deliver({"json": _json(result, calls=True)})
-    if targets.folder is not None:
-        targets.put(RESULT, _json(result, calls=False))
-        targets.put(PAGE, page_text(result, [RESULT]))
-    print_times(result, targets.console(), options["by"])
+    try:
+        if targets.files:
+            targets.deliver({"json": _json(result, calls=True)})
+        if targets.folder is not None:
+            targets.put(RESULT, _json(result, calls=False))
+            targets.put(PAGE, page_text(result, [RESULT]))
+    finally:
+        print_times(result, targets.console(), options["by"])

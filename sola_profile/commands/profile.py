@@ -14,7 +14,15 @@ import click
 
 from sola_profile.case import DTYPES, MODES, OPTIMIZERS, Resolution, Settings, parse_resolutions
 from sola_profile.commands.gates import Baseline, gate_options, read_baseline
-from sola_profile.commands.output import Targets, check_device, checked, checked_budget, report_folder, written_command
+from sola_profile.commands.output import (
+    Targets,
+    check_device,
+    check_positive,
+    checked,
+    checked_budget,
+    report_folder,
+    written_command,
+)
 from sola_profile.errors import first_line, refused_sizes
 from sola_profile.exit_codes import ExitCode
 from sola_profile.report import FORMATS, render
@@ -194,9 +202,20 @@ def outcome(finished: Profile, request: Request) -> ExitCode:
 
 
 def write(finished: Profile, targets: Targets, renderer: Renderer | None) -> None:
-    """Everything that was asked for: raw results first, the terminal last."""
+    """Everything that was asked for: raw results first, the terminal last, and also where a file can't be written."""
     from sola_profile.report.terminal import print_profile
 
+    console = targets.console()
+    try:
+        write_files(finished, targets, renderer)
+    finally:
+        print_profile(finished, console)
+    if targets.folder is not None:
+        console.print(f"Report: {targets.folder}", highlight=False, soft_wrap=True)
+
+
+def write_files(finished: Profile, targets: Targets, renderer: Renderer | None) -> None:
+    """The raw results and the report."""
     texts = {name: render(name, finished) for name in FORMATS if name in targets.files}
     if targets.folder is not None:
         targets.put(RESULT, texts.get("json") or render("json", finished))
@@ -207,10 +226,6 @@ def write(finished: Profile, targets: Targets, renderer: Renderer | None) -> Non
         problem = write_folder(finished, targets.folder, renderer, [RESULT])
         if problem:
             click.echo(f"the report has no charts: {problem}", err=True)
-    console = targets.console()
-    print_profile(finished, console)
-    if targets.folder is not None:
-        console.print(f"Report: {targets.folder}", highlight=False, soft_wrap=True)
 
 
 def read_request(options: dict[str, Any]) -> Request:
@@ -219,12 +234,14 @@ def read_request(options: dict[str, Any]) -> Request:
     names = [name.strip() for name in (options["others"] or "").split(",") if name.strip()]
     others = tuple(checked(partial(read_source, name), "--with") for name in names)
     shape = checked(lambda: _read_shape(options["shape"], options["batch"]), "--input")
+    checked(lambda: source.check_input(shape), "--input")
     auto = options["res"].strip().lower() == AUTO
     resolutions = None if auto else checked(lambda: parse_resolutions(options["res"]), "--res")
     fields = ("batch", "dtype", "device", "mode", "threads", "optimizer", "checkpointing")
     checked(lambda: check_device(options["device"]), "--device")
     settings = checked(lambda: Settings(**{name: options[name] for name in fields}, compile=options["compiled"]))
     budget_s = checked_budget(options["budget"])
+    check_positive(options["limit"], "--limit")
     folder = report_folder(options, Path("docs", "reports", _folder_name(source)))
     files = {name: options[f"{name}_file"] for name in ("json", "csv") if options[f"{name}_file"]}
     for name in ("require_stable", "isolate", "max_regression"):

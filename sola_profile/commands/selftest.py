@@ -26,13 +26,13 @@ def selftest() -> None:
     """
     import torch
 
-    from sola_profile.report.terminal import rich_table
+    from sola_profile.report.terminal import print_table
     from sola_profile.selftest import COUNTERS, run, untrusted
 
     outcomes = list(run())
     console = Targets(None, {}).console()
     console.print(f"torch {torch.__version__}", highlight=False)
-    console.print(rich_table(table(outcomes, COUNTERS)))
+    print_table(table(outcomes, COUNTERS), console)
     for outcome in outcomes:
         for name, reason in outcome.failed.items():
             console.print(f"{name} failed on {outcome.spelling}: {reason}", highlight=False, markup=False)

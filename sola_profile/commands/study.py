@@ -95,14 +95,16 @@ def run(studying: Studying) -> Study:
 
 
 def write(found: Study, targets: Targets, renderer: Renderer | None) -> None:
-    """Files first, the terminal last."""
+    """Files first, the terminal last, and also where a file can't be written."""
     from sola_profile.report.study import print_study
     from sola_profile.report.study_folder import write_study
     from sola_profile.report.study_json import study_json
 
-    if targets.folder is not None and renderer is not None:
-        problem = write_study(found, targets.folder, renderer)
-        if problem:
-            click.echo(f"no charts: {problem}", err=True)
-    targets.deliver({name: study_json(found) for name in targets.files})
-    print_study(found, targets.console())
+    try:
+        if targets.folder is not None and renderer is not None:
+            problem = write_study(found, targets.folder, renderer)
+            if problem:
+                click.echo(f"no charts: {problem}", err=True)
+        targets.deliver({name: study_json(found) for name in targets.files})
+    finally:
+        print_study(found, targets.console())

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from sola_profile.case import DTYPES, MODES, Resolution, Settings
-from sola_profile.commands.output import Targets, check_device, checked
-from sola_profile.source import DEFAULT_INPUT, BuildError, InputShape, read_source
+from sola_profile.commands.output import STDOUT, Targets, check_device, checked
+from sola_profile.errors import first_line
+from sola_profile.source import DEFAULT_INPUT, BuildError, InputShape, ModelSource, read_source
+
+if TYPE_CHECKING:
+    from sola_profile.workload import Step, Workload
 
 WARM_UP_RUNS = 3
 
@@ -37,26 +41,49 @@ def trace(**options: Any) -> None:
     names = ("batch", "dtype", "device", "mode", "threads")
     checked(lambda: check_device(options["device"]), "--device")
     settings = checked(lambda: Settings(**{name: options[name] for name in names}))
+    checked(lambda: source.check_input(shape), "--input")
+    if options["out"] == STDOUT:
+        raise click.BadParameter(f"expected a file, got {STDOUT!r}", param_hint="--out")
     path = Path(options["out"])
     Targets(None, {"out": str(path)}).check()
     from sola_profile.measure.trace import write_trace
-    from sola_profile.workload import build, cpu_threads
+    from sola_profile.workload import cpu_threads
 
     with cpu_threads(settings.threads):
+        click.echo(f"warming up {source.name} at {resolution}", err=True)
         try:
-            workload = build(source, settings, shape=shape)
-            step = workload.step(workload.image(resolution))
-            click.echo(f"warming up {source.name} at {resolution}", err=True)
-            step()
+            workload, step = warm(source, settings, shape, resolution)
         except BuildError as error:
             raise click.UsageError(str(error)) from error
-        except Exception:
+        except Exception as error:
             if source.spec is not None:
                 raise
-            # perhaps it has to be built for this size
-            workload = build(source, settings, shape=shape, resolution=resolution)
-            step = workload.step(workload.image(resolution))
+            raise click.UsageError(
+                f"{source.name} doesn't run at {resolution}: {type(error).__name__}: {first_line(error)}"
+            ) from error
         for _ in range(WARM_UP_RUNS):
             step()
         write_trace(workload, step, path)
     click.echo(f"Trace: {path}")
+
+
+def warm(
+    source: ModelSource, settings: Settings, shape: InputShape | None, resolution: Resolution
+) -> tuple[Workload, Step]:
+    """The model and a step that has run once; built for this size where it takes no other."""
+    from sola_profile.workload import build
+
+    def tried(size: Resolution | None) -> tuple[Workload, Step]:
+        workload = build(source, settings, shape=shape, resolution=size)
+        step = workload.step(workload.image(resolution))
+        step()
+        return workload, step
+
+    try:
+        return tried(None)
+    except BuildError:
+        raise
+    except Exception:
+        if source.spec is not None:
+            raise
+        return tried(resolution)

@@ -194,7 +194,8 @@ class ModelFormula:
 
 def peak_of(recording: Recording) -> PeakMemory:
     """The highest moment of a recording of one size."""
-    place, step_bytes = max(recording.moments, key=lambda moment: moment[1])
+    # a model without operators has no moment
+    place, step_bytes = max(recording.moments, key=lambda moment: moment[1], default=("", 0))
     return PeakMemory(recording.static_bytes, recording.input_bytes, step_bytes, place)
 
 

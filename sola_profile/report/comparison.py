@@ -14,7 +14,7 @@ from sola_profile.report.json_parts import Json, dump, interval_json
 from sola_profile.report.markdown import markdown
 from sola_profile.report.numbers import duration, percent, signed_percent, whole
 from sola_profile.report.tables import Table
-from sola_profile.report.terminal import remarks, rich_table
+from sola_profile.report.terminal import print_table, remarks
 
 COMPARISON_VERSION = 1
 
@@ -105,7 +105,7 @@ def print_comparison(found: Comparison, console: Console) -> None:
     console.print(Text(headline(found), style=style))
     console.print()
     for table in filter(None, (figure_table(found), time_table(found))):
-        console.print(rich_table(table))
+        print_table(table, console)
         for remark in remarks(table):
             console.print(Text(remark, style="yellow"))
     for sentence in sentences(found):

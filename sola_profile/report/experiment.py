@@ -10,7 +10,7 @@ from rich.text import Text
 from sola_profile.measure.statistics import Interval
 from sola_profile.report.numbers import duration, percent, whole
 from sola_profile.report.tables import Table
-from sola_profile.report.terminal import rich_table
+from sola_profile.report.terminal import print_table
 from sola_profile.study.experiment import PAPER_SAMPLES, REFERENCES, Contest, Experiment, Standing, paper_rows
 from sola_profile.study.seed_statistics import MOST_SEEDS, Difference
 
@@ -131,7 +131,7 @@ def paper_sentence() -> str:
 def print_experiment(experiment: Experiment, console: Console) -> None:
     """Short tables, the sentences last."""
     for contest in experiment.contests:
-        console.print(rich_table(_short(contest)))
+        print_table(_short(contest), console)
     for sentence in sentences(experiment):
         console.print(Text(sentence))
 

@@ -19,7 +19,8 @@ def fit_table(fitting: Fitting) -> Table:
 def _cells(found: Fitted) -> tuple[str, ...]:
     predicted = mebibytes(found.total_bytes) if found.batch else "–"
     shown = _confirmed(found.confirmation) if found.confirmation else "–"
-    return str(found.resolution), str(found.batch or "none"), predicted, mebibytes(found.next_bytes), shown
+    further = "–" if found.next_bytes is None else mebibytes(found.next_bytes)
+    return str(found.resolution), str(found.batch or "none"), predicted, further, shown
 
 
 def _confirmed(seen: Confirmation) -> str:

@@ -15,8 +15,8 @@ from sola_profile.report.numbers import (
     mebibytes,
     percent,
     polynomial_text,
+    residual,
     scaled,
-    signed_percent,
     significant,
     whole,
 )
@@ -190,8 +190,8 @@ def _memory_cells(row: SizeRow, asked: bool) -> tuple[str, ...]:
     peak, seen = row.memory, row.measured_memory
     measured = []
     if asked:
-        residual = "–" if seen is None else signed_percent(peak.step_bytes / max(seen.step_bytes, 1) - 1)
-        measured = ["–" if seen is None else mebibytes(seen.step_bytes), residual]
+        off = "–" if seen is None else residual(peak.step_bytes, seen.step_bytes)
+        measured = ["–" if seen is None else mebibytes(seen.step_bytes), off]
     return (
         str(row.resolution),
         mebibytes(peak.parameter_bytes),

@@ -19,7 +19,7 @@ from sola_profile.report.formula_tables import (
     witness_table,
 )
 from sola_profile.report.tables import Table
-from sola_profile.report.terminal import remarks, rich_table
+from sola_profile.report.terminal import print_table, remarks
 
 
 def print_formula(result: FormulaResult, console: Console, by: str = "kind", depth: int = 1) -> None:
@@ -48,6 +48,6 @@ def _print_table(table: Table | None, console: Console) -> None:
     """A table with its remarks below it; nothing for one that has nothing to show."""
     if table is None:
         return
-    console.print(rich_table(table))
+    print_table(table, console)
     for remark in remarks(table):
         console.print(Text(remark, style="yellow"))

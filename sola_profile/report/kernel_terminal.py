@@ -21,7 +21,7 @@ from sola_profile.report.kernel_tables import (
     speed_table,
     summary_table,
 )
-from sola_profile.report.terminal import rich_table
+from sola_profile.report.terminal import print_table
 
 
 def print_kernels(report: KernelReport, console: Console) -> None:
@@ -30,20 +30,20 @@ def print_kernels(report: KernelReport, console: Console) -> None:
     if busy := busy_sentence(report):
         console.print(Text(busy, style="yellow"))
     console.print()
-    console.print(rich_table(backend_table(report)))
-    console.print(rich_table(ceiling_table(report)))
+    print_table(backend_table(report), console)
+    print_table(ceiling_table(report), console)
     for op, mode, rows in groups(report):
-        console.print(rich_table(speed_table(op, mode, rows)))
+        print_table(speed_table(op, mode, rows), console)
         for remark in remarks(rows):
             console.print(Text(f" {remark}", style="yellow"))
-        console.print(rich_table(share_table(report, op, mode, rows)))
+        print_table(share_table(report, op, mode, rows), console)
     if report.crossovers:
-        console.print(rich_table(crossover_table(report).without(TRIED)))
+        print_table(crossover_table(report).without(TRIED), console)
     if report.models:
-        console.print(rich_table(model_table(report)))
+        print_table(model_table(report), console)
         for remark in model_remarks(report):
             console.print(Text(f" {remark}", style="yellow"))
     if report.rows:
-        console.print(rich_table(summary_table(report)))
+        print_table(summary_table(report), console)
     if report.interrupted:
         console.print(Text("Interrupted: the rows above are those that were finished.", style="bold red"))

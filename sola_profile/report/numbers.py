@@ -91,6 +91,11 @@ def signed_percent(share: float) -> str:
     return "0 %" if share == 0 else f"{100 * share:+.1f} %"
 
 
+def residual(predicted: float, measured: float) -> str:
+    """How far a prediction is off; nothing where nothing was measured to be off from."""
+    return signed_percent(predicted / measured - 1) if measured else "–"
+
+
 def times(ratio: float) -> str:
     """``3.20 ×``."""
     return f"{significant(ratio)} ×"

@@ -18,7 +18,7 @@ from sola_profile.report.numbers import (
     whole,
 )
 from sola_profile.report.tables import Table
-from sola_profile.report.terminal import rich_table
+from sola_profile.report.terminal import print_table
 from sola_profile.study.placement import ACCURACY, Confirmation, Option, Placement
 from sola_profile.study.reach import HORIZON, RUN
 from sola_profile.study.space import LATENCY
@@ -243,7 +243,7 @@ def print_placement(placement: Placement, console: Console) -> None:
     console.print(Text(headline(placement), style="bold"))
     console.print()
     for table in tables(placement):
-        console.print(rich_table(table))
+        print_table(table, console)
         if "" in table.columns:
             for row in table.rows:
                 if row[-1]:

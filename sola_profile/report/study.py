@@ -11,7 +11,7 @@ from rich.text import Text
 from sola_profile.report.numbers import percent, significant, whole
 from sola_profile.report.study_reach import exponent_sentences, exponent_table, of_variants, reach_table
 from sola_profile.report.tables import Table
-from sola_profile.report.terminal import rich_table
+from sola_profile.report.terminal import print_table
 from sola_profile.study.matrix_metrics import TOP, RowFigures
 from sola_profile.study.study_result import (
     HELD,
@@ -231,7 +231,7 @@ def print_study(study: Study, console: Console) -> None:
     console.print(Text(headline(study), style="bold"))
     console.print()
     for table in tables(study):
-        console.print(rich_table(table))
+        print_table(table, console)
         if "" in table.columns:
             for row in table.rows:
                 if row[-1]:

@@ -14,6 +14,7 @@ from sola_profile.report.numbers import (
     mebibytes,
     missing_text,
     percent,
+    residual,
     scaled,
     signed_percent,
     significant,
@@ -230,7 +231,7 @@ def memory_table(profile: Profile) -> Table:
                 mebibytes(peak.gradient_bytes),
                 mebibytes(peak.step_bytes),
                 "–" if seen is None else mebibytes(seen.step_bytes),
-                "–" if seen is None else signed_percent(peak.step_bytes / seen.step_bytes - 1),
+                "–" if seen is None else residual(peak.step_bytes, seen.step_bytes),
                 mebibytes(peak.total_bytes),
                 peak.at,
             )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -36,7 +39,7 @@ def print_profile(profile: Profile, console: Console) -> None:
     console.print(Text(headline(profile), style="bold"))
     console.print()
     for table in _tables(profile):
-        console.print(rich_table(table))
+        print_table(table, console)
         for remark in remarks(table):
             console.print(Text(remark, style="yellow"))
     for sentence in load_sentences(profile):
@@ -75,8 +78,28 @@ def remarks(table: Table) -> Iterator[str]:
             yield f" {' '.join([size, *names])}: {remark}"
 
 
-def rich_table(table: Table) -> RichTable:
-    """A table as rich draws it, without the column of remarks, which has no name."""
+# no table is as wide
+ANY_WIDTH = 10_000
+
+
+def print_table(table: Table, console: Console) -> None:
+    """Print a table whole: where the console is narrow headings stand in lines, and what is still too wide goes beyond its edge."""
+    shown = rich_table(table)
+    if _width(shown, console) > console.width:
+        shown = rich_table(table, tall=True)
+        shown.width = _width(shown, console)
+    console.print(shown, crop=False)
+
+
+def _width(shown: RichTable, console: Console) -> int:
+    return Measurement.get(console, console.options.update(max_width=ANY_WIDTH), shown).maximum
+
+
+def rich_table(table: Table, *, tall: bool = False) -> RichTable:
+    """A table as rich draws it, without the column of remarks, which has no name.
+
+    ``tall``: headings in lines that are no wider than what stands below them, or than their longest word.
+    """
     shown = RichTable(
         # a name with another pattern has brackets, which rich would take for markup
         title=escape(table.title),
@@ -87,8 +110,13 @@ def rich_table(table: Table) -> RichTable:
         padding=(0, 1, 0, 0),
     )
     narrow = table.without("") if "" in table.columns else table
-    for name in narrow.columns:
-        shown.add_column(name, justify="left" if name in table.left else "right", no_wrap=True)
+    for number, name in enumerate(narrow.columns):
+        heading = _in_lines(name, [row[number] for row in narrow.rows]) if tall else name
+        shown.add_column(heading, justify="left" if name in table.left else "right", no_wrap=True)
     for row in narrow.rows:
         shown.add_row(*(Text(cell, style="bold red" if cell.startswith("differ") else "") for cell in row))
     return shown
+
+
+def _in_lines(heading: str, cells: list[str]) -> str:
+    return textwrap.fill(heading, max(map(cell_len, [*cells, *heading.split(), " "])))

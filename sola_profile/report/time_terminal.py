@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.text import Text
 
 from sola_profile.report.tables import Table
-from sola_profile.report.terminal import remarks, rich_table
+from sola_profile.report.terminal import print_table, remarks
 from sola_profile.report.time_tables import (
     accuracy_sentences,
     group_table,
@@ -44,6 +44,6 @@ def print_times(result: TimeResult, console: Console, by: str = "kind") -> None:
 def _print_table(table: Table, console: Console) -> None:
     if not table.rows:
         return
-    console.print(rich_table(table))
+    print_table(table, console)
     for remark in remarks(table):
         console.print(Text(remark, style="yellow"))

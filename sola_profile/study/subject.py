@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sola_profile.case import read_spec
+from sola_profile.case import read_spec, written_out
 from sola_profile.source import FACTORY, BuildError, ModelSource, read_source
 from sola_vision.presets import get_spec
 from sola_vision.spec import BackboneSpec
@@ -71,7 +71,7 @@ def read_subject(model: str, pattern: str | None = None) -> Subject:
     base = made.spec
     spec = base
     if pattern is not None:
-        changed = base.with_pattern(pattern)
+        changed = base.with_pattern(written_out(pattern, base))
         spec = replace(changed, name=f"{base.name}[{changed.pattern}]")
     return Subject(model, base, spec, made)
 

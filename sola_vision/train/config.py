@@ -12,6 +12,8 @@ from sola_vision.spec import BackboneSpec
 
 TASK = "task:"
 INITS = ("model", "fan_in")
+# what a key of Philox holds beside the purpose
+LARGEST_SEED = 2**48 - 1
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,8 @@ class TrainConfig:
         _whole("batch", self.batch, 1)
         _whole("eval_size", self.eval_size, 1 if self.is_task else 0)
         _whole("seed", self.seed, 0)
+        if self.seed > LARGEST_SEED:
+            raise ValueError(f"seed: expected a whole number from 0 to 2^48 - 1, got {self.seed}")
         _whole("workers", self.workers, 0)
         if self.is_task and (self.regularisation.rand_augment or self.regularisation.erasing):
             raise ValueError(f"rand_augment, erasing: for folders of images only, got data={self.data!r}")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from sola_vision.train.config import LARGEST_SEED
+
 # the part of the Philox key that keeps uses apart
 PURPOSES = {"train": 0, "eval": 1, "mix": 2, "order": 3, "crop": 4, "weights": 5}
-LARGEST_SEED = 2**48 - 1
 
 
 def generator(purpose: str, seed: int, first: int, second: int = 0) -> np.random.Generator:
