@@ -81,8 +81,8 @@ ZOO = [
     ("resmlp_12_224", INTERPOLATED, 32, False),
     # attention biases for 7 × 7 tokens and no other number
     ("efficientformer_l1", COUNTED, 32, False),
-    # its head pools small maps and convolves large ones, so that no one polynomial holds
-    ("vgg11", COUNTED, 32, False),
+    # its head pools small maps and convolves large ones: torch's symbols can follow that from 2.14 on, at the earliest
+    ("vgg11", (COUNTED, SYMBOLIC), 32, False),
 ]
 
 
@@ -91,8 +91,9 @@ def test_models_of_timm(name, route, stride, memory_known):
     # PyTorch chooses other convolutions for a single thread
     with cpu_threads(2):
         result = found(f"timm:{name}", limit_s=600, memory=MemoryOptions(measure=memory_known))
-    assert (result.formula.route, result.formula.stride) == (route, stride)
-    assert any(row.from_formula for row in result.rows) == (route != COUNTED)
+    assert result.formula.route in ({route} if isinstance(route, str) else route)
+    assert result.formula.stride == stride
+    assert any(row.from_formula for row in result.rows) == (result.formula.route != COUNTED)
     assert all(row.agree for row in result.rows), result.rows
     formula, row = result.formula, next((row for row in result.rows if row.from_formula), None)
     if row is not None:

@@ -85,7 +85,9 @@ class ModelTime:
         """Share of the time by what bounds it."""
         times = {bound: sum(c.time.middle for c in self.calls if c.bound == bound) for bound in BOUNDS}
         times[OVERHEAD] += self.rest.middle
-        return {bound: time_s / self.total.middle if self.total.middle else 0.0 for bound, time_s in times.items()}
+        # added up in the same order, so that no share exceeds the whole by a rounding
+        whole = sum(times.values())
+        return {bound: time_s / whole if whole else 0.0 for bound, time_s in times.items()}
 
     @property
     def uncounted(self) -> tuple[str, ...]:
