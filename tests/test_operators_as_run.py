@@ -56,6 +56,33 @@ def test_interpolation_is_one_kernel_with_its_memory(mode):
         assert row.memory.step_bytes == pytest.approx(row.measured_memory.step_bytes, rel=0.03)
 
 
+def test_dropout_in_evaluation_is_nothing():
+    result = swept(
+        source(lambda _, x: F.dropout(F.hardshrink(F.dropout(x, 0.5, training=False)), 0.0)), "64", measure=True
+    )
+    (row,) = result.rows
+    assert [call.operator for call in row.recording.calls] == ["aten::convolution", "aten::hardshrink"]
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("size", ["256", "100x120"])
+def test_a_view_of_one_image_is_copied_by_a_convolution(size):
+    """Tokens as an image, whose channels lie side by side: PyTorch takes a view of one image for another layout."""
+    model = source(
+        lambda self, x: self.depthwise(x.flatten(2).transpose(1, 2).contiguous().transpose(1, 2).view_as(x)),
+        depthwise=nn.Conv2d(16, 16, 3, padding=1, groups=16),
+    )
+    (row,) = swept(model, size, measure=True).rows
+    assert row.memory.step_bytes == pytest.approx(row.measured_memory.step_bytes, rel=0.001)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("dims", [(2,), (2, 3), (1, 2, 3)])
+def test_rolling_along_several_dimensions_holds_all_results(dims):
+    (row,) = swept(source(lambda _, x: torch.roll(x.sin(), (1,) * len(dims), dims)), "256", measure=True).rows
+    assert row.memory.step_bytes == pytest.approx(row.measured_memory.step_bytes, rel=0.001)
+
+
 def test_interpolation_to_a_size_is_followed_symbolically():
     formula = model_formula(source(lambda _, x: F.interpolate(x, (2 * x.shape[2], 3 * x.shape[3]), mode="bilinear")))
     assert formula.route == SYMBOLIC

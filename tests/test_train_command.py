@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from sola_vision.train.checkpoint import NAME
 from sola_vision.train.command import command, main
-from sola_vision.train.progress import _Shown
+from sola_vision.train.progress import _Lines
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -59,7 +59,7 @@ def test_the_command_names_the_option_and_the_nearest(changes, words):
 
 def test_ctrl_c_finishes_the_step(tmp_path, monkeypatch, capsys):
     before = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr(_Shown, "__call__", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    monkeypatch.setattr(_Lines, "__call__", lambda *_: os.kill(os.getpid(), signal.SIGINT))
     monkeypatch.setattr(sys, "argv", ["train", *arguments(out=tmp_path, steps=9)])
     with pytest.raises(SystemExit, match="130"):
         main()

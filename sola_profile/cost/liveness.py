@@ -20,9 +20,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.module_tracker import ModuleTracker
 
 from sola_profile.case import Resolution
+from sola_profile.cost.as_run import parts_as_run, stepped_as_run
 from sola_profile.cost.cpu_attention import cpu_attention
 from sola_profile.cost.native_attention import native_attention
-from sola_profile.cost.resizing import parts_as_run
 from sola_profile.cost.workspaces import Workspaces, workspaces_on
 from sola_profile.memory import Moment, PeakMemory
 from sola_profile.workload import Workload
@@ -148,7 +148,7 @@ class Liveness(TorchDispatchMode):
                 parts = self._parts(func, args, kwargs)
             if parts is not NotImplemented:
                 return parts
-        out = func(*args, **kwargs)
+        out = self._as_run(func, args, func(*args, **kwargs))
         for leaf in tree_leaves(out):
             if isinstance(leaf, Tensor):
                 self._follow(leaf)
@@ -158,6 +158,9 @@ class Liveness(TorchDispatchMode):
 
     def _parts(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return parts_as_run(func, args, kwargs)
+
+    def _as_run(self, _func: Any, _args: tuple[Any, ...], out: Any) -> Any:
+        return out
 
     def _mark(self, live_bytes: Any, func: Any) -> None:
         self.history.append(Moment(self._place(func), live_bytes))
@@ -213,6 +216,9 @@ class SymbolicLiveness(Liveness):
     def _parts(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         # the parts of C++ don't take symbols everywhere
         return func.decompose(*args, **kwargs)
+
+    def _as_run(self, func: Any, args: tuple[Any, ...], out: Any) -> Any:
+        return stepped_as_run(func, args, out)
 
     def _mark(self, live_bytes: Any, func: Any) -> None:
         self.moments.append((self._place(func), live_bytes))

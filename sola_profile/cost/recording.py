@@ -28,10 +28,10 @@ from torch.utils.module_tracker import ModuleTracker
 from torch.utils.weak import WeakIdKeyDictionary
 
 from sola_profile.case import Resolution
+from sola_profile.cost.as_run import kernels_as_run
 from sola_profile.cost.families import Place, place_of
 from sola_profile.cost.liveness import SymbolicLiveness, storage_bytes
 from sola_profile.cost.native_attention import native_attention
-from sola_profile.cost.resizing import resizing_by_kernels
 from sola_profile.cost.reuse import Death, Event, Touch
 from sola_profile.cost.symbols import COLUMNS, RING, ROWS, NotPolynomial, Symbols
 from sola_profile.cost.work import BY_KIND, COMPLEX, Operand, Size, Work, formula_for, of_complex
@@ -215,7 +215,7 @@ def _record(model: nn.Module, image: Tensor, symbols: Symbols | None, sides: tup
         recorder.parents = lambda: modules.parents
         liveness.where = recorder.where
         try:
-            with torch.no_grad(), enable_python_dispatcher(), resizing_by_kernels(), recorder, liveness:
+            with torch.no_grad(), enable_python_dispatcher(), kernels_as_run(), recorder, liveness:
                 model(image)
         except NotPolynomial:
             raise

@@ -78,7 +78,8 @@ def _convolution_bytes(out: Tensor, x: Tensor, weight: Tensor, *rest: Any) -> tu
         # every thread gathers the pixels of an image that a strided 1 × 1 convolution looks at
         copies += torch.get_num_threads() * (_nbytes(out) // (out.size(0) * out.size(1)) * _blocked(x.size(1)))
     # the blocked output stands beside the copies, then beside the plain output, which is counted already
-    return copies + _blocked_bytes(out) - _nbytes(out), _blocked_bytes(out)
+    before = _plain_copy_bytes(x)
+    return before + copies + _blocked_bytes(out) - _nbytes(out), before + _blocked_bytes(out)
 
 
 def _unfolded_bytes(out: Tensor, weight: Tensor, stride: list[int], padding: list[int]) -> Any:
@@ -89,9 +90,27 @@ def _unfolded_bytes(out: Tensor, weight: Tensor, stride: list[int], padding: lis
 
 
 def _is_channels_last(x: Tensor) -> bool:
-    """Whether the channels of an image are neighbours; of one channel nobody can tell. Asks symbolic strides nothing."""
+    """As PyTorch says (``is_channels_last_strides_2d`` in c10/core/MemoryFormat.h). Asks symbolic strides nothing."""
+    if not _has_neighbouring_channels(x):
+        return False
+    # a view may have any step from a single image to the next
+    to_next, row = x.stride(0), x.stride(2)
+    if isinstance(row, torch.SymInt):
+        return isinstance(to_next, torch.SymInt)
+    return isinstance(to_next, torch.SymInt) or to_next >= row * x.size(2)
+
+
+def _has_neighbouring_channels(x: Tensor) -> bool:
+    """Whether the channels of a pixel lie side by side; of one channel nobody can tell."""
     step = x.stride(1) if x.dim() == 4 else 0
     return isinstance(step, int) and step == 1 and x.size(1) > 1
+
+
+def _plain_copy_bytes(x: Tensor) -> Any:
+    """What oneDNN's copies are made from, where the image itself isn't row behind row."""
+    if any(isinstance(step, torch.SymInt) for step in x.stride()):
+        return _nbytes(x) if _has_neighbouring_channels(x) else 0
+    return 0 if x.is_contiguous() else _nbytes(x)
 
 
 def _goes_to_onednn(x: Tensor, weight: Tensor, steps: tuple[list[int], list[int]], groups: int) -> bool:
@@ -135,6 +154,11 @@ def _resize_bytes(out: Tensor, x: Tensor, *_rest: object) -> tuple[Any, ...]:
     if isinstance(sides, torch.SymInt) or sides > _SMALL_SIDES or _is_channels_last(x):
         return (0,)
     return (_nbytes(x) + _nbytes(out),)
+
+
+def _roll_bytes(out: Tensor, _x: Tensor, shifts: list[Any], *_rest: object) -> tuple[Any, ...]:
+    """One dimension after the other, all results alive (``roll_common`` in ATen/native/TensorTransformations.h of 2.13)."""
+    return (max(len(shifts) - 1, 0) * _nbytes(out),)
 
 
 def _channel_mix_bytes(_out: Tensor, x_k: Tensor, _x_r: Tensor, key: Tensor, *_: object) -> tuple[Any, ...]:
@@ -183,10 +207,12 @@ _CPU: Workspaces = {
     torch.ops.aten.upsample_nearest2d.default: _resize_bytes,
     torch.ops.aten._upsample_nearest_exact2d.default: _resize_bytes,
     torch.ops.aten.upsample_bilinear2d.default: _resize_bytes,
+    torch.ops.aten.roll.default: _roll_bytes,
     torch.ops.sola.channel_mix.default: _channel_mix_bytes,
     torch.ops.sola.channel_mix_backward.default: _channel_mix_backward_bytes,
 }
 _CUDA: Workspaces = {
+    torch.ops.aten.roll.default: _roll_bytes,
     torch.ops.sola.channel_mix.default: _channel_mix_cuda_bytes,
     torch.ops.sola.channel_mix_backward.default: _channel_mix_backward_cuda_bytes,
 }

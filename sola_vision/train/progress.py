@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -12,13 +12,26 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 _LINES = 10
 
 
+# called with step, steps and loss
+Shown = Callable[[int, int, float], None]
+
+
 @contextmanager
-def shown(*, quiet: bool) -> Iterator[_Shown | None]:
-    """A bar on a terminal, ten lines elsewhere, nothing when ``quiet``; called with step, steps and loss."""
+def shown(*, quiet: bool) -> Iterator[Shown | None]:
+    """A bar on a terminal, ten lines elsewhere, nothing when ``quiet``."""
+    console = Console(stderr=True)
     if quiet:
         yield None
-        return
-    console = Console(stderr=True)
+    elif console.is_terminal:
+        with _bar(console) as bar:
+            # the first step tells how long it is
+            task = bar.add_task("training", total=None, loss="")
+            yield lambda step, steps, loss: bar.update(task, completed=step, total=steps, loss=_said(loss))
+    else:
+        yield _Lines(console)
+
+
+def _bar(console: Console) -> Progress:
     columns = (
         TextColumn("training"),
         BarColumn(),
@@ -26,19 +39,18 @@ def shown(*, quiet: bool) -> Iterator[_Shown | None]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[loss]}"),
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        yield _Shown(console, bar)
+    return Progress(*columns, console=console, transient=True)
 
 
-class _Shown:
-    """Remembers the bar's task, whose length the first step tells."""
-
-    def __init__(self, console: Console, bar: Progress) -> None:
-        self.console, self.bar = console, bar
-        self.task = bar.add_task("training", total=None, loss="")
+class _Lines:
+    def __init__(self, console: Console) -> None:
+        self.console = console
 
     def __call__(self, step: int, steps: int, loss: float) -> None:
-        self.bar.update(self.task, completed=step, total=steps, loss=f"loss {loss:.4g}")
         # the last step of every tenth
-        if not self.console.is_terminal and step * _LINES // steps > (step - 1) * _LINES // steps:
-            self.console.print(f"step {step} of {steps}, loss {loss:.4g}", highlight=False)
+        if step * _LINES // steps > (step - 1) * _LINES // steps:
+            self.console.print(f"step {step} of {steps}, {_said(loss)}", highlight=False)
+
+
+def _said(loss: float) -> str:
+    return f"loss {loss:.4g}"
