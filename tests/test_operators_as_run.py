@@ -180,3 +180,22 @@ def test_counters_are_blind_to_complex_numbers():
     matmuls = row.checks[1]
     assert matmuls.macs["formulas"] == 4 * matmuls.macs["FlopCounterMode"] > 0
     assert "aten::bmm of complex numbers" in matmuls.blind["FlopCounterMode"]
+
+
+class _Token(nn.Module):
+    """Hands a parameter from one module to another, as transformers do with class tokens."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches, self.token = nn.Conv2d(3, 16, 4, 4), nn.Parameter(torch.zeros(1, 1, 16))
+        self.first, self.second = nn.Identity(), nn.Linear(16, 16)
+
+    def forward(self, image):
+        token = self.second(self.first(self.token.expand(image.size(0), -1, -1)))
+        return token + self.patches(image).flatten(2).transpose(1, 2)
+
+
+def test_parameters_may_be_handed_to_modules():
+    (row,) = swept(ModelSource("token", FACTORY, made=_Token()), "64").rows
+    assert row.agree
+    assert "FlopCounterMode" not in row.missing

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.module_tracker import ModuleTracker
 
 from sola_profile.case import Resolution
 from sola_profile.cost.as_run import parts_as_run, stepped_as_run
@@ -25,6 +24,7 @@ from sola_profile.cost.cpu_attention import cpu_attention
 from sola_profile.cost.native_attention import native_attention
 from sola_profile.cost.workspaces import Workspaces, workspaces_on
 from sola_profile.memory import Moment, PeakMemory
+from sola_profile.running_modules import RunningModules
 from sola_profile.workload import Workload
 
 # as many as a chart can show
@@ -50,7 +50,7 @@ def follow_step(workload: Workload, resolution: Resolution) -> tuple[PeakMemory,
     with ExitStack() as contexts:
         if not workload.settings.checkpointing:
             # the tracker holds on to what a checkpoint computes again
-            modules = contexts.enter_context(_Modules())
+            modules = contexts.enter_context(RunningModules())
             liveness.where = lambda: _innermost(modules.parents)
         contexts.enter_context(native_attention(workload.settings.device_type))
         contexts.enter_context(liveness)
@@ -99,13 +99,6 @@ def storage_bytes(tensors: Iterable[Tensor]) -> int:
 def _innermost(parents: Iterable[str]) -> str:
     # names of modules that are running start with the class of the root; the longest is the innermost
     return max(parents, key=len, default="").partition(".")[2]
-
-
-class _Modules(ModuleTracker):
-    """Which modules are running; asks parameters that are handed to one for no gradient where there can't be any."""
-
-    def _fw_pre_hook(self, mod: Any, handed: Any) -> None:
-        super()._fw_pre_hook(mod, () if torch.is_inference_mode_enabled() else handed)
 
 
 class Liveness(TorchDispatchMode):

@@ -24,7 +24,6 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
-from torch.utils.module_tracker import ModuleTracker
 from torch.utils.weak import WeakIdKeyDictionary
 
 from sola_profile.case import Resolution
@@ -39,6 +38,7 @@ from sola_profile.cost.workspaces import workspaces_on
 from sola_profile.errors import first_line
 from sola_profile.operators import operator_kind
 from sola_profile.peers.swap import operators_on
+from sola_profile.running_modules import RunningModules
 from sola_profile.source import BuildError, InputShape, ModelSource
 
 # an image of 7 × 8 strides: two different numbers, neither 0 nor 1, which torch would make constants
@@ -211,7 +211,7 @@ def _record(model: nn.Module, image: Tensor, symbols: Symbols | None, sides: tup
     liveness = SymbolicLiveness([*static, image], workspaces_on("cpu"), size)
     if symbols is None:
         liveness.on_death = lambda storage: recorder.events.append(Death(storage))
-    with ModuleTracker() as modules:
+    with RunningModules() as modules:
         recorder.parents = lambda: modules.parents
         liveness.where = recorder.where
         try:

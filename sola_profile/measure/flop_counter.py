@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from sola_profile.case import Resolution
 from sola_profile.measure.counts import Count, uncounted
 from sola_profile.pieces import piece_modules
+from sola_profile.running_modules import RunningModules
 from sola_profile.workload import Step, Workload
 
 NAME = "FlopCounterMode"
@@ -45,6 +46,7 @@ def count_step(step: Step, pieces: Mapping[str, str] | None = None) -> Count:
     counter = FlopCounterMode(
         display=False, custom_mapping={torch.ops.aten.convolution_backward: _convolution_backward}
     )
+    counter.mod_tracker = RunningModules()
     with counter, _Coverage(counter.flop_registry) as coverage:
         step()
     flops = counter.get_flop_counts()
