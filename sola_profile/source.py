@@ -211,7 +211,9 @@ def _build_torchvision(source: ModelSource, resolution: Resolution | None) -> nn
     builder = models.get_model_builder(source.called)
     # its vision transformers take one square size, fixed when they are built
     sized = {"image_size": resolution.height} if square and resolution and source.called.startswith("vit_") else {}
-    model: nn.Module = builder(weights=None, **sized)
+    # models on a backbone fetch its weights unless told otherwise
+    weights = [name for name in ("weights", "weights_backbone") if name in inspect.signature(builder).parameters]
+    model: nn.Module = builder(**dict.fromkeys(weights), **sized)
     return model
 
 

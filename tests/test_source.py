@@ -3,6 +3,7 @@
 import sys
 
 import pytest
+import torch
 from torch import nn
 
 from sola_profile.case import Resolution
@@ -12,6 +13,14 @@ from sola_profile.source import DEFAULT_INPUT, InputShape, read_source
 def test_a_preset_has_its_spec_and_its_pattern_can_be_changed():
     assert read_source("sola_t").spec.pattern == "LL|LL|LLSLLS|LS"
     assert read_source("sola_t", "L*2|L*2|L*6|L*2").name == "sola_t[LL|LL|LLLLLL|LL]"
+
+
+def test_a_model_on_a_backbone_fetches_no_weights(monkeypatch):
+    def fetch(*_, **__):
+        raise AssertionError("weights are fetched")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", fetch)
+    assert read_source("torchvision:lraspp_mobilenet_v3_large").build().classifier.cbr
 
 
 @pytest.mark.parametrize("name", ["timm:resnet18", "torchvision:resnet18"])
