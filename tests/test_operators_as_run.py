@@ -16,6 +16,7 @@ from sola_profile.cost.symbolic import SYMBOLIC, model_formula, total
 from sola_profile.formula_sweep import FormulaSweep, MemoryOptions
 from sola_profile.measure.counts import Count
 from sola_profile.source import FACTORY, ModelSource
+from sola_profile.workload import cpu_threads
 
 
 class Applied(nn.Module):
@@ -74,6 +75,39 @@ def test_a_view_of_one_image_is_copied_by_a_convolution(size):
     )
     (row,) = swept(model, size, measure=True).rows
     assert row.memory.step_bytes == pytest.approx(row.measured_memory.step_bytes, rel=0.001)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("pool", [F.max_pool2d, F.avg_pool2d])
+@pytest.mark.parametrize("channels", [8, 16])
+def test_pooling_copies_what_is_cut_out_of_wider_pixels(pool, channels):
+    model = source(lambda _, x: pool(x.permute(0, 2, 3, 1).contiguous()[..., :channels].permute(0, 3, 1, 2), 2))
+    (row,) = swept(model, "256", measure=True).rows
+    assert row.memory.step_bytes == pytest.approx(row.measured_memory.step_bytes, rel=0.001)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_softmax_that_may_meet_rows_without_weights_holds_a_mask():
+    query = nn.Conv2d(16, 16, 1)
+    model = source(
+        lambda self, x: F.scaled_dot_product_attention(*[self.query(x).flatten(2)[None].transpose(2, 3)[..., ::2]] * 3),
+        query=query,
+    )
+    (row,) = swept(model, "128", measure=True).rows
+    assert "aten::_safe_softmax" in [call.operator for call in row.recording.calls]
+    assert row.memory.step_bytes == pytest.approx(row.measured_memory.step_bytes, rel=0.002)
+
+
+# channels-last images: weights that PyTorch copies once, and twice
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_weights_of_channels_last_convolutions_are_copied(kernel):
+    model = source(
+        lambda self, x: self.wide(x.permute(0, 2, 3, 1).contiguous().repeat(1, 1, 1, 16).permute(0, 3, 1, 2)),
+        wide=nn.Conv2d(256, 512, kernel, padding=kernel // 2),
+    )
+    with cpu_threads(2):
+        (row,) = swept(model, "64", measure=True).rows
+    assert row.memory.step_bytes == pytest.approx(row.measured_memory.step_bytes, rel=0.03)
 
 
 @pytest.mark.usefixtures("one_thread")

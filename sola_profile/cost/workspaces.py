@@ -37,8 +37,6 @@ _HALF = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn
 _WIDEST_MIX = 192
 # rows and columns of a resized image together, up to which it is small
 _SMALL_SIDES = 128
-# a weight comes in channels-last memory first, then in oneDNN's blocks
-_WEIGHT_COPIES = 2
 
 
 def workspaces_on(device_type: str) -> Workspaces:
@@ -70,7 +68,7 @@ def _convolution_bytes(out: Tensor, x: Tensor, weight: Tensor, *rest: Any) -> tu
         part = _nbytes(x) // groups if groups > 1 else 0
         return _unfolded_bytes(out, weight, stride, padding) + part, _nbytes(out) if groups > 1 else 0
     if _is_channels_last(x):
-        return (_WEIGHT_COPIES * _nbytes(weight),)
+        return (_weight_copies(weight) * _nbytes(weight),)
     gathers = max(weight.shape[2:]) == 1 < max(stride) and groups == 1 and x.dtype == torch.float32
     plain = groups == 1 and x.size(1) < _BLOCK and not gathers
     copies = _nbytes(weight) + (0 if plain else _blocked_bytes(x))
@@ -80,6 +78,11 @@ def _convolution_bytes(out: Tensor, x: Tensor, weight: Tensor, *rest: Any) -> tu
     # the blocked output stands beside the copies, then beside the plain output, which is counted already
     before = _plain_copy_bytes(x)
     return before + copies + _blocked_bytes(out) - _nbytes(out), before + _blocked_bytes(out)
+
+
+def _weight_copies(weight: Tensor) -> int:
+    """For an image in channels-last memory: oneDNN's own, and one in channels-last memory where the weight isn't."""
+    return 1 if weight.is_contiguous(memory_format=torch.channels_last) else 2
 
 
 def _unfolded_bytes(out: Tensor, weight: Tensor, stride: list[int], padding: list[int]) -> Any:
@@ -144,7 +147,8 @@ def _convolution_backward_bytes(
         return _unfolded_bytes(grad_out, weight, stride, padding) + parts, single + parts
     # in half precision some of the gradients are blocked all the same
     if x.dtype == torch.float32 and _is_channels_last(x):
-        return (_WEIGHT_COPIES * _nbytes(weight),)
+        # the weight's copies, and its gradient before it is the result
+        return ((1 + _weight_copies(weight)) * _nbytes(weight),)
     return (_blocked_bytes(grad_out) + _blocked_bytes(x) + _nbytes(weight),)
 
 
@@ -154,6 +158,17 @@ def _resize_bytes(out: Tensor, x: Tensor, *_rest: object) -> tuple[Any, ...]:
     if isinstance(sides, torch.SymInt) or sides > _SMALL_SIDES or _is_channels_last(x):
         return (0,)
     return (_nbytes(x) + _nbytes(out),)
+
+
+def _pool_bytes(_out: object, x: Tensor, *_rest: object) -> tuple[Any, ...]:
+    """Of an image cut out of wider pixels a dense copy is pooled."""
+    cut_out = _has_neighbouring_channels(x) and isinstance(x.stride(3), int) and x.stride(3) != x.size(1)
+    return (_nbytes(x) if cut_out else 0,)
+
+
+def _safe_softmax_bytes(out: Tensor, *_: object) -> tuple[Any, ...]:
+    """Which weights' scores are −Inf, a byte each."""
+    return (out.numel(),)
 
 
 def _roll_bytes(out: Tensor, _x: Tensor, shifts: list[Any], *_rest: object) -> tuple[Any, ...]:
@@ -207,12 +222,16 @@ _CPU: Workspaces = {
     torch.ops.aten.upsample_nearest2d.default: _resize_bytes,
     torch.ops.aten._upsample_nearest_exact2d.default: _resize_bytes,
     torch.ops.aten.upsample_bilinear2d.default: _resize_bytes,
+    torch.ops.aten.max_pool2d_with_indices.default: _pool_bytes,
+    torch.ops.aten.avg_pool2d.default: _pool_bytes,
     torch.ops.aten.roll.default: _roll_bytes,
+    torch.ops.aten._safe_softmax.default: _safe_softmax_bytes,
     torch.ops.sola.channel_mix.default: _channel_mix_bytes,
     torch.ops.sola.channel_mix_backward.default: _channel_mix_backward_bytes,
 }
 _CUDA: Workspaces = {
     torch.ops.aten.roll.default: _roll_bytes,
+    torch.ops.aten._safe_softmax.default: _safe_softmax_bytes,
     torch.ops.sola.channel_mix.default: _channel_mix_cuda_bytes,
     torch.ops.sola.channel_mix_backward.default: _channel_mix_backward_cuda_bytes,
 }
