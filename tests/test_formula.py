@@ -61,7 +61,6 @@ ZOO = [
     ("resnet18", SYMBOLIC, 32, True),
     ("vit_tiny_patch16_224", SYMBOLIC, 32, True),
     ("swin_tiny_patch4_window7_224", SYMBOLIC, 224, True),
-    # oneDNN convolves depthwise on a view of tokens, and on few channels, in other copies than those modelled
     ("pvt_v2_b0", SYMBOLIC, 32, True),
     ("efficientvit_b0", SYMBOLIC, 32, True),
     ("convnext_atto", SYMBOLIC, 32, False),
