@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 
 # every layer may import those before it and itself, never one behind it
 PROFILE_LAYERS = (
-    ("case", "errors", "exit_codes", "families", "files", "hardware", "memory", "operators"),
+    ("case", "errors", "exit_codes", "families", "files", "hardware", "memory", "operators", "running_modules"),
     ("source",),
     ("kernel_case", "typed"),
     ("kernel_targets",),
