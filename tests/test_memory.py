@@ -107,6 +107,27 @@ def test_convolution_workspaces(channels, out_channels, size, stride, groups):
             assert predicted(make, shape, inference_step) == pytest.approx(seen, rel=0.05)
 
 
+class Mixed(nn.Module):
+    """As in ConvNeXt: what a norm over channels makes of an image stays in channels-last memory, maps and depthwise kernels."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches, self.norm = nn.Conv2d(3, 64, 2, 2), nn.LayerNorm(64)
+        self.maps = nn.Sequential(nn.Conv2d(64, 256, 1), nn.GELU(), nn.Conv2d(256, 64, 1))
+        self.depthwise = nn.Conv2d(64, 64, 7, padding=3, groups=64)
+
+    def forward(self, image):
+        x = self.norm(self.patches(image).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return self.depthwise(x + self.maps(x))
+
+
+@pytest.mark.parametrize("kind", [inference_step, training_step])
+def test_images_stay_in_channels_last_memory(kind):
+    with cpu_threads(2):
+        for shape in [(1, 3, 28, 28), (2, 3, 64, 64)]:
+            assert predicted(Mixed, shape, kind) == pytest.approx(measured(Mixed, shape, kind), rel=0.05)
+
+
 @pytest.mark.parametrize("kind", [inference_step, training_step])
 @pytest.mark.parametrize(
     ("channels", "out_channels", "size", "stride", "groups"), [(12, 96, 3, 4, 1), (96, 96, 3, 1, 96), (64, 64, 3, 1, 4)]

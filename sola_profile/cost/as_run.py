@@ -17,6 +17,8 @@ from torch._C import DispatchKey
 from torch._decomp.decompositions import upsample_compute_output_size
 from torch.utils._python_dispatch import _disable_current_modes
 
+from sola_profile.cost.workspaces import is_channels_last
+
 _KEYS = (DispatchKey.Autograd, DispatchKey.CompositeImplicitAutograd)
 _MODES = ("nearest1d", "nearest2d", "nearest3d", "linear1d", "bilinear2d", "bicubic2d", "trilinear3d")
 _RESIZING = (*(f"upsample_{mode}" for mode in _MODES), *(f"_upsample_nearest_exact{n}d" for n in (1, 2, 3)))
@@ -77,6 +79,22 @@ def stepped_as_run(func: Any, args: tuple[Any, ...], out: Any) -> Any:
     with _disable_current_modes():
         image: Tensor = torch.as_strided(out, out.shape, (out.size(1), *out.stride()[1:]))
     return image
+
+
+def laid_out_as_run(func: Any, args: tuple[Any, ...], out: Any) -> Any:
+    """Results of convolutions in the memory format of the image, as on real devices; on ``meta`` they lose channels-last."""
+    if func is torch.ops.aten.convolution.default:
+        return _like(args[0], out)
+    if func is torch.ops.aten.convolution_backward.default:
+        return (_like(args[1], out[0]), *out[1:])
+    return out
+
+
+def _like(image: Tensor, result: Tensor | None) -> Tensor | None:
+    channels_last = is_channels_last(image) and result is not None and result.dim() == 4
+    return (
+        torch.empty_like(result, memory_format=torch.channels_last) if result is not None and channels_last else result
+    )
 
 
 def _is_transposed_image(x: Tensor) -> bool:

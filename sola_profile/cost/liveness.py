@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from sola_profile.case import Resolution
-from sola_profile.cost.as_run import parts_as_run, stepped_as_run
+from sola_profile.cost.as_run import laid_out_as_run, parts_as_run, stepped_as_run
 from sola_profile.cost.cpu_attention import cpu_attention
 from sola_profile.cost.native_attention import native_attention
 from sola_profile.cost.workspaces import Workspaces, workspaces_on
@@ -152,8 +152,8 @@ class Liveness(TorchDispatchMode):
     def _parts(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return parts_as_run(func, args, kwargs)
 
-    def _as_run(self, _func: Any, _args: tuple[Any, ...], out: Any) -> Any:
-        return out
+    def _as_run(self, func: Any, args: tuple[Any, ...], out: Any) -> Any:
+        return laid_out_as_run(func, args, out)
 
     def _mark(self, live_bytes: Any, func: Any) -> None:
         self.history.append(Moment(self._place(func), live_bytes))

@@ -35,6 +35,10 @@ _BLOCK = 16 if torch.backends.cpu.get_cpu_capability().startswith("AVX512") else
 _HALF = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}
 # channels up to which channel mix has a kernel on CUDA: kWideMix in csrc/cuda/kernel_params.h
 _WIDEST_MIX = 192
+# shares of a depthwise weight's gradient in channels-last memory, added up in the end, where the kernel isn't small; so many
+# whatever the threads
+_DEPTHWISE_SHARES = 256
+_SMALL_KERNEL = 3
 # rows and columns of a resized image together, up to which it is small
 _SMALL_SIDES = 128
 
@@ -67,7 +71,7 @@ def _convolution_bytes(out: Tensor, x: Tensor, weight: Tensor, *rest: Any) -> tu
         # groups are cut out and computed one by one, and joined
         part = _nbytes(x) // groups if groups > 1 else 0
         return _unfolded_bytes(out, weight, stride, padding) + part, _nbytes(out) if groups > 1 else 0
-    if _is_channels_last(x):
+    if is_channels_last(x):
         return (_weight_copies(weight) * _nbytes(weight),)
     gathers = max(weight.shape[2:]) == 1 < max(stride) and groups == 1 and x.dtype == torch.float32
     plain = groups == 1 and x.size(1) < _BLOCK and not gathers
@@ -92,7 +96,7 @@ def _unfolded_bytes(out: Tensor, weight: Tensor, stride: list[int], padding: lis
     return out.size(0) * out.size(2) * out.size(3) * weight[0].numel() * out.element_size()
 
 
-def _is_channels_last(x: Tensor) -> bool:
+def is_channels_last(x: Tensor) -> bool:
     """As PyTorch says (``is_channels_last_strides_2d`` in c10/core/MemoryFormat.h). Asks symbolic strides nothing."""
     if not _has_neighbouring_channels(x):
         return False
@@ -146,16 +150,18 @@ def _convolution_backward_bytes(
         single = 4 * grad_out.numel() // groups if x.element_size() == 2 and bias is not None else 0
         return _unfolded_bytes(grad_out, weight, stride, padding) + parts, single + parts
     # in half precision some of the gradients are blocked all the same
-    if x.dtype == torch.float32 and _is_channels_last(x):
+    if x.dtype == torch.float32 and is_channels_last(x):
         # the weight's copies, and its gradient before it is the result
-        return ((1 + _weight_copies(weight)) * _nbytes(weight),)
+        copies = 1 + _weight_copies(weight)
+        wide_depthwise = groups == weight.size(0) == x.size(1) and max(weight.shape[2:]) > _SMALL_KERNEL
+        return ((copies + (_DEPTHWISE_SHARES if wide_depthwise else 0)) * _nbytes(weight),)
     return (_blocked_bytes(grad_out) + _blocked_bytes(x) + _nbytes(weight),)
 
 
 def _resize_bytes(out: Tensor, x: Tensor, *_rest: object) -> tuple[Any, ...]:
     """Small results are computed in channels-last memory (``_use_vectorized_kernel_cond_2d`` in UpSampleKernel.cpp of 2.13)."""
     sides = out.size(2) + out.size(3)
-    if isinstance(sides, torch.SymInt) or sides > _SMALL_SIDES or _is_channels_last(x):
+    if isinstance(sides, torch.SymInt) or sides > _SMALL_SIDES or is_channels_last(x):
         return (0,)
     return (_nbytes(x) + _nbytes(out),)
 
