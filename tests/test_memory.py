@@ -110,11 +110,11 @@ def test_convolution_workspaces(channels, out_channels, size, stride, groups):
 class Mixed(nn.Module):
     """As in ConvNeXt: what a norm over channels makes of an image stays in channels-last memory, maps and depthwise kernels."""
 
-    def __init__(self):
+    def __init__(self, kernel=3):
         super().__init__()
         self.patches, self.norm = nn.Conv2d(3, 64, 2, 2), nn.LayerNorm(64)
         self.maps = nn.Sequential(nn.Conv2d(64, 256, 1), nn.GELU(), nn.Conv2d(256, 64, 1))
-        self.depthwise = nn.Conv2d(64, 64, 7, padding=3, groups=64)
+        self.depthwise = nn.Conv2d(64, 64, kernel, padding=kernel // 2, groups=64)
 
     def forward(self, image):
         x = self.norm(self.patches(image).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
@@ -126,6 +126,15 @@ def test_images_stay_in_channels_last_memory(kind):
     with cpu_threads(2):
         for shape in [(1, 3, 28, 28), (2, 3, 64, 64)]:
             assert predicted(Mixed, shape, kind) == pytest.approx(measured(Mixed, shape, kind), rel=0.05)
+
+
+@pytest.mark.skipif(torch.cpu._is_amx_tile_supported(), reason="read off processors without AMX")
+@pytest.mark.parametrize("kernel", [5, 7])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_gradients_of_depthwise_weights_are_added_up_from_shares(kernel, threads):
+    with cpu_threads(threads):
+        seen = measured(lambda: Mixed(kernel), (1, 3, 28, 28), training_step)
+        assert predicted(lambda: Mixed(kernel), (1, 3, 28, 28), training_step) == pytest.approx(seen, rel=0.05)
 
 
 @pytest.mark.parametrize("kind", [inference_step, training_step])

@@ -91,10 +91,9 @@ def laid_out_as_run(func: Any, args: tuple[Any, ...], out: Any) -> Any:
 
 
 def _like(image: Tensor, result: Tensor | None) -> Tensor | None:
-    channels_last = is_channels_last(image) and result is not None and result.dim() == 4
-    return (
-        torch.empty_like(result, memory_format=torch.channels_last) if result is not None and channels_last else result
-    )
+    if result is None or result.dim() != 4 or not is_channels_last(image):
+        return result
+    return torch.empty_like(result, memory_format=torch.channels_last)
 
 
 def _is_transposed_image(x: Tensor) -> bool:

@@ -35,9 +35,9 @@ _BLOCK = 16 if torch.backends.cpu.get_cpu_capability().startswith("AVX512") else
 _HALF = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}
 # channels up to which channel mix has a kernel on CUDA: kWideMix in csrc/cuda/kernel_params.h
 _WIDEST_MIX = 192
-# shares of a depthwise weight's gradient in channels-last memory, added up in the end, where the kernel isn't small; so many
-# whatever the threads
-_DEPTHWISE_SHARES = 256
+# shares of a depthwise weight's gradient in channels-last memory, added up in the end, where the kernel isn't small; with
+# AVX2 and AVX-512, whatever the threads
+_DEPTHWISE_SHARES = _BLOCK**2
 _SMALL_KERNEL = 3
 # rows and columns of a resized image together, up to which it is small
 _SMALL_SIDES = 128
