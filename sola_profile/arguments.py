@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeGuard
 
 from sola_profile.case import Resolution, Settings, in_order, parse_resolutions, whole_number
 from sola_profile.machine import check_device
@@ -90,8 +90,7 @@ def read_settings(settings: Settings | None) -> Settings:
 
 def check_seconds(name: str, seconds: float) -> None:
     """Raise ``ValueError`` unless this is a finite number of more than 0 seconds."""
-    number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
-    if not number or not 0 < seconds < math.inf:
+    if not _is_number(seconds) or not 0 < seconds < math.inf:
         raise ValueError(f"{name}: expected more than 0 seconds, got {seconds!r}")
 
 
@@ -99,6 +98,9 @@ def check_budget(budget_s: float | None, *, nothing: float | None = None) -> Non
     """Raise ``ValueError`` unless this is a finite number of more than 0 seconds, or ``nothing``, which measures nothing."""
     if budget_s is None and nothing is None:
         return
-    number = isinstance(budget_s, (int, float)) and not isinstance(budget_s, bool)
-    if not number or not (0 < float(budget_s or 0) < math.inf or budget_s == nothing):
+    if not _is_number(budget_s) or not (0 < budget_s < math.inf or budget_s == nothing):
         raise ValueError(f"budget_s: expected more than 0 seconds, or {nothing} to measure nothing, got {budget_s!r}")
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
