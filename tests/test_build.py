@@ -163,6 +163,42 @@ def test_cuda_demanded_without_nvcc(unpacked: Path, tmp_path: Path) -> None:
     assert "SOLA_CUDA=0" in text
 
 
+def _nvcc(folder: Path, script: str) -> str:
+    """A PATH on which this is nvcc."""
+    tool = folder / "nvcc"
+    tool.write_text(f"#!/bin/sh\n{script}\n")
+    tool.chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
+
+
+_TOO_OLD = "echo \"nvcc fatal   : Unsupported gpu architecture 'compute_90a'\" >&2; exit 1"
+
+
+def test_cuda_demanded_of_an_nvcc_that_is_too_old(unpacked: Path, tmp_path: Path) -> None:
+    text = _refused(unpacked, SOLA_CUDA="1", PATH=_nvcc(tmp_path, _TOO_OLD))
+    assert f"{tmp_path}/nvcc with" in text
+    assert "can't be used: nvcc fatal   : Unsupported gpu architecture 'compute_90a'" in text
+    assert "CUDA 12.0 or newer" in text
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        (_TOO_OLD, "can't be used: nvcc fatal   : Unsupported gpu architecture 'compute_90a'"),
+        ("exit 3", "can't be used: it doesn't say why"),
+    ],
+)
+def test_an_nvcc_that_nobody_asked_for_and_that_cannot_be_used(
+    unpacked: Path, tmp_path: Path, script: str, reason: str
+) -> None:
+    command = (sys.executable, "setup.py", "--quiet", "build_ext", "--build-temp", "elsewhere")
+    run = _run(*command, cwd=unpacked, SOLA_CUDA="", CXX="false", PATH=_nvcc(tmp_path, script))
+    assert "sola-vision: CUDA off (" in run.stdout
+    assert reason in run.stdout
+    # the build went on, to a compiler that is none
+    assert "the compiler reported the errors above" in run.stderr
+
+
 def test_unknown_cuda_wish(unpacked: Path) -> None:
     assert "SOLA_CUDA='yes' is neither 0 nor 1" in _refused(unpacked, SOLA_CUDA="yes")
 

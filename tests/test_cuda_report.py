@@ -71,6 +71,7 @@ def test_the_kernels_of_this_build_keep_to_the_table(report) -> None:
         pytest.skip("built without nvcc")
     assert list(report.complaints(usages, report.read_table(report.TABLE))) == []
     assert list(report.serialized(ROOT / "build")) == []
+    assert list(report.warnings(ROOT / "build")) == []
 
 
 def test_serialized_products_are_refused(report, tmp_path) -> None:
@@ -80,3 +81,9 @@ def test_serialized_products_are_refused(report, tmp_path) -> None:
     )
     (tmp_path / "some_hopper.cu.o.log").write_text(note)
     assert list(report.serialized(tmp_path)) == ["gather in some_hopper has serialized wgmma instructions"]
+
+
+def test_warnings_are_refused(report, tmp_path) -> None:
+    warning = 'gather.cu(7): warning #177-D: variable "x" was declared but never referenced'
+    (tmp_path / "gather.cu.o.log").write_text(warning + "\n" + _LOG.format(stack=0, spills=0, registers=90))
+    assert list(report.warnings(tmp_path)) == ["gather: " + warning]

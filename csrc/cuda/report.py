@@ -1,4 +1,4 @@
-"""Compares what ptxas says of the kernels of the last build with csrc/cuda/registers.txt; spills and surprises are errors.
+"""Compares what ptxas says of the kernels of the last build with csrc/cuda/registers.txt; warnings, spills, surprises fail.
 
 python csrc/cuda/report.py [--write] [FOLDER]: FOLDER holds the logs that setup.py leaves, build by default.
 """
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 TABLE = Path(__file__).with_name("registers.txt")
 HEADER = """\
 # Registers per thread that each kernel may use, by architecture: what the last accepted build needed.
-# `make cuda-report` fails on more, on a spill or a stack frame, and on a kernel that isn't here; `--write` rewrites it.
+# `make cuda-report` fails on more, on a spill, a stack frame or a warning, and on a kernel that isn't here; `--write` rewrites it.
 """
 # in the place of a number: this kernel isn't compiled for this architecture
 NOT_BUILT = "-"
@@ -68,6 +68,14 @@ def serialized(folder: Path) -> Iterator[str]:
             yield f"{readable([name])[name]} in {log.name.split('.')[0]} has serialized wgmma instructions"
 
 
+def warnings(folder: Path) -> Iterator[str]:
+    """What nvcc and its parts warned of."""
+    for log in sorted(folder.rglob("*.cu.o.log")):
+        for line in log.read_text().splitlines():
+            if re.search(r"\bwarning\b", line):
+                yield f"{log.name.split('.')[0]}: {line}"
+
+
 def read_table(path: Path) -> dict[Key, int]:
     """(kernel, architecture) → registers allowed."""
     lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
@@ -115,7 +123,7 @@ def main(arguments: list[str]) -> int:
         return 1
     if "--write" in arguments:
         write_table(usages, TABLE)
-    found = [*complaints(usages, read_table(TABLE)), *serialized(folder)]
+    found = [*complaints(usages, read_table(TABLE)), *serialized(folder), *warnings(folder)]
     for complaint in found:
         print(complaint)
     most = max(usage.registers for usage in usages.values())
