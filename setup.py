@@ -10,7 +10,9 @@ import sys
 import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
+from typing import NoReturn
 
 import setuptools
 from setuptools import Extension, setup
@@ -40,7 +42,7 @@ HOPPER_TARGET = "90a"
 NVCC_FLAGS = "-std=c++17 -O3 -Xcompiler=-fPIC,-fvisibility=hidden -cudart=static -Xptxas=-v --threads=4"
 
 
-def fail(reason: str, remedy: str) -> None:
+def fail(reason: str, remedy: str) -> NoReturn:
     raise SystemExit(f"\nsola-vision can't be built: {reason}\n  {remedy}\n")
 
 
@@ -57,33 +59,39 @@ def find_torch():
 
 
 def find_compiler() -> str:
-    names = os.environ.get("CXX", "g++ clang++ c++").split()
-    found = next(filter(None, map(shutil.which, names)), None)
-    if found is None:
-        fail(f"no C++ compiler is on the PATH (looked for {', '.join(names)}).",
-             "Install one (Debian and Ubuntu: apt-get install g++) or name it in CXX.")  # fmt: skip
-    return found
+    """The command that compiles C++: what CXX says, which may begin with a cache and have flags, or the first there is."""
+    wish = os.environ.get("CXX", "").split()
+    for command in [wish] if wish else [["g++"], ["clang++"], ["c++"]]:
+        tools = [shutil.which(tool) for tool in tools_of(command)]
+        if all(tools):
+            return " ".join([*tools, *command[len(tools) :]])
+    fail(f"no C++ compiler is on the PATH (looked for {' '.join(wish) or 'g++, clang++, c++'}).",
+         "Install one (Debian and Ubuntu: apt-get install g++) or name it in CXX.")  # fmt: skip
+
+
+def tools_of(command: list[str]) -> list[str]:
+    """The programs that it runs: caches, and behind them the compiler."""
+    caches = [*takewhile(lambda word: Path(word).name in ("ccache", "sccache", "distcc"), command[:-1])]
+    return command[: len(caches) + 1]
 
 
 def gencode(target: str, code: str = "sm") -> str:
     return f"-gencode=arch=compute_{target},code={code}_{target}"
 
 
-def why_not(nvcc: str, cxx: str) -> str:
+def why_not(nvcc: str, host: str) -> str:
     """What nvcc objects to before it reads anything: an architecture that it doesn't know, a host compiler; or nothing."""
-    command = [nvcc, f"-ccbin={cxx}", *map(gencode, (*CUDA_TARGETS, HOPPER_TARGET)), "-E", "-x", "cu", os.devnull]
+    command = [nvcc, f"-ccbin={host}", *map(gencode, (*CUDA_TARGETS, HOPPER_TARGET)), "-E", "-x", "cu", os.devnull]
     try:
         probe = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError as error:
         return f"{nvcc} does not start: {error.strerror}"
-    said = [line.strip() for line in probe.stderr.splitlines() if re.search("error|fatal", line)] or [
-        "it doesn't say why"
-    ]
-    return f"{nvcc} with {cxx} can't be used: {said[0]}" if probe.returncode else ""
+    said = [line.strip() for line in probe.stderr.splitlines() if re.search("error|fatal", line)]
+    return f"{nvcc} with {host} can't be used: {said[0] if said else 'no reason given'}" if probe.returncode else ""
 
 
-def find_nvcc(cxx: str) -> str | None:
-    """The nvcc to use, or None; says in one line what was decided and why."""
+def find_nvcc(host: str) -> str | None:
+    """The nvcc to use with this host compiler, or None; says in one line what was decided and why."""
     wish = os.environ.get("SOLA_CUDA", "")
     if wish not in ("", "0", "1"):
         fail(f"SOLA_CUDA={wish!r} is neither 0 nor 1.", "Unset it to build CUDA kernels where nvcc is found.")
@@ -92,11 +100,9 @@ def find_nvcc(cxx: str) -> str | None:
         fail("SOLA_CUDA=1 demands CUDA, and there is no nvcc on the PATH or in CUDA_HOME.",
              "Install the CUDA toolkit, set CUDA_HOME, or build with SOLA_CUDA=0.")  # fmt: skip
     nvcc, why = (None, "SOLA_CUDA=0") if wish == "0" else (nvcc, nvcc or "no nvcc found")
-    if nvcc and (objection := why_not(nvcc, cxx)):
+    if nvcc and (objection := why_not(nvcc, host)):
         if wish == "1":
-            fail(
-                objection, f"CUDA 12.0 or newer knows sm_{HOPPER_TARGET}; a host compiler that it takes goes into CXX."
-            )
+            fail(objection, f"CUDA 12 or newer knows sm_{HOPPER_TARGET}; CXX names another host compiler.")
         nvcc, why = None, objection
     decision = f"on for sm_{' and sm_'.join(CUDA_TARGETS)}" if nvcc else "off"
     print(f"sola-vision: CUDA {decision} ({why})", flush=True)
@@ -128,7 +134,8 @@ class NinjaBuild(build_ext):
         with alone_in(folder):
             torch, cpp_extension = find_torch()
             cxx = find_compiler()
-            self.write_ninja(folder / "build.ninja", target, torch, cpp_extension, cxx, find_nvcc(cxx))
+            nvcc = find_nvcc(tools_of(cxx.split())[-1])
+            self.write_ninja(folder / "build.ninja", target, torch, cpp_extension, cxx, nvcc)
             if subprocess.run([sys.executable, "-m", "ninja", "-C", str(folder), *jobs], check=False).returncode:
                 fail("the compiler reported the errors above.", f"Its commands are in {folder / 'build.ninja'}.")
 
@@ -143,7 +150,8 @@ class NinjaBuild(build_ext):
         libs = [f"-L{folder}" for folder in cpp_extension.library_paths()] + ["-ltorch", "-ltorch_cpu", "-lc10"]
         libs.append(os.environ.get("LDFLAGS", ""))
         # nvcc knows where its own runtime library lies
-        linker = f"{nvcc} -ccbin={cxx} -cudart=static -Xcompiler=-fopenmp" if nvcc else f"{cxx} -fopenmp"
+        device = f"{nvcc} -ccbin={tools_of(cxx.split())[-1]}"
+        linker = f"{device} -cudart=static -Xcompiler=-fopenmp" if nvcc else f"{cxx} -fopenmp"
         codes = [*map(gencode, CUDA_TARGETS), gencode(CUDA_TARGETS[-1], "compute")]
         hopper = [gencode(HOPPER_TARGET)]
         with path.open("w") as file:
@@ -152,7 +160,7 @@ class NinjaBuild(build_ext):
             compile_to = f"-MMD -MF $out.d -I{CSRC} $flags -c $in -o $out"
             ninja.rule("cxx", f"{cxx} {CXX_FLAGS} {os.environ.get('CXXFLAGS', '')} {compile_to}", **watch)
             keep_log = "> $out.log 2>&1 || { cat $out.log; exit 1; }"
-            ninja.rule("nvcc", f"{nvcc} -ccbin={cxx} {NVCC_FLAGS} {compile_to} {keep_log}", **watch)
+            ninja.rule("nvcc", f"{device} {NVCC_FLAGS} {compile_to} {keep_log}", **watch)
             ninja.rule("link", f"{linker} -shared $in -o $out {' '.join(libs)}", description="$out")
             objects = []
             for unit in sorted(path for path in CSRC.rglob("*.cpp") if nvcc or path.parent.name != "cuda"):
