@@ -6,9 +6,10 @@
 
 namespace sola {
 
-// thread-block clusters, asynchronous products of warpgroups, programmatic dependent launch
-enum class CudaFeature { clusters, wgmma, pdl };
-constexpr const char* kCudaFeatures[] = {"clusters", "wgmma", "pdl"};
+// thread-block clusters, asynchronous products of warpgroups, programmatic dependent launch, and more shared memory for
+// a block than every device has
+enum class CudaFeature { clusters, wgmma, pdl, shared };
+constexpr const char* kCudaFeatures[] = {"clusters", "wgmma", "pdl", "shared"};
 
 bool may_use(CudaFeature feature);
 

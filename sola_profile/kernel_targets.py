@@ -165,6 +165,8 @@ _FEATURES = {
         (WKV, "8x3136x192", FORWARD),
         (WKV, "8x3136x192", BOTH),
     ),
+    # what devices of compute capability 8.6, 8.9 and 12.0 run at wide heads
+    "shared": (("softmax_attention", "1x16x4096x256", BOTH),),
 }
 
 

@@ -145,6 +145,13 @@ def softmax_cases() -> Iterator[Case]:
         yield Case("softmax_attention", (1, 65, 65, 2, 32, 32), (("scale", scale), ("causal", causal)))
 
 
+def wide_softmax_cases() -> Iterator[Case]:
+    """Softmax attention on head dims for which CUDA devices with little shared memory have other tiles."""
+    for case in softmax_cases():
+        if max(case.sizes[4:]) > 64 and case.sizes[2] > 64:
+            yield case
+
+
 def linear_cases() -> Iterator[Case]:
     for sizes, feature_map, normalize in itertools.product(_ATTENTION_SIZES, ops.FEATURE_MAPS, (True, False)):
         if feature_map in ("elu1", "relu") or sizes in _ATTENTION_SIZES[3:6]:
@@ -287,3 +294,12 @@ SMALL_CASES = (
     Case("channel_mix", (2, 3, 4, 9)),
     Case("channel_mix", (1, 67, 2, 6)),
 )
+
+
+def in_turn(cases: tuple[Case, ...]) -> list[Case]:
+    """One of every kind of call after another."""
+    kinds: dict[tuple[str, bool], list[Case]] = {}
+    for case in cases:
+        chunked = case.decay is not None or (case.op == "linear_attention" and dict(case.options).get("causal", False))
+        kinds.setdefault((case.op, chunked), []).append(case)
+    return [case for case in itertools.chain(*itertools.zip_longest(*kinds.values())) if case is not None]

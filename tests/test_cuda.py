@@ -7,14 +7,22 @@ first, and all operators take turns: the device may be lent for minutes.
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import chain, zip_longest
 
 import channel_mix_checks as mix_checks
 import device_checks as checks
 import pytest
 import torch
 from against_reference import agrees
-from cases import CUDA_CASES, SMALL_CUDA_CASES, Case, channel_mix_cases, mix_kernel_cases, warpgroup_cases
+from cases import (
+    CUDA_CASES,
+    SMALL_CUDA_CASES,
+    Case,
+    channel_mix_cases,
+    in_turn,
+    mix_kernel_cases,
+    warpgroup_cases,
+    wide_softmax_cases,
+)
 
 from sola_vision import ops
 
@@ -26,15 +34,6 @@ DTYPES = checks.HALF_AND_FLOAT
 DEVICE = checks.Device("cuda", ops, tokens=65536)
 MOST_BYTES = 20 << 30  # of the tensors beyond 2³¹ elements
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
-
-
-def _in_turn(cases: tuple[Case, ...]) -> list[Case]:
-    """One of every kind of call after another."""
-    kinds: dict[tuple[str, bool], list[Case]] = {}
-    for case in cases:
-        chunked = case.decay is not None or (case.op == "linear_attention" and dict(case.options).get("causal", False))
-        kinds.setdefault((case.op, chunked), []).append(case)
-    return [case for case in chain(*zip_longest(*kinds.values())) if case is not None]
 
 
 @pytest.fixture(autouse=True)
@@ -80,19 +79,14 @@ def test_layouts_of_channel_mix(dtype: torch.dtype) -> None:
 
 
 @dtypes
-def test_channel_mix_at_the_edge(dtype: torch.dtype) -> None:
+def test_channel_mix_and_layer_norm_at_the_edge(dtype: torch.dtype) -> None:
     for value in checks.VALUES:
         mix_checks.nan_stays_in_its_token(DEVICE, value, dtype)
+        checks.nan_stays_in_its_token(DEVICE, value, dtype)
     mix_checks.infinity_that_turns_units_off(DEVICE, dtype)
     mix_checks.backward_under_autocast(DEVICE, dtype)
     mix_checks.overflow_at_a_unit_that_is_off(DEVICE)
-
-
-@dtypes
-def test_layer_norm_at_the_edge(dtype: torch.dtype) -> None:
     checks.wide_parameters(DEVICE, dtype)
-    for value in checks.VALUES:
-        checks.nan_stays_in_its_token(DEVICE, value, dtype)
 
 
 @dtypes
@@ -113,6 +107,13 @@ def test_small_values_without_what_newer_devices_can_do(case: Case, dtype: torch
 @pytest.mark.parametrize("case", list(warpgroup_cases(8, 9)), ids=str)
 def test_warpgroups(case: Case, dtype: torch.dtype) -> None:
     assert agrees(case, dtype, ops, "cuda")
+
+
+@dtypes
+@pytest.mark.parametrize("case", list(wide_softmax_cases()), ids=str)
+def test_softmax_in_little_shared_memory(case: Case, dtype: torch.dtype) -> None:
+    with ops.cuda_without(*ops.CUDA_FEATURES):
+        assert agrees(case, dtype, ops, "cuda")
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -270,7 +271,7 @@ def test_two_streams_at_once(case: Case) -> None:
 
 
 @dtypes
-@pytest.mark.parametrize("case", _in_turn(CUDA_CASES), ids=str)
+@pytest.mark.parametrize("case", in_turn(CUDA_CASES), ids=str)
 def test_values_and_gradients(case: Case, dtype: torch.dtype) -> None:
     if not agrees(case, dtype, ops, "cuda"):
         pytest.skip("plain PyTorch overflows in this dtype")

@@ -1,12 +1,14 @@
 """The CUDA kernels, run thread by thread on the CPU: every case against float64, layouts, edges; and the emulator itself."""
 
+from collections.abc import Iterator
+
 import channel_mix_checks as mix_checks
 import device_checks as checks
 import emulated
 import pytest
 import torch
 from against_reference import agrees
-from cases import CUDA_CASES, SMALL_CUDA_CASES, Case, channel_mix_cases, mix_kernel_cases
+from cases import CUDA_CASES, SMALL_CUDA_CASES, Case, channel_mix_cases, mix_kernel_cases, wide_softmax_cases
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -24,6 +26,29 @@ def library():
 def test_values_and_gradients(case: Case, dtype: torch.dtype) -> None:
     if not agrees(case, dtype, emulated):
         pytest.skip("plain PyTorch overflows in this dtype")
+
+
+@pytest.fixture
+def little_shared_memory(library) -> Iterator[None]:
+    """A device of compute capability 8.6: 99 KiB for a block."""
+    library.set_most_shared(99 << 10)
+    yield
+    library.set_most_shared(163 << 10)
+
+
+@pytest.mark.usefixtures("little_shared_memory")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", list(wide_softmax_cases()), ids=str)
+def test_softmax_in_little_shared_memory(case: Case, dtype: torch.dtype) -> None:
+    assert agrees(case, dtype, emulated)
+
+
+@pytest.mark.usefixtures("little_shared_memory")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dim", [96, 128, 192, 256])
+def test_wide_heads_in_little_shared_memory(dim: int, dtype: torch.dtype) -> None:
+    for decay in (None, 0.9):
+        assert agrees(Case("linear_attention", (1, 70, 70, 1, dim, dim), decay=decay), dtype, emulated)
 
 
 @pytest.mark.parametrize(("case", "dtype"), [(case, DTYPES[i % 3]) for i, case in enumerate(SMALL_CUDA_CASES)], ids=str)

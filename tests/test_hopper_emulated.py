@@ -104,14 +104,16 @@ def test_warpgroups_take_what_suits_them(library, sizes, dtype: torch.dtype, odd
         ("wgmma", Case("softmax_attention", (1, 200, 200, 1, 64, 64)), 4),
         # ranges, sums of them, ranges again
         ("clusters", Case("linear_attention", (1, 600, 600, 1, 32, 32)), 5 + (32 * 32 + 32) // 32 + 10),
+        ("shared", Case("softmax_attention", (1, 64, 64, 1, 256, 256)), 2),
     ],
     ids=str,
 )
 def test_a_feature_that_is_off_is_not_used(library, feature: str, case: Case, blocks: int) -> None:
-    with_it = _blocks(library, case, torch.bfloat16)
+    dtype = torch.float32 if feature == "shared" else torch.bfloat16
+    with_it = _blocks(library, case, dtype)
     library.switch_cuda_features_off([feature])
-    assert with_it < _blocks(library, case, torch.bfloat16) == blocks
-    assert agrees(case, torch.bfloat16, emulated)
+    assert with_it < _blocks(library, case, dtype) == blocks
+    assert agrees(case, dtype, emulated)
 
 
 @HALF

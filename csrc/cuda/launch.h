@@ -18,6 +18,16 @@ constexpr size_t kDefaultShared = 48 << 10;
 // what the host tells apart beside CUDA's own errors
 constexpr int kTooManyBlocks = -1, kTooMuchShared = -2;
 
+// shared memory that a block may have on every device, as on those of compute capability 8.6, 8.9 and 12.0
+constexpr size_t kLeastShared = 99 << 10;
+// whether the current device gives it more than that, and enough
+inline bool has_shared(size_t wanted) {
+  int device = 0, bytes = 0;
+  return may_use(CudaFeature::shared) && cudaGetDevice(&device) == cudaSuccess &&
+         cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) == cudaSuccess &&
+         wanted <= size_t(bytes);
+}
+
 #ifndef SOLA_EMULATOR
 // Architectures that this unit is compiled for. Without one from 9.0 on, its kernels have no instruction to wait with,
 // whatever they run on.

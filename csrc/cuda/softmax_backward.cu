@@ -13,10 +13,12 @@
 namespace sola::cuda {
 namespace {
 
-template <class In, int T>
+// kSmall: for devices with little shared memory
+template <class In, int T, bool kSmall>
 struct BackwardTiles {
-  static constexpr int kWarps = is_half<In> || T < 256 ? 4 : 2, kRows = 16 * kWarps, kBlock = kWarp * kWarps;
-  static constexpr int kColumns = is_half<In> ? (T < 128 ? 64 : 32) : (T < 256 ? 32 : 16);
+  static constexpr int kWarps = (is_half<In> || T < 256 ? 4 : 2) / (kSmall ? 2 : 1);
+  static constexpr int kRows = 16 * kWarps, kBlock = kWarp * kWarps;
+  static constexpr int kColumns = kSmall ? 16 : is_half<In> ? (T < 128 ? 64 : 32) : (T < 256 ? 32 : 16);
   // sums of more head dims than this don't fit in registers: further blocks take the others
   static constexpr int kPart = T < 128 ? T : 128, kParts = T / kPart;
   static constexpr int kStride = kRowStride<In, T>, kScratch = kRowStride<In, kColumns>;
@@ -60,7 +62,7 @@ SOLA_DEVICE void differentiate(const SoftmaxParams& p, int64_t first_row, int64_
   });
 }
 
-template <class In, int T, class Tiles = BackwardTiles<In, T>>
+template <class In, class Tiles>
 SOLA_DEVICE void write_part(const Sums<1, Tiles::kPart / 8>& sums, In* staging, const View& view,
                             const SoftmaxPlace& at, int64_t columns) {
   constexpr int stride = Tiles::kStride;
@@ -72,9 +74,9 @@ SOLA_DEVICE void write_part(const Sums<1, Tiles::kPart / 8>& sums, In* staging, 
       staging, stride, Rows<In>{to, view.token, at.rows, int(columns) - at.part * Tiles::kPart});
 }
 
-template <class In, int T, Of of>
-__global__ void __launch_bounds__(BackwardTiles<In, T>::kBlock, 1) backward(SoftmaxBackwardParams params) {
-  using Tiles = BackwardTiles<In, T>;
+template <class In, int T, Of of, bool kSmall>
+__global__ void __launch_bounds__(BackwardTiles<In, T, kSmall>::kBlock, 1) backward(SoftmaxBackwardParams params) {
+  using Tiles = BackwardTiles<In, T, kSmall>;
   constexpr int CB = Tiles::kColumns, stride = Tiles::kStride, NT = Tiles::kPart / 8;
   const SoftmaxParams& p = params.op;
   In* rows = reinterpret_cast<In*>(shared_memory());
@@ -135,8 +137,8 @@ __global__ void __launch_bounds__(BackwardTiles<In, T>::kBlock, 1) backward(Soft
     sync_block();
   }
   wait_copies<0>();
-  write_part<In, T>(one, rows, of == Of::keys ? p.grad_k : p.grad_q, at, p.size.D);
-  if constexpr (of == Of::keys) write_part<In, T>(two, rows, p.grad_v, at, p.size.V);
+  write_part<In, Tiles>(one, rows, of == Of::keys ? p.grad_k : p.grad_q, at, p.size.D);
+  if constexpr (of == Of::keys) write_part<In, Tiles>(two, rows, p.grad_v, at, p.size.V);
 }
 
 // what is saved of one query, by each warp
@@ -157,12 +159,17 @@ __global__ void __launch_bounds__(kThreads, 1) save_queries(SoftmaxBackwardParam
   }
 }
 
-template <class In, int T, Of of>
+template <class In, int T, Of of, bool kSmall = false>
 int start(const SoftmaxBackwardParams& p, void* stream) {
-  using Tiles = BackwardTiles<In, T>;
+  using Tiles = BackwardTiles<In, T, kSmall>;
+  if constexpr (Tiles::kBytes > kLeastShared) {
+    static_assert(!kSmall);
+    if (!has_shared(Tiles::kBytes)) return start<In, T, of, true>(p, stream);
+  }
   const AttentionSizes& s = p.op.size;
   const int64_t tokens = of == Of::keys ? s.M : s.N, tiles = (tokens + Tiles::kRows - 1) / Tiles::kRows;
-  return launch(backward<In, T, of>, s.B * s.H * tiles * Tiles::kParts, Tiles::kBlock, Tiles::kBytes, stream, p);
+  return launch(backward<In, T, of, kSmall>, s.B * s.H * tiles * Tiles::kParts, Tiles::kBlock, Tiles::kBytes, stream,
+                p);
 }
 
 }  // namespace

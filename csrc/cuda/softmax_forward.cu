@@ -11,18 +11,19 @@
 namespace sola::cuda {
 namespace {
 
-// MT: times 16 queries of a warp
-template <class In, int T, int MT>
+// MT: times 16 queries of a warp; kSmall: for devices with little shared memory
+template <class In, int T, int MT, bool kSmall>
 struct ForwardTiles {
-  static constexpr int kRows = MT * kTile;
-  static constexpr int kKeys = T < 128 || (is_half<In> && MT == 1) ? 64 : 32, kStride = kRowStride<In, T>;
-  static constexpr int kScratch = kRowStride<In, kKeys>;
-  static constexpr size_t kBytes = sizeof(In) * ((kRows + 2 * kKeys) * kStride + (is_half<In> ? 0 : kTile * kScratch));
+  static constexpr int kWarps = kSmall ? 2 : 4, kRows = 16 * MT * kWarps, kBlock = kWarp * kWarps;
+  static constexpr int kKeys = kSmall ? 16 : T < 128 || (is_half<In> && MT == 1) ? 64 : 32;
+  static constexpr int kStride = kRowStride<In, T>, kScratch = kRowStride<In, kKeys>;
+  static constexpr size_t kBytes =
+      sizeof(In) * ((kRows + 2 * kKeys) * kStride + (is_half<In> ? 0 : 16 * kWarps * kScratch));
 };
 
-template <class In, int T, int MT>
-__global__ void __launch_bounds__(kThreads, 1) forward(SoftmaxParams p) {
-  using Tiles = ForwardTiles<In, T, MT>;
+template <class In, int T, int MT, bool kSmall>
+__global__ void __launch_bounds__(ForwardTiles<In, T, MT, kSmall>::kBlock, 1) forward(SoftmaxParams p) {
+  using Tiles = ForwardTiles<In, T, MT, kSmall>;
   constexpr int KB = Tiles::kKeys, stride = Tiles::kStride;
   In* q = reinterpret_cast<In*>(shared_memory());
   In* k = q + Tiles::kRows * stride;
@@ -33,12 +34,12 @@ __global__ void __launch_bounds__(kThreads, 1) forward(SoftmaxParams p) {
   const int all = int(p.size.M), visible = p.causal ? min(all, at.first + at.rows) : all;
   const auto copy = [&](const View& view, int columns, int first, In* to) {
     const int rows = max(0, min(KB, visible - first));
-    copy_tile<KB, T, kThreads>(
+    copy_tile<KB, T, Tiles::kBlock>(
         Rows<const In>{row_of<const In>(view, at.batch, first, at.inner), view.token, rows, columns}, to, stride);
     commit_copies();
   };
 
-  copy_tile<Tiles::kRows, T, kThreads>(
+  copy_tile<Tiles::kRows, T, Tiles::kBlock>(
       Rows<const In>{row_of<const In>(p.q, at.batch, at.first, at.inner), p.q.token, at.rows, D}, q, stride);
   copy(p.k, D, 0, k);
   copy(p.v, V, 0, v);
@@ -68,14 +69,18 @@ __global__ void __launch_bounds__(kThreads, 1) forward(SoftmaxParams p) {
     copy(p.v, V, first + KB, v);
   }
   wait_copies<0>();
-  write_rows<In, T, Tiles::kRows, kThreads>(p, at, running, sums, q);
+  write_rows<In, T, Tiles::kRows, Tiles::kBlock>(p, at, running, sums, q);
 }
 
-template <class In, int T, int MT>
+template <class In, int T, int MT, bool kSmall = false>
 int start(const SoftmaxParams& p, void* stream) {
-  using Tiles = ForwardTiles<In, T, MT>;
+  using Tiles = ForwardTiles<In, T, MT, kSmall>;
+  if constexpr (Tiles::kBytes > kLeastShared) {
+    static_assert(!kSmall);
+    if (!has_shared(Tiles::kBytes)) return start<In, T, MT, true>(p, stream);
+  }
   const int64_t blocks = p.size.B * p.size.H * ((p.size.N + Tiles::kRows - 1) / Tiles::kRows);
-  return launch(forward<In, T, MT>, blocks, kThreads, Tiles::kBytes, stream, p);
+  return launch(forward<In, T, MT, kSmall>, blocks, Tiles::kBlock, Tiles::kBytes, stream, p);
 }
 
 }  // namespace

@@ -22,8 +22,9 @@ def cuda_without(*names: str) -> Restoring:
     ``clusters``: linear attention with one state by one kernel, whose thread-block clusters share what they have summed
     up, where otherwise three run one after the other. ``wgmma``: softmax attention by asynchronous products of
     warpgroups instead of ``mma.sync``. ``pdl``: programmatic dependent launch, by which a kernel starts its blocks before
-    the one in front has ended. All three are of compute capability 9.0 or later (``wgmma`` of 9.0 alone), and are
-    not used elsewhere anyway. Results differ by rounding: sums are added in another order.
+    the one in front has ended. These three are of compute capability 9.0 or later (``wgmma`` of 9.0 alone), and are
+    not used elsewhere anyway. ``shared``: more than 99 KiB of shared memory for a block, which softmax attention uses for
+    wide heads where the device has it (8.0, 8.7, 9.0, 10.0). Results differ by rounding: sums are added in another order.
 
     It is for measuring what a feature brings, and for going round one that fails. It holds for the whole process, all
     threads and graphs compiled before, until the next call; as a context, until its end; captured CUDA graphs keep

@@ -30,7 +30,9 @@ using cudaError_t = int;
 using cudaStream_t = void*;
 constexpr int cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorInvalidConfiguration = 9,
               cudaErrorLaunchFailure = 719;
-constexpr int cudaFuncAttributeMaxDynamicSharedMemorySize = 8;
+constexpr int cudaFuncAttributeMaxDynamicSharedMemorySize = 8, cudaDevAttrMaxSharedMemoryPerBlockOptin = 97;
+cudaError_t cudaGetDevice(int* device);
+cudaError_t cudaDeviceGetAttribute(int* value, int attribute, int device);
 const char* cudaGetErrorString(int error);
 // the last error stays until somebody asks, as with the CUDA runtime
 cudaError_t cudaGetLastError();

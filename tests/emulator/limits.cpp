@@ -31,6 +31,17 @@ cudaError_t cudaGetLastError() {
   return error;
 }
 
+cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return cudaSuccess;
+}
+
+cudaError_t cudaDeviceGetAttribute(int* value, int attribute, int) {
+  if (attribute != cudaDevAttrMaxSharedMemoryPerBlockOptin) return cudaErrorInvalidValue;
+  *value = most_shared;
+  return cudaSuccess;
+}
+
 namespace simt {
 
 void set_most_shared(int bytes) { most_shared = bytes; }
