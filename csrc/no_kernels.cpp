@@ -14,8 +14,10 @@ void refuse(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   for (size_t i = 0; i < arguments.size(); ++i) {
     const auto& value = (*stack)[first + i];
     const bool elsewhere = value.isTensor() && value.toTensor().defined() && !value.toTensor().is_cpu();
-    TORCH_CHECK_VALUE(!elsewhere, name.substr(name.find("::") + 2), ": ", arguments[i].name(), " must be on cpu, got ",
-                      value.toTensor().device(), "; this build has no kernels there");
+    TORCH_CHECK_VALUE(
+        !elsewhere, name.substr(name.find("::") + 2), ": ", arguments[i].name(), " must be on cpu, got ",
+        value.toTensor().device(),
+        "; this build has no kernels there. Under sola_profile.pytorch_operators() models run on PyTorch's");
   }
   TORCH_CHECK_VALUE(false, name, ": this build has kernels for cpu only");
 }

@@ -91,6 +91,20 @@ def test_launches_beyond_the_limits_of_a_device_are_refused(library, blocks, thr
     library.launch(0, 32, 0)
 
 
+def test_a_device_that_is_too_old_is_told_what_runs_there(library) -> None:
+    q = torch.randn(1, 3, 1, 128)
+    library.set_capability(75)
+    try:
+        # one that starts at once, and one that asks for shared memory first
+        for op in (emulated.linear_attention, emulated.softmax_attention):
+            with pytest.raises(
+                RuntimeError, match=r"compute capability 8.0 and later. Under sola_profile.pytorch_oper"
+            ):
+                op(q, q, q)
+    finally:
+        library.set_capability(80)
+
+
 _RACES = {
     9: "thread .* reads what another wrote .* of shared memory",
     10: "race: thread .* of shared memory",

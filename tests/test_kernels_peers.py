@@ -1,5 +1,7 @@
 """What stands beside our operators: the same results in float64, the same work, and errors that mean what they say."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from tolerances import check_close
@@ -159,6 +161,22 @@ def test_a_swapped_model_computes_the_same_and_is_put_back():
     with pytest.raises(ValueError, match="must be"), pytorch_operators():
         raise ValueError("it must be put back")
     assert ops.wkv is own
+
+
+@pytest.mark.parametrize("mixer", ["wkv", "linear", "decay"])
+def test_a_swapped_model_trains_the_same(mixer):
+    torch.manual_seed(0)
+    model = sola_vision.create_model("sola_t", mixers={"L": mixer}, num_classes=3)
+    image = torch.randn(2, 3, 64, 64)
+
+    def gradients(where):
+        model.zero_grad()
+        with where:
+            model(image).square().sum().backward()
+        return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+
+    ours, theirs = gradients(nullcontext()), gradients(pytorch_operators())
+    assert (theirs - ours).norm() < 1e-5 * ours.norm()
 
 
 @pytest.mark.parametrize("mode", KERNEL_MODES)

@@ -29,7 +29,7 @@ extern simt_uint3 threadIdx, blockIdx, blockDim, gridDim;
 using cudaError_t = int;
 using cudaStream_t = void*;
 constexpr int cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorInvalidConfiguration = 9,
-              cudaErrorLaunchFailure = 719;
+              cudaErrorInvalidDeviceFunction = 98, cudaErrorNoKernelImageForDevice = 209, cudaErrorLaunchFailure = 719;
 constexpr int cudaFuncAttributeMaxDynamicSharedMemorySize = 8, cudaDevAttrMaxSharedMemoryPerBlockOptin = 97;
 cudaError_t cudaGetDevice(int* device);
 cudaError_t cudaDeviceGetAttribute(int* value, int attribute, int device);
@@ -55,6 +55,8 @@ cudaError_t ask_for_shared(const void* kernel, int bytes);
 cudaError_t check_launch(const void* kernel, int64_t blocks, int threads, size_t shared, int cluster);
 cudaError_t keep_error(cudaError_t error);
 void set_most_shared(int bytes);
+void set_capability(int it);
+int capability();
 void set_seed(uint64_t seed);
 int64_t blocks_run();
 

@@ -9,12 +9,21 @@
 #include "cuda/host.h"
 #include "schemas.h"
 
+namespace simt {
+
+void set_seed(uint64_t seed);
+int64_t blocks_run();
+void set_most_shared(int bytes);
+void set_capability(int it);
+int capability();
+
+}  // namespace simt
+
 namespace sola::cuda {
 
 void* current_stream(const at::Device&) { return nullptr; }
-int capability = 80;
 // so small that blocks walk over several tiles
-DeviceSize size_of(const at::Device&) { return {2, capability}; }
+DeviceSize size_of(const at::Device&) { return {2, simt::capability()}; }
 
 }  // namespace sola::cuda
 
@@ -40,19 +49,11 @@ int run_launch(int64_t blocks, int threads, int64_t shared);
 
 }  // namespace sola::cuda
 
-namespace simt {
-
-void set_seed(uint64_t seed);
-int64_t blocks_run();
-void set_most_shared(int bytes);
-
-}  // namespace simt
-
 TORCH_LIBRARY(sola_emulated, m) {
   sola::define_schemas(m);
   // beside the ops: the order in which things happen, and a count that shows that they did
   m.def("set_seed(int seed) -> ()", [](int64_t seed) { simt::set_seed(uint64_t(seed)); });
-  m.def("set_capability(int capability) -> ()", [](int64_t it) { sola::cuda::capability = int(it); });
+  m.def("set_capability(int capability) -> ()", [](int64_t it) { simt::set_capability(int(it)); });
   m.def("blocks_run() -> int", [] { return simt::blocks_run(); });
   m.def("set_most_shared(int bytes) -> ()", [](int64_t bytes) { simt::set_most_shared(int(bytes)); });
   m.def("switch_cuda_features_off(str[] names) -> ()",

@@ -19,8 +19,9 @@ std::map<const void*, size_t>& asked() {
   return it;
 }
 
-// what one block may have, on compute capability 8.0 unless a test says otherwise
-int most_shared = 163 << 10;
+// compute capability 8.0 unless a test says otherwise, and what one block may have there
+int device_capability = 80, most_shared = 163 << 10;
+constexpr int kLeastCapability = 80;
 cudaError_t last_error = cudaSuccess;
 
 }  // namespace
@@ -45,6 +46,8 @@ cudaError_t cudaDeviceGetAttribute(int* value, int attribute, int) {
 namespace simt {
 
 void set_most_shared(int bytes) { most_shared = bytes; }
+void set_capability(int it) { device_capability = it; }
+int capability() { return device_capability; }
 
 cudaError_t keep_error(cudaError_t error) {
   if (error != cudaSuccess) last_error = error;
@@ -52,12 +55,14 @@ cudaError_t keep_error(cudaError_t error) {
 }
 
 cudaError_t ask_for_shared(const void* kernel, int bytes) {
+  if (device_capability < kLeastCapability) return keep_error(cudaErrorInvalidDeviceFunction);
   if (bytes > most_shared) return keep_error(cudaErrorInvalidValue);
   asked()[kernel] = size_t(bytes);
   return cudaSuccess;
 }
 
 cudaError_t check_launch(const void* kernel, int64_t blocks, int threads, size_t shared, int cluster) {
+  if (device_capability < kLeastCapability) return cudaErrorNoKernelImageForDevice;
   // more than 8 blocks are not portable
   if (cluster < 1 || cluster > 8 || blocks % cluster != 0) return cudaErrorInvalidConfiguration;
   if (blocks < 1 || blocks > kMostBlocks || threads < 1 || threads > kMostThreads) return cudaErrorInvalidConfiguration;
