@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from sola_profile.case import Resolution, Settings
+from sola_profile.case import Resolution, Settings, whole_number
 from sola_profile.hardware import Machine
 from sola_profile.machine import Environment
 from sola_profile.measure.latency import Latency
@@ -53,10 +54,16 @@ class Budgets:
     memory_bytes: int | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("softmax", 0), ("latency_s", 0), ("macs", 0), ("memory_bytes", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{name}: expected at least {least}, got {value}")
+        for name in ("softmax", "macs", "memory_bytes"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, whole_number(name, getattr(self, name), least=0))
+        latency_s = self.latency_s
+        if latency_s is not None and (isinstance(latency_s, bool) or not isinstance(latency_s, Real)):
+            raise ValueError(f"latency_s: expected a number of at least 0, got {latency_s!r}")
+        for name, value in vars(self).items():
+            # NaN is not at least 0 either
+            if value is not None and not value >= 0:
+                raise ValueError(f"{name}: expected at least 0, got {value}")
 
     @property
     def any(self) -> bool:
