@@ -195,7 +195,12 @@ def _interrupted(config: TrainConfig) -> click.Abort:
 
 
 def _kept(config: TrainConfig) -> str:
-    return f"; --resume goes on from the last checkpoint in {config.output.folder}" if config.output.folder else ""
+    from sola_vision.train.checkpoint import NAME
+
+    folder = config.output.folder
+    if folder is None or not os.path.exists(folder / NAME):
+        return ""
+    return f"; --resume goes on from the last checkpoint in {folder}"
 
 
 @contextmanager
