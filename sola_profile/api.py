@@ -21,12 +21,13 @@ from sola_profile.report.json_file import json_text
 from sola_profile.report.read_json import load_profile
 from sola_profile.report.terminal import print_profile
 from sola_profile.result import Profile
-from sola_profile.source import DEFAULT_INPUT, FACTORY, InputShape, ModelSource, read_source
+from sola_profile.source import FACTORY, InputShape, ModelSource, read_source
 from sola_profile.sweep import Plan, Sweep
+from sola_vision.spec import BackboneSpec
 
 WIDTH = 120
 
-Model = nn.Module | Callable[[], nn.Module]
+Model = nn.Module | BackboneSpec | Callable[[], nn.Module | BackboneSpec]
 
 
 class Shown:
@@ -75,7 +76,7 @@ def formula(
     model: str | Model,
     resolutions: Sizes = "224,512,1024",
     *,
-    input_shape: str = DEFAULT_INPUT,
+    input_shape: str | None = None,
     dtype: str = "float32",
     limit_s: float = LIMIT_S,
     memory: MemoryOptions | None = None,
@@ -83,10 +84,12 @@ def formula(
     """What a model's forward pass costs as exact polynomials, checked at some sizes.
 
     Args:
-        model: a preset, ``timm:NAME``, ``torchvision:NAME``, ``package.module:factory``, a module, or something that
-            makes one when it is called (with ``img_size`` where it takes that). A module keeps its weights and its mode.
+        model: a preset, ``timm:NAME``, ``torchvision:NAME``, ``package.module:factory``, a module, a ``BackboneSpec``, or
+            something that makes one of these when it is called (with ``img_size`` where it takes that). A module keeps its
+            weights and its mode.
         resolutions: sizes in pixels: ``224``, ``"224,512x2048"`` as ``--res`` takes them, a ``Resolution``, or a list of these.
-        input_shape: what the model takes, with the letters H and W for the sides; the first number is the batch.
+        input_shape: what the model takes, with the letters H and W for the sides; the first number is the batch; None
+            for the usual.
         dtype: of weights and input.
         limit_s: seconds to look for polynomials.
         memory: whether to measure peak memory too, and what the largest image should fit in.
@@ -97,12 +100,14 @@ def formula(
 
     Raises:
         ValueError: names the argument, what came and what is allowed.
+        TypeError: the same, for a model of another kind.
 
     """
     check_choice("dtype", dtype, DTYPES)
     check_seconds("limit_s", limit_s)
-    source, sizes = _source(model), read_sizes("resolutions", resolutions)
-    sweep = FormulaSweep(source, sizes, InputShape.parse(input_shape), dtype, limit_s, memory=memory)
+    source, sizes = read_model(model), read_sizes("resolutions", resolutions)
+    shape = source.default_input if input_shape is None else InputShape.parse(input_shape)
+    sweep = FormulaSweep(source, sizes, shape, dtype, limit_s, memory=memory)
     for _ in sweep.run():
         pass
     result = sweep.result()
@@ -130,7 +135,7 @@ def profile(
         budget_s: seconds for all measuring; None measures nothing.
         input_shape: what the model takes, with the letters H and W for the sides; None for the usual.
         others: models to set beside it, by name.
-        with_twins: whether a preset stands beside itself all linear and all softmax.
+        with_twins: whether a preset or a ``BackboneSpec`` stands beside itself all linear and all softmax.
         isolate: whether every size is measured in a process of its own; a program must then start behind
             ``if __name__ == "__main__"``, as Python's multiprocessing wants it.
 
@@ -140,9 +145,10 @@ def profile(
 
     Raises:
         ValueError: names the argument, what came and what is allowed.
+        TypeError: the same, for a model of another kind.
 
     """
-    source, settings = _source(model), read_settings(settings)
+    source, settings = read_model(model), read_settings(settings)
     check_budget(budget_s)
     shape = None if input_shape is None else InputShape.parse(input_shape)
     beside = tuple(map(read_source, read_texts("others", others, "sola_t")))
@@ -172,9 +178,14 @@ def load(path: str | Path) -> ShownProfile:
     return ShownProfile(**vars(load_profile(path)))
 
 
-def _source(model: str | Model) -> ModelSource:
-    return read_source(model) if isinstance(model, str) else ModelSource(_name(model), FACTORY, made=model)
-
-
-def _name(model: Model) -> str:
-    return type(model).__name__ if isinstance(model, nn.Module) else getattr(model, "__name__", repr(model))
+def read_model(model: str | Model) -> ModelSource:
+    """Where a model comes from; raises ``TypeError`` for what is none, and ``ValueError`` for a wrong name."""
+    if isinstance(model, str):
+        return read_source(model)
+    if isinstance(model, BackboneSpec):
+        return ModelSource.of(model)
+    if not callable(model):
+        came = type(model).__name__
+        raise TypeError(f"model: expected a name, a module, a BackboneSpec or a factory, got {came}")
+    name = type(model).__name__ if isinstance(model, nn.Module) else getattr(model, "__name__", repr(model))
+    return ModelSource(name, FACTORY, made=model)

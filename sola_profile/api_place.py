@@ -75,6 +75,7 @@ def place(
 
     Raises:
         ValueError: names the argument, what came and what is allowed.
+        TypeError: the same, for a model of another kind.
 
     """
     settings = read_settings(settings)

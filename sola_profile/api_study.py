@@ -63,6 +63,7 @@ def study_model(
 
     Raises:
         ValueError: names the argument, what came and what is allowed.
+        TypeError: the same, for a model of another kind.
 
     """
     built, source = _built(model, None if weights is None else Path(weights))

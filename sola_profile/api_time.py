@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable
 
 import torch
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
-from torch import nn
 
+from sola_profile.api import Model, read_model
 from sola_profile.arguments import Sizes, check_budget, read_sizes
 from sola_profile.case import DTYPES, check_choice
 from sola_profile.hardware import Machine
 from sola_profile.machine_measuring import Measuring, Wanted, kept
 from sola_profile.machine_store import find_machine
 from sola_profile.report.time_terminal import print_times
-from sola_profile.source import FACTORY, InputShape, ModelSource, read_source
+from sola_profile.source import InputShape
 from sola_profile.time_result import TimeResult
 from sola_profile.time_sweep import TimePlan, TimeSweep
 
@@ -41,7 +40,7 @@ class ShownTimes(TimeResult):
 
 
 def predict(
-    model: str | nn.Module | Callable[[], nn.Module],
+    model: str | Model,
     resolutions: Sizes = "224,512,1024",
     *,
     machine: str | Machine = THIS,
@@ -52,8 +51,8 @@ def predict(
     """How long a model's forward pass takes on a machine, by a roofline over its operator calls.
 
     Args:
-        model: a preset, ``timm:NAME``, ``torchvision:NAME``, ``package.module:factory``, a module, or something that
-            makes one when it is called.
+        model: a preset, ``timm:NAME``, ``torchvision:NAME``, ``package.module:factory``, a module, a ``BackboneSpec``, or
+            something that makes one of these when it is called.
         resolutions: sizes in pixels: ``224``, ``"224,512x2048"`` as ``--res`` takes them, a ``Resolution``, or a list of these.
         machine: ``this``, whose ceilings are measured where none are kept or they no longer hold; a name that
             ``sola-profile machine --list`` gives, a file, or a ``Machine``.
@@ -69,13 +68,13 @@ def predict(
 
     Raises:
         ValueError: names the argument, what came and what is allowed.
+        TypeError: the same, for a model of another kind.
 
     """
     if dtype is not None:
         check_choice("dtype", dtype, DTYPES)
     check_budget(budget_s, nothing=0)
-    source = read_source(model) if isinstance(model, str) else ModelSource(_name(model), FACTORY, made=model)
-    sizes = read_sizes("resolutions", resolutions)
+    source, sizes = read_model(model), read_sizes("resolutions", resolutions)
     found = _with_figures_for(machine, dtype) if isinstance(machine, Machine) else _machine(machine, dtype or "float32")
     if budget_s and not (machine == THIS or found.measured):
         raise ValueError(f"budget_s: {found.name} can't be measured here; expected 0, got {budget_s:g}")
@@ -106,7 +105,3 @@ def _machine(name: str, dtype: str) -> Machine:
         warnings.warn(measuring.problem, stacklevel=3)
     assert measuring.machine is not None
     return measuring.machine
-
-
-def _name(model: nn.Module | Callable[[], nn.Module]) -> str:
-    return type(model).__name__ if isinstance(model, nn.Module) else getattr(model, "__name__", repr(model))

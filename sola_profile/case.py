@@ -91,14 +91,17 @@ def nearest(wrong: str, known: Collection[str]) -> str:
 MOST_THREADS = 4096
 
 
-def whole_number(name: str, value: Any) -> int:
-    """A number as ``int``, NumPy's too; raises ``ValueError`` that names the argument for what is none."""
+def whole_number(name: str, value: Any, least: int = 1) -> int:
+    """A number as ``int``, NumPy's too; raises ``ValueError`` that names the argument for what is none.
+
+    ``least``: for the message; a number below it is the caller's to refuse.
+    """
     try:
         if isinstance(value, bool):
             raise TypeError
         return operator.index(value)
     except TypeError:
-        raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}") from None
+        raise ValueError(f"{name}: expected a whole number of at least {least}, got {value!r}") from None
 
 
 @dataclass(frozen=True)

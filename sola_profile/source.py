@@ -10,7 +10,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -74,8 +74,9 @@ class InputShape:
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model by name. ``kind``: ``preset``, ``timm``, ``torchvision`` or ``factory``; ``spec`` that of a preset.
+    """A model by name. ``kind``: ``preset``, ``timm``, ``torchvision`` or ``factory``.
 
+    ``spec``: of a backbone that is given as one, by a preset's name or itself; None for what a factory is yet to make.
     ``made``: the module or factory itself, where it was handed over instead of named.
     """
 
@@ -131,8 +132,8 @@ def read_source(text: str, pattern: str | None = None) -> ModelSource:
     if _FACTORY.fullmatch(text) is None:
         raise ValueError(f"model: expected package.module:factory, got {text!r}")
     source = ModelSource(text, FACTORY)
-    _factory(source)
-    return source
+    found = _factory(source)
+    return replace(source, spec=found) if isinstance(found, BackboneSpec) else source
 
 
 def _preset(name: str, pattern: str | None) -> BackboneSpec:

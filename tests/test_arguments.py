@@ -11,6 +11,8 @@ from torch import nn
 import sola_profile
 from sola_profile.arguments import check_budget, read_settings, read_size, read_sizes, read_stages, read_texts
 from sola_profile.case import Resolution, Settings
+from sola_profile.study.placement import Budgets
+from sola_profile.study.study_result import Extent
 
 SIZE = "expected pixels such as 224 or 512x2048"
 
@@ -117,6 +119,45 @@ def test_text_is_one_entry_of_a_list():
 def test_what_is_of_another_kind_is_named(call, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         call()
+
+
+KINDS = "a name, a module, a BackboneSpec or a factory"
+BACKBONES = "a name, a BackboneSpec or a Backbone"
+
+
+@pytest.mark.parametrize(
+    ("call", "kinds"),
+    [
+        (sola_profile.profile, KINDS),
+        (sola_profile.formula, KINDS),
+        (lambda model, size: sola_profile.predict(model, size, machine="h200"), KINDS),
+        (sola_profile.place, BACKBONES),
+        (sola_profile.study_model, BACKBONES),
+    ],
+)
+@pytest.mark.parametrize(("model", "came"), [(3, "int"), (None, "NoneType"), ([small()], "list")])
+def test_what_is_no_model_is_named(call, kinds, model, came):
+    with pytest.raises(TypeError, match=f"^model: expected {kinds}, got {came}$"):
+        call(model, 32)
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value", "message"),
+    [
+        (Budgets, "softmax", "2", "expected a whole number of at least 0, got '2'"),
+        (Budgets, "softmax", 2.5, "expected a whole number of at least 0, got 2.5"),
+        (Budgets, "softmax", True, "expected a whole number of at least 0, got True"),
+        (Budgets, "macs", "1e9", "expected a number of at least 0, got '1e9'"),
+        (Budgets, "memory_bytes", -1, "expected at least 0, got -1"),
+        (Budgets, "latency_s", "1", "expected a number of at least 0, got '1'"),
+        (Budgets, "latency_s", float("nan"), "expected at least 0, got nan"),
+        (Extent, "rows", True, "expected a whole number of at least 0, got True"),
+    ],
+)
+def test_limits_are_numbers(kind, field, value, message):
+    assert getattr(kind(**{field: np.int64(2)}), field) == 2
+    with pytest.raises(ValueError, match=f"^{field}: {re.escape(message)}$"):
+        kind(**{field: value})
 
 
 @pytest.mark.parametrize("budget_s", [0, -1, float("nan"), float("inf"), "1", True])

@@ -376,3 +376,18 @@ def test_a_closed_output_is_no_traceback(tmp_path):
     assert child.returncode == 0, child.stderr
     assert "Traceback" not in child.stderr
     assert json.loads((tmp_path / "all.json").read_text())["models"]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--no-measure", "--compile"), "--compile is for the model that is measured, and --no-measure measures none"),
+        (("--tolerance", "5%"), "--tolerance needs --baseline to compare with"),
+        (("--allow-mismatch",), "--allow-mismatch needs --baseline to compare with"),
+        (("--max-regression", "5%"), "--max-regression needs --baseline to compare with"),
+    ],
+)
+def test_options_without_effect_are_refused(sola_profile, options, sentence):
+    code, _, err = sola_profile("--model", "sola_t", "--no-report", *options)
+    assert code == 2
+    assert sentence in " ".join(err.replace("│", " ").split())

@@ -89,7 +89,7 @@ def test_memory_for_more_than_the_largest_image_has_no_next(monkeypatch):
         pass
     assert str(found.square.resolution) == "128"
     assert found.square.next_bytes is None
-    assert fit_table(found).rows[0][3] == "–"
+    assert fit_table(found, "1TiB").rows[0][3] == "–"
 
 
 def test_an_answer_whose_run_fails_is_no_success(sola_profile, monkeypatch):
@@ -97,6 +97,7 @@ def test_an_answer_whose_run_fails_is_no_success(sola_profile, monkeypatch):
     code, out, err = sola_profile("fit", "--model", "sola_t", "--memory", "150MiB", "--res", "224", "--confirm")
     assert code == 5
     assert "failed: out of memory" in out
+    assert "sola_t in 150MiB, 5% of it kept free" in out
     assert "at 224: out of memory" in err
 
 

@@ -246,6 +246,8 @@ def test_runs_that_differ_are_refused_by_name(sola_profile):
         (("a.json", "broken.json"), "broken.json: not a profile of schema_version 2: field 'rows' is missing"),
         (("a.json", "sizes.json"), "no size is in both"),
         (("a.json", "a.json", "--tolerance", "much"), "expected a share such as 5% or 0.05, got 'much'"),
+        (("a.json", "a.json", "--tolerance", "5"), "expected a share such as 5% or 0.05, got '5'; did you mean 5%?"),
+        (("a.json", "a.json", "--max-regression", "1.0"), "got '1.0'; did you mean 1.0%?"),
         (("a.json", "untimed.json", "--max-regression", "5%"), "no size has one on both sides"),
         (("a.json", "a.json", "--against-env", "python"), "takes no files"),
         (("--against-env", "python"), "needs --model"),

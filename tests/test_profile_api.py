@@ -16,10 +16,12 @@ from sola_profile.api import ShownProfile
 from sola_profile.case import Resolution, Settings
 from sola_profile.compare.growth_class import GrowthClass
 from sola_profile.compare.scaling import Estimate
+from sola_profile.cost.closed_form import closed_form
 from sola_profile.measure.statistics import Interval
 from sola_profile.report.json_file import json_text
 from sola_profile.report.read_json import read_profile
 from sola_profile.result import Killed, LeftOut, NotReached, OutOfMemory
+from sola_vision.train import proxy_spec
 
 SCHEMA = schema("profile")
 
@@ -87,6 +89,14 @@ def test_a_model_of_the_users_own_is_profiled_and_loaded(tmp_path):
     assert html.startswith("<pre")
     for shown in (console.file.getvalue(), html):
         assert "Work of the forward pass" in shown
+
+
+def test_a_spec_is_profiled_by_its_name_and_closed_form():
+    spec = replace(proxy_spec("L", "linear"), name="mine")
+    found = sola_profile.profile(spec, 16, budget_s=None, settings=Settings(threads=1), with_twins=False)
+    assert (found.model.name, found.model.spec) == ("mine", spec)
+    assert found.model.rows[0].cost.macs == closed_form(spec, Resolution(16, 16)).macs
+    assert sola_profile.predict(spec, 16, machine="h200").models[0].name == "mine"
 
 
 def test_a_wrong_argument_is_explained(tmp_path):

@@ -8,6 +8,7 @@ from torch import nn
 
 from sola_profile.case import Resolution
 from sola_profile.source import DEFAULT_INPUT, InputShape, read_source
+from sola_vision import get_spec
 
 
 def test_a_preset_has_its_spec_and_its_pattern_can_be_changed():
@@ -64,6 +65,7 @@ def test_a_factory_is_a_function_a_class_or_a_module_of_the_current_folder():
     assert type(read_source("my_models:Zoo.Net").build()).__name__ == "Net"
     assert read_source("my_models:sized").build(Resolution(5, 7)).in_features == 5
     assert read_source("my_models:spec").build().spec == read_source("my_models:make_spec").build().spec
+    assert read_source("my_models:spec").spec == get_spec("sola_t")
     with pytest.raises(ValueError, match=r"my_models:wanting can't be built without arguments .*'width'"):
         read_source("my_models:wanting").build()
     with pytest.raises(ValueError, match="my_models:number gave int, not a torch"):

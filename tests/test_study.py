@@ -265,6 +265,13 @@ def test_bad_use_is_explained(sola_profile, tmp_path, monkeypatch, arguments, se
 
 
 def test_an_image_that_can_not_be_read_is_named(sola_profile, tmp_path):
+    # neither is an image to look at
+    (tmp_path / ".hidden.png").write_text("no image")
+    (tmp_path / "a.png").mkdir()
+    # a header that claims 400 million pixels
+    (tmp_path / "large.png").write_bytes(b"P6 20000 20000 255\n")
+    with pytest.raises(ValueError, match=r"images: can't read large\.png: Image size"):
+        Samples(1, tmp_path).load(0, 3, SIZE)
     (tmp_path / "broken.png").write_text("no image")
     code, _, err = sola_profile("study", "--model", "sola_t", "--images", str(tmp_path))
     assert code == 2

@@ -199,6 +199,70 @@ def test_a_folder_with_a_run_is_neither_overwritten_nor_mistaken(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("kept", "resumes"),
+    [("model.safetensors", False), ("model_ema.safetensors", False), ("result.json", False), ("log.csv", True)],
+)
+def test_a_run_whose_checkpoint_is_gone_is_not_overwritten(tmp_path, kept, resumes):
+    config = replace(TINY, steps=2, output=Output(tmp_path, log_every=1))
+    train(config)
+    for path in tmp_path.iterdir():
+        if path.name != kept:
+            path.unlink()
+    content = (tmp_path / kept).read_bytes()
+    hint = "resume it, or choose" if resumes else "choose"
+    with pytest.raises(ValueError, match=rf"^out: .* holds a run already \({kept}\); {hint} another folder$"):
+        train(config)
+    if not resumes:
+        with pytest.raises(
+            ValueError, match=rf"^resume: .* holds {kept} of a run that has ended, and no checkpoint.pt"
+        ):
+            train(config, resume=True)
+    assert (tmp_path / kept).read_bytes() == content
+    if resumes:
+        assert train(config, resume=True).steps == 2
+
+
+def test_ctrl_c_during_a_checkpoint_leaves_no_part_of_one(tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_checkpoint(tmp_path, TINY, {})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"data": None}, "data: expected text or a Path, got None"),
+        ({"output": "run"}, r"output: expected Output\(...\), got 'run'"),
+        ({"optimiser": {"lr": 1e-3}}, r"optimiser: expected Optimiser\(...\), got {'lr': 0.001}"),
+        ({"regularisation": None}, r"regularisation: expected Regularisation\(...\), got None"),
+        ({"amp": "no"}, "amp: expected True or False, got 'no'"),
+        ({"device": None}, "device: expected cpu, cuda or cuda:N, got None"),
+        ({"batch": True}, "batch: expected a whole number of at least 1, got True"),
+        ({"seed": 2.0}, "seed: expected a whole number of at least 0, got 2.0"),
+    ],
+)
+def test_fields_of_another_kind_are_named(change, words):
+    with pytest.raises((TypeError, ValueError), match=f"^{words}$"):
+        replace(TINY, **change)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"tensorboard": "no"}, "tensorboard: expected True or False, got 'no'"),
+        ({"folder": 3}, "folder: expected text or a Path, got 3"),
+    ],
+)
+def test_fields_of_the_output_are_named(change, words):
+    with pytest.raises((TypeError, ValueError), match=f"^{words}$"):
+        Output(**change)
+
+
+@pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"steps": None}, "either steps or epochs"),

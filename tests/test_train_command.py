@@ -69,6 +69,25 @@ def test_ctrl_c_finishes_the_step(tmp_path, monkeypatch, capsys):
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_a_worker_that_ctrl_c_ended_is_the_interrupt(tmp_path, monkeypatch, capsys):
+    def fail(*_, **__):
+        os.kill(os.getpid(), signal.SIGINT)
+        raise RuntimeError("DataLoader worker (pid 7) exited unexpectedly with exit code 1.")
+
+    monkeypatch.setattr("sola_vision.train.loop.train", fail)
+    monkeypatch.setattr(sys, "argv", ["train", *arguments(out=tmp_path)])
+    with pytest.raises(SystemExit, match="130"):
+        main()
+    # nothing was kept
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_resuming_without_a_checkpoint_begins_and_says_so(tmp_path, capsys):
+    for _ in range(2):
+        command.main([*arguments(out=tmp_path), "--resume"], standalone_mode=False)
+    assert capsys.readouterr().err.count(f"{tmp_path} holds no checkpoint.pt: the run starts from step 0\n") == 1
+
+
 @pytest.mark.parametrize(
     ("error", "words"),
     [

@@ -1,6 +1,7 @@
 """Folders of images: what a run sees of them, and in which order."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +11,8 @@ from training import ALONE, SPEC
 
 from sola_profile.source import _package
 from sola_vision.imagenet import DEVIATION, MEAN
-from sola_vision.train import Output, Regularisation, TrainConfig, train
-from sola_vision.train.folder import FolderSource, read_image
+from sola_vision.train import Optimiser, Output, Regularisation, TrainConfig, train
+from sola_vision.train.folder import FolderSource, list_images, read_image
 from sola_vision.train.world import World
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -76,6 +77,14 @@ def test_a_run_does_not_go_on_with_other_images(folder, tmp_path):
     config = folder_config(folder, output=Output(tmp_path / "run"))
     train(config)
     train(config, resume=True)
+    # the same run in other words
+    respelt = {
+        "data": Path(f"{folder}/"),
+        "epochs": np.float64(2),
+        "batch": np.int64(2),
+        "optimiser": Optimiser(ema=0, clip=5),
+    }
+    train(replace(config, **respelt), resume=True)
     (folder / "train/red/40.png").rename(folder / "train/red/41.png")
     with pytest.raises(ValueError, match=r"^resume: .*/train holds other images than the run began with"):
         train(config, resume=True)
@@ -92,6 +101,40 @@ def test_wide_pixels_keep_their_brightness_or_are_refused(tmp_path):
         Image.fromarray(grey.astype(dtype)).save(tmp_path / "wider.tiff")
         with pytest.raises(ValueError, match=r"can't read the image .*wider.tiff: its mode is [IF], 32 bits per pixel"):
             read_image(tmp_path / "wider.tiff")
+
+
+def test_transparent_palettes_are_read_without_a_warning(tmp_path):
+    image = Image.new("P", (4, 4), 1)
+    image.putpalette([9, 9, 9, 10, 20, 30])
+    image.save(tmp_path / "palette.png", transparency=bytes([0, 128]))
+    assert np.asarray(read_image(tmp_path / "palette.png"))[2, 2].tolist() == [10, 20, 30]
+
+
+def test_folders_and_hidden_entries_are_no_images(folder):
+    (folder / "train/red/v1.jpg").mkdir()
+    (folder / "train/red/40.png").rename(folder / "train/red/v1.jpg/40.png")
+    for hidden in (".ipynb_checkpoints", "red/.thumbnails"):
+        (folder / "train" / hidden).mkdir()
+        (folder / "train" / hidden / "1.png").write_bytes(b"no image")
+    (folder / "train/blue/._10.png").write_bytes(b"no image")
+    classes, images = list_images(folder / "train")
+    assert classes == ["blue", "red"]
+    assert [path.name for path, _ in images] == ["10.png", "20.png", "30.png", "50.png", "40.png"]
+
+
+def test_whatever_a_decoder_raises_names_the_file(folder, monkeypatch):
+    # a header that claims 400 million pixels
+    (folder / "val/red/80.png").write_bytes(b"P6 20000 20000 255\n")
+    for workers in (0, 1):
+        with pytest.raises(ValueError, match=r"^data: can't read the image .*val/red/80.png: Image size \(4"):
+            list(FolderSource(folder_config(folder, workers=workers), ALONE).eval_batches())
+
+    def fail(_):
+        raise RuntimeError("Failed to decode image")
+
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(ValueError, match=r"^data: can't read the image a.avif: Failed to decode image"):
+        read_image("a.avif")
 
 
 def test_errors_name_the_folder_and_the_file(folder):

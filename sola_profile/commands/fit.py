@@ -60,7 +60,7 @@ def fit(**options: Any) -> None:
     except BuildError as error:
         raise click.UsageError(str(error)) from error
     finally:
-        show(fitting)
+        show(fitting, options["memory"])
     if not fitting.batches:
         raise click.UsageError(refused_sizes(source.name, shape or source.default_input, fitting.refused))
     for size, reason in fitting.refused.items():
@@ -74,10 +74,10 @@ def fit(**options: Any) -> None:
         sys.exit(ExitCode.NOTHING_FITTED)
 
 
-def show(fitting: Fitting) -> None:
+def show(fitting: Fitting, limit: str) -> None:
     """What is found by now, where there is something."""
     from sola_profile.report.fit_table import fit_table
     from sola_profile.report.terminal import print_table
 
     if fitting.batches or fitting.square:
-        print_table(fit_table(fitting), Targets(None, {}).console())
+        print_table(fit_table(fitting, limit), Targets(None, {}).console())

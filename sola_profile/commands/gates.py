@@ -22,15 +22,14 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+TOLERANCE = "0%"
 _SHARE = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(%?)")
 
 _OPTIONS = (
     click.option(
         "--tolerance",
-        default="0%",
-        show_default=True,
         metavar="SHARE",
-        help="Increase of counted figures to let through.",
+        help=f"Increase of counted figures to let through.  [default: {TOLERANCE}]",
     ),
     click.option(
         "--max-regression", metavar="SHARE", help="Let measured time decide too: the increase to let through, as in 5%."
@@ -52,18 +51,20 @@ def read_gates(options: Mapping[str, Any]) -> Gates:
     """The thresholds."""
     from sola_profile.comparison import Gates
 
-    limit = options["max_regression"]
+    limit, tolerance = options["max_regression"], options["tolerance"]
     return Gates(
-        checked(lambda: parse_share(options["tolerance"]), "--tolerance"),
+        checked(lambda: parse_share(TOLERANCE if tolerance is None else tolerance), "--tolerance"),
         None if limit is None else checked(lambda: parse_share(limit), "--max-regression"),
     )
 
 
 def parse_share(text: str) -> float:
-    """Read ``5%``, ``5 %`` or ``0.05``; raises ``ValueError``."""
+    """Read ``5%``, ``5 %`` or ``0.05``; raises ``ValueError``, also for 1 and more without a sign, which mean percent."""
     match = _SHARE.fullmatch(text.strip())
     if match is None:
         raise ValueError(f"expected a share such as 5% or 0.05, got {text!r}")
+    if not match[2] and float(match[1]) >= 1:
+        raise ValueError(f"expected a share such as 5% or 0.05, got {text!r}; did you mean {match[1]}%?")
     # a quotient of floats may miss the nearest one
     return float(Fraction(match[1]) / (100 if match[2] else 1))
 
@@ -126,7 +127,8 @@ def read_baseline(options: Mapping[str, Any]) -> Baseline | None:
     """``--baseline`` with its gates; the file is read before anything runs."""
     path = options["baseline"]
     if path is None:
-        if options["max_regression"] is not None:
-            raise click.UsageError("--max-regression needs --baseline to compare with")
+        for name in ("tolerance", "max_regression", "allow_mismatch"):
+            if options[name] not in (None, False):
+                raise click.UsageError(f"--{name.replace('_', '-')} needs --baseline to compare with")
         return None
     return Baseline(path, load_side(path), read_gates(options), options["allow_mismatch"])

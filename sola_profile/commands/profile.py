@@ -247,6 +247,8 @@ def read_request(options: dict[str, Any]) -> Request:
     for name in ("require_stable", "isolate", "max_regression"):
         if options[name] and options["no_measure"]:
             raise click.UsageError(f"--{name.replace('_', '-')} needs measured times, and --no-measure takes none")
+    if options["compiled"] and options["no_measure"]:
+        raise click.UsageError("--compile is for the model that is measured, and --no-measure measures none")
     return Request(
         source,
         shape,

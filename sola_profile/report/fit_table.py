@@ -7,12 +7,12 @@ from sola_profile.report.numbers import mebibytes
 from sola_profile.report.tables import Table
 
 
-def fit_table(fitting: Fitting) -> Table:
-    """One line per size, and one for the largest square image."""
+def fit_table(fitting: Fitting, limit: str) -> Table:
+    """One line per size, and one for the largest square image. ``limit``: the memory in the user's words."""
     found = [*fitting.batches, *filter(None, [fitting.square])]
     rows = tuple((*_cells(entry), "largest square" if entry is fitting.square else "") for entry in found)
     columns = ("Size", "Images", "Predicted", "with one more", "Run under the limit", "")
-    title = f"{fitting.source.name} in {mebibytes(fitting.limit_bytes)}, {fitting.headroom:.0%} of it kept free"
+    title = f"{fitting.source.name} in {limit}, {fitting.headroom:.0%} of it kept free"
     return Table(title, columns, rows, frozenset({"Run under the limit", ""}))
 
 

@@ -54,7 +54,7 @@ class Samples:
         """The images of the folder; raises ``ValueError`` when it can't be read."""
         assert self.folder is not None
         try:
-            found = sorted(path for path in self.folder.iterdir() if path.suffix.lower() in SUFFIXES)
+            found = sorted(path for path in self.folder.iterdir() if _is_image(path))
         except OSError as error:
             raise ValueError(f"images: can't read the folder {self.folder}: {error.strerror}") from error
         return found[: self.count]
@@ -85,6 +85,10 @@ class Samples:
         mean, deviation = (MEAN, DEVIATION) if channels == 3 else ((0.5,) * channels, (0.25,) * channels)
         scaled = (pixels - torch.tensor(mean)[:, None, None]) / torch.tensor(deviation)[:, None, None]
         return scaled[None]
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
 def _generated(number: int, channels: int, resolution: Resolution) -> Tensor:
@@ -152,13 +156,16 @@ def _of_task(text: str, number: int, channels: int, resolution: Resolution) -> T
 
 def _read(path: Path, resolution: Resolution) -> Tensor:
     """A file's middle in the shape of the image, values from 0 to 1."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, ImageOps
 
     size = (resolution.width, resolution.height)
     try:
         with Image.open(path) as file:
             picture = ImageOps.fit(file.convert("RGB"), size, Image.Resampling.BICUBIC)
-    except (UnidentifiedImageError, OSError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:
+        # decoders of damaged files raise errors of many kinds
         raise ValueError(f"images: can't read {path.name}: {error}") from error
     values = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
     return values.view(resolution.height, resolution.width, 3).permute(2, 0, 1).float() / 255

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from sola_profile.case import Resolution, Settings
+from sola_profile.case import Resolution, Settings, whole_number
 from sola_profile.hardware import Machine
 from sola_profile.machine import Environment
 from sola_profile.measure.latency import Latency
@@ -49,14 +50,18 @@ class Budgets:
 
     softmax: int | None = None
     latency_s: float | None = None
-    macs: int | None = None
-    memory_bytes: int | None = None
+    macs: float | None = None
+    memory_bytes: float | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("softmax", 0), ("latency_s", 0), ("macs", 0), ("memory_bytes", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{name}: expected at least {least}, got {value}")
+        if self.softmax is not None:
+            object.__setattr__(self, "softmax", whole_number("softmax", self.softmax, least=0))
+        for name, value in vars(self).items():
+            if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
+                raise ValueError(f"{name}: expected a number of at least 0, got {value!r}")
+            # NaN is not at least 0 either
+            if value is not None and not float(value) >= 0:
+                raise ValueError(f"{name}: expected at least 0, got {value}")
 
     @property
     def any(self) -> bool:

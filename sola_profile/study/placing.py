@@ -135,7 +135,7 @@ class Placing:
         within = [option for option, cost in costs if self._limit is None or (cost is not None and cost <= self._limit)]
         return within[-1] if within else None
 
-    def _too_large(self, most_bytes: int) -> dict[tuple[int, str], str]:
+    def _too_large(self, most_bytes: float) -> dict[tuple[int, str], str]:
         """Kinds of layers of which one alone needs more memory than there is, whichever kind all others are."""
         space = self.judge.space
         needed: dict[tuple[int, str], int] = {}

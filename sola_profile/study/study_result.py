@@ -8,7 +8,7 @@ from statistics import fmean
 
 from torch import Tensor
 
-from sola_profile.case import Resolution
+from sola_profile.case import Resolution, whole_number
 from sola_profile.machine import Environment
 from sola_profile.study.images import Samples
 from sola_profile.study.matrix_metrics import RowFigures, Spectrum
@@ -32,9 +32,10 @@ class Extent:
 
     def __post_init__(self) -> None:
         for name, least in (("matrices", 1), ("rows", 0)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"{name}: expected a whole number of at least {least}, got {value!r}")
+            value = whole_number(name, getattr(self, name), least)
+            if value < least:
+                raise ValueError(f"{name}: expected a whole number of at least {least}, got {value}")
+            object.__setattr__(self, name, value)
 
 
 @dataclass(frozen=True)

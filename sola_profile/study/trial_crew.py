@@ -156,7 +156,7 @@ def chance(task: str) -> float:
     from sola_vision.train.tasks import read_task
 
     config = config_of(Trial(PROXY_MIXERS[0], task, "LLLLLL", 0))
-    return 1 / read_task(config.data.removeprefix(TASK), config.size).classes
+    return 1 / read_task(str(config.data).removeprefix(TASK), config.size).classes
 
 
 def fingerprint(config: object) -> str:

@@ -11,8 +11,11 @@ from typing import Any
 import torch
 
 from sola_vision.train.config import TrainConfig
+from sola_vision.train.log import NAME as LOG
+from sola_vision.train.log import has_steps
 
 NAME = "checkpoint.pt"
+WEIGHTS, AVERAGED_WEIGHTS, RESULT = "model.safetensors", "model_ema.safetensors", "result.json"
 # what may change between the parts of a run without changing its result
 _FREE = ("output", "workers", "device")
 
@@ -33,22 +36,44 @@ def write_checkpoint(folder: Path, config: TrainConfig, state: Mapping[str, Any]
             os.fsync(file.fileno())
         part.replace(path)
     except (OSError, RuntimeError) as error:
-        part.unlink(missing_ok=True)
         # torch's archive hides the error of the disk behind one of its own
         cause = error if isinstance(error, OSError) else error.__context__
         if not isinstance(cause, OSError):
             raise
         raise OSError(cause.errno, cause.strerror, str(path)) from error
+    finally:
+        # Ctrl-C ends it at any place
+        part.unlink(missing_ok=True)
+
+
+def written_by_a_run(folder: Path) -> list[str]:
+    """Names of the files in a folder that a run has taken some steps for."""
+    names = [name for name in (NAME, WEIGHTS, AVERAGED_WEIGHTS, RESULT) if (folder / name).exists()]
+    return [*names, LOG] if has_steps(folder) else names
+
+
+def starts_anew(folder: Path) -> bool:
+    """Whether a run that is resumed there has nothing to go on from; raises ``ValueError`` where it has ended."""
+    found = written_by_a_run(folder)
+    if NAME in found:
+        return False
+    ended = [name for name in found if name != LOG]
+    if ended:
+        raise ValueError(
+            f"resume: {folder} holds {', '.join(ended)} of a run that has ended, and no {NAME} to go on from; "
+            "choose another folder"
+        )
+    return True
 
 
 def read_checkpoint(folder: Path, config: TrainConfig, device: torch.device) -> dict[str, Any] | None:
     """The state, or None where none was written yet.
 
-    Raises ``ValueError`` that names the fields in which the run there was told something else, or the file when it is no
-    checkpoint.
+    Raises ``ValueError`` that names the fields in which the run there was told something else, the file when it is no
+    checkpoint, or the results of a run whose checkpoint is gone.
     """
     path = folder / NAME
-    if not path.exists():
+    if starts_anew(folder):
         return None
     try:
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)

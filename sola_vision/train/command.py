@@ -68,7 +68,7 @@ Examples:
 @click.option("--workers", default=0, show_default=True, metavar="N", help="Processes that read images.")
 @click.option("--seed", default=0, show_default=True, metavar="N", help="Of weights, data and noise.")
 @click.option("--out", "folder", metavar="FOLDER", help="Write log, checkpoint, weights and result there.")
-@click.option("--resume", is_flag=True, help="Go on from the checkpoint in --out, if there is one.")
+@click.option("--resume", is_flag=True, help="Go on from the checkpoint in --out; from step 0 without one.")
 @click.option("--checkpoint-every", default=0, show_default=True, metavar="STEPS", help="0: at the end alone.")
 @click.option("--eval-every", default=0, show_default=True, metavar="STEPS", help="0: at the end alone.")
 @click.option("--log-every", default=50, show_default=True, metavar="STEPS", help="Per line of log.csv.")
@@ -88,7 +88,7 @@ def command(**options: Any) -> None:
         raise click.UsageError(str(error)) from error
     except FloatingPointError as error:
         raise click.ClickException(str(error)) from error
-    if os.environ.get("RANK", "0") == "0":
+    if _leads():
         click.echo(json.dumps(result.record()) if as_json else in_words(result))
 
 
@@ -153,6 +153,7 @@ def run(config: TrainConfig, *, resume: bool, threads: int | None) -> TrainResul
     """Train, with progress on standard error and Ctrl-C at the end of a step."""
     import torch
 
+    from sola_vision.train.checkpoint import NAME, starts_anew
     from sola_vision.train.loop import train
     from sola_vision.train.progress import shown
 
@@ -160,10 +161,17 @@ def run(config: TrainConfig, *, resume: bool, threads: int | None) -> TrainResul
         torch.set_num_threads(threads)
     # several processes would stop at different steps and wait for each other
     alone = os.environ.get("WORLD_SIZE", "1") == "1"
+    folder = config.output.folder
+    stop: Callable[[], bool] | None = None
     try:
-        with _interrupts(held=alone) as stop, shown(quiet=os.environ.get("RANK", "0") != "0") as progress:
+        if resume and folder is not None and starts_anew(folder) and _leads():
+            click.echo(f"{folder} holds no {NAME}: the run starts from step 0", err=True)
+        with _interrupts(held=alone) as stop, shown(quiet=not _leads()) as progress:
             return train(config, resume=resume, progress=progress, stop=stop)
     except (MemoryError, RuntimeError) as error:
+        # a worker that Ctrl-C reached before it had learnt to leave it alone
+        if stop is not None and stop() and "DataLoader worker" in str(error):
+            raise _interrupted(config) from error
         # an allocation on the CPU fails with a plain RuntimeError
         if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
             raise click.ClickException(
@@ -173,12 +181,26 @@ def run(config: TrainConfig, *, resume: bool, threads: int | None) -> TrainResul
     except OSError as error:
         raise click.ClickException(f"{error}{_kept(config)}") from error
     except KeyboardInterrupt:
-        click.echo(f"interrupted{_kept(config)}", err=True)
-        raise click.Abort from None
+        raise _interrupted(config) from None
+
+
+def _leads() -> bool:
+    """Whether this is the process of a run that talks."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _interrupted(config: TrainConfig) -> click.Abort:
+    click.echo(f"interrupted{_kept(config)}", err=True)
+    return click.Abort()
 
 
 def _kept(config: TrainConfig) -> str:
-    return f"; --resume goes on from the last checkpoint in {config.output.folder}" if config.output.folder else ""
+    from sola_vision.train.checkpoint import NAME
+
+    folder = config.output.folder
+    if folder is None or not os.path.exists(folder / NAME):
+        return ""
+    return f"; --resume goes on from the last checkpoint in {folder}"
 
 
 @contextmanager

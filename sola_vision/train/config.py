@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import operator
+import os
 from dataclasses import asdict, dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 from sola_vision.presets import get_spec
-from sola_vision.spec import BackboneSpec
+from sola_vision.spec import BackboneSpec, check_flag
 
 TASK = "task:"
 INITS = ("model", "fan_in")
@@ -34,17 +37,15 @@ class Optimiser:
     ema: float = 0.0
 
     def __post_init__(self) -> None:
-        _number("lr", self.lr, above=0)
-        _number("min_lr", self.min_lr, 0, self.lr)
-        _whole("warmup", self.warmup, 0)
-        _number("weight_decay", self.weight_decay, 0)
+        _number(self, "lr", above=0)
+        _number(self, "min_lr", 0, self.lr)
+        _whole(self, "warmup", 0)
+        _number(self, "weight_decay", 0)
         if not isinstance(self.betas, (tuple, list)) or len(self.betas) != 2:
             raise ValueError(f"betas: expected two numbers such as (0.9, 0.999), got {self.betas!r}")
-        object.__setattr__(self, "betas", tuple(self.betas))
-        for beta in self.betas:
-            _number("betas", beta, 0, below=1)
-        _number("clip", self.clip, 0)
-        _number("ema", self.ema, 0, below=1)
+        _set(self, "betas", tuple(_checked("betas", beta, 0, below=1) for beta in self.betas))
+        _number(self, "clip", 0)
+        _number(self, "ema", 0, below=1)
 
 
 @dataclass(frozen=True)
@@ -65,14 +66,14 @@ class Regularisation:
     erasing: float = 0.0
 
     def __post_init__(self) -> None:
-        _number("mixup", self.mixup, 0)
-        _number("cutmix", self.cutmix, 0)
-        _number("label_smoothing", self.label_smoothing, 0, below=1)
+        _number(self, "mixup", 0)
+        _number(self, "cutmix", 0)
+        _number(self, "label_smoothing", 0, below=1)
         if self.drop_path is not None:
-            _number("drop_path", self.drop_path, 0, below=1)
+            _number(self, "drop_path", 0, below=1)
         if not isinstance(self.rand_augment, str):
             raise TypeError(f"rand_augment: expected a text such as 'rand-m9-mstd0.5-inc1', got {self.rand_augment!r}")
-        _number("erasing", self.erasing, 0, 1)
+        _number(self, "erasing", 0, 1)
 
 
 @dataclass(frozen=True)
@@ -91,10 +92,11 @@ class Output:
 
     def __post_init__(self) -> None:
         if self.folder is not None:
-            object.__setattr__(self, "folder", Path(self.folder))
-        _whole("checkpoint_every", self.checkpoint_every, 0)
-        _whole("eval_every", self.eval_every, 0)
-        _whole("log_every", self.log_every, 1)
+            _set(self, "folder", Path(_path("folder", self.folder)))
+        _whole(self, "checkpoint_every", 0)
+        _whole(self, "eval_every", 0)
+        _whole(self, "log_every", 1)
+        check_flag("tensorboard", self.tensorboard)
         if self.tensorboard and self.folder is None:
             raise ValueError("tensorboard: writes into the output folder; give one, got None")
 
@@ -103,19 +105,20 @@ class Output:
 class TrainConfig:
     """A training run.
 
-    ``model``: a preset's name or a ``BackboneSpec``; its classes are those of the data. ``data``: a folder with
-    ``train`` and ``val``, each with one folder per class, or a generated task such as ``"task:match:d=40"``.
+    ``model``: a preset's name or a ``BackboneSpec``; its classes are those of the data. ``data``: a folder, as text or a
+    ``Path``, with ``train`` and ``val``, each with one folder per class, or a generated task such as
+    ``"task:match:d=40"``; text from then on.
     ``size``: image side in pixels. ``steps`` or ``epochs``: how long; a generated task never repeats an image and so has
     steps only. ``batch``: images per step over all processes. ``eval_size``: images of the evaluation (a folder: at
     most so many, 0 for all). ``amp``: bfloat16 autocast. ``seed`` sets weights, data and noise.
     ``init``: "model" for the backbone's own weights, "fan_in" for matrices of deviation 1/√fan_in, for narrow models.
     ``workers``: processes that read images, 0 for none.
 
-    Raises ``ValueError`` that names the field, what came and what is allowed.
+    Raises ``ValueError`` or ``TypeError`` that names the field, what came and what is allowed.
     """
 
     model: str | BackboneSpec
-    data: str
+    data: str | Path
     size: int = 224
     steps: int | None = None
     epochs: float | None = None
@@ -133,30 +136,44 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if not isinstance(self.model, (str, BackboneSpec)):
             raise TypeError(f"model: expected a name or a BackboneSpec, got {type(self.model).__name__}")
-        _whole("size", self.size, 1)
+        text = _path("data", self.data)
+        # a folder's name in one spelling
+        _set(self, "data", text if text.startswith(TASK) else str(Path(text)))
+        for name, kind in (("optimiser", Optimiser), ("regularisation", Regularisation), ("output", Output)):
+            if not isinstance(getattr(self, name), kind):
+                raise TypeError(f"{name}: expected {kind.__name__}(...), got {getattr(self, name)!r}")
+        check_flag("amp", self.amp)
+        if not isinstance(self.device, str):
+            raise TypeError(f"device: expected cpu, cuda or cuda:N, got {self.device!r}")
+        _whole(self, "size", 1)
+        self._check_length()
+        if self.init not in INITS:
+            raise ValueError(f"init: expected one of {', '.join(INITS)}, got {self.init!r}")
+        _whole(self, "batch", 1)
+        _whole(self, "eval_size", 1 if self.is_task else 0)
+        _whole(self, "seed", 0)
+        if self.seed > LARGEST_SEED:
+            raise ValueError(f"seed: expected a whole number from 0 to 2^48 - 1, got {self.seed}")
+        _whole(self, "workers", 0)
+        if self.is_task and (self.regularisation.rand_augment or self.regularisation.erasing):
+            raise ValueError(f"rand_augment, erasing: for folders of images only, got data={self.data!r}")
+
+    def _check_length(self) -> None:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError(f"steps: give either steps or epochs, got steps={self.steps} and epochs={self.epochs}")
         if self.steps is not None:
-            _whole("steps", self.steps, 1)
+            _whole(self, "steps", 1)
         if self.epochs is not None:
-            _number("epochs", self.epochs, above=0)
+            _number(self, "epochs", above=0)
             if self.is_task:
-                raise ValueError(f"epochs: {self.data} makes new images for ever; give steps, got epochs={self.epochs}")
-        if self.init not in INITS:
-            raise ValueError(f"init: expected one of {', '.join(INITS)}, got {self.init!r}")
-        _whole("batch", self.batch, 1)
-        _whole("eval_size", self.eval_size, 1 if self.is_task else 0)
-        _whole("seed", self.seed, 0)
-        if self.seed > LARGEST_SEED:
-            raise ValueError(f"seed: expected a whole number from 0 to 2^48 - 1, got {self.seed}")
-        _whole("workers", self.workers, 0)
-        if self.is_task and (self.regularisation.rand_augment or self.regularisation.erasing):
-            raise ValueError(f"rand_augment, erasing: for folders of images only, got data={self.data!r}")
+                raise ValueError(
+                    f"epochs: {self.data} makes new images for ever; give steps, got epochs={self.epochs:g}"
+                )
 
     @property
     def is_task(self) -> bool:
         """Whether the data are generated."""
-        return self.data.startswith(TASK)
+        return str(self.data).startswith(TASK)
 
     @property
     def spec(self) -> BackboneSpec:
@@ -198,6 +215,19 @@ class TrainResult:
 
 
 def _number(
+    part: Any,
+    name: str,
+    least: float | None = None,
+    most: float | None = None,
+    *,
+    above: float | None = None,
+    below: float | None = None,
+) -> None:
+    """Check a field and keep it as ``float``, so that 1 and 1.0 are the same run."""
+    _set(part, name, _checked(name, getattr(part, name), least, most, above=above, below=below))
+
+
+def _checked(
     name: str,
     value: Any,
     least: float | None = None,
@@ -205,7 +235,7 @@ def _number(
     *,
     above: float | None = None,
     below: float | None = None,
-) -> None:
+) -> float:
     rules = (
         (least, operator.ge, "at least"),
         (above, operator.gt, "more than"),
@@ -213,12 +243,34 @@ def _number(
         (below, operator.lt, "less than"),
     )
     given = [(bound, holds, text) for bound, holds, text in rules if bound is not None]
-    numeric = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < float("inf")
-    if not numeric or not all(holds(value, bound) for bound, holds, _ in given):
+    try:
+        number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number) or not all(holds(number, bound) for bound, holds, _ in given):
         wanted = " and ".join(f"{text} {bound:g}" for bound, _, text in given)
         raise ValueError(f"{name}: expected a number of {wanted}, got {value!r}")
+    return number
 
 
-def _whole(name: str, value: Any, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+def _whole(part: Any, name: str, least: int) -> None:
+    """Check a field and keep it as ``int``; NumPy's numbers are taken too."""
+    value = getattr(part, name)
+    try:
+        number = -1 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = -1
+    if number < least:
         raise ValueError(f"{name}: expected a whole number of at least {least}, got {value!r}")
+    _set(part, name, number)
+
+
+def _path(name: str, value: Any) -> str:
+    text = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
+    if not isinstance(text, str):
+        raise TypeError(f"{name}: expected text or a Path, got {value!r}")
+    return text
+
+
+def _set(part: Any, name: str, value: Any) -> None:
+    object.__setattr__(part, name, value)

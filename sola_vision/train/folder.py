@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import math
+import os
 import random
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -37,20 +38,31 @@ Place = tuple[int | None, int]
 def list_images(folder: Path) -> tuple[list[str], list[tuple[Path, int]]]:
     """The classes, in the order of their names, and all images with their class.
 
-    Raises ``ValueError`` when the folder is missing, has no classes, or a class has no image.
+    What is hidden, by a dot before its name, is none of them. Raises ``ValueError`` when the folder is missing, has no
+    classes, or a class has no image.
     """
     if not folder.is_dir():
         raise ValueError(f"data: there is no folder {folder}; expected one with a folder per class")
-    classes = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    classes = sorted(path.name for path in folder.iterdir() if path.is_dir() and not _hidden(path.name))
     if not classes:
         raise ValueError(f"data: {folder} holds no folder per class")
     found: list[tuple[Path, int]] = []
     for label, name in enumerate(classes):
-        images = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in SUFFIXES)
+        images = sorted(path for path in _files(folder / name) if path.suffix.lower() in SUFFIXES)
         if not images:
             raise ValueError(f"data: {folder / name} holds no image; known endings: {', '.join(sorted(SUFFIXES))}")
         found += [(path, label) for path in images]
     return classes, found
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not _hidden(name)]
+        yield from (Path(place, name) for name in names if not _hidden(name))
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".")
 
 
 class ImageFolder(Dataset[tuple[Tensor, int]]):
@@ -85,8 +97,13 @@ def read_image(path: Path) -> Image.Image:
                 return Image.fromarray((np.asarray(image) // 257).astype(np.uint8)).convert("RGB")
             if image.mode in ("I", "F"):
                 raise ValueError(f"its mode is {image.mode}, 32 bits per pixel; expected 8 or 16")
-            return image.convert("RGB")
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+            # Pillow warns where it drops the transparency of a palette by itself
+            in_steps = image.mode == "P" and "transparency" in image.info
+            return (image.convert("RGBA") if in_steps else image).convert("RGB")
+    except MemoryError:
+        raise
+    except Exception as error:
+        # decoders of damaged files raise errors of many kinds
         raise ValueError(f"data: can't read the image {path}: {error}") from error
 
 

@@ -49,6 +49,15 @@ class Log:
                 self.board.add_scalar(key, value, step)
 
 
+def has_steps(folder: Path) -> bool:
+    """Whether a run has written a line of a step there."""
+    path = folder / NAME
+    if not path.is_file():
+        return False
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return any(line[:1].isdigit() for line in file)
+
+
 def _lines(path: Path, step: int) -> list[dict[str, str]]:
     if not path.exists():
         return []

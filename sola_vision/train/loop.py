@@ -22,8 +22,17 @@ from torch.nn import functional as F
 
 from sola_vision.backbone import Backbone
 from sola_vision.factory import create_model, save_weights
-from sola_vision.train.checkpoint import NAME, read_checkpoint, write_checkpoint
+from sola_vision.train.checkpoint import (
+    AVERAGED_WEIGHTS,
+    NAME,
+    RESULT,
+    WEIGHTS,
+    read_checkpoint,
+    write_checkpoint,
+    written_by_a_run,
+)
 from sola_vision.train.config import TrainConfig, TrainResult
+from sola_vision.train.log import NAME as LOG
 from sola_vision.train.log import Log
 from sola_vision.train.mixing import mix
 from sola_vision.train.optim import average, build_optimiser, draw_by_fan_in, learning_rate, set_rate
@@ -46,9 +55,9 @@ def train(
 
     The same config gives the same bits on one CPU at the same number of threads, also when the run was cut off and
     resumed. The random state of the caller is left as it was. Under ``torchrun`` every process calls this and gets the
-    same result. ``resume``: go on from the checkpoint in the output folder, if there is one. ``stop``: asked after
-    every step, in all processes or in none; when it is true in one of them, the state is written and all raise
-    ``KeyboardInterrupt``.
+    same result. ``resume``: go on from the checkpoint in the output folder, or begin where a run left none and no result.
+    ``stop``: asked after every step, in all processes or in none; when it is true in one of them, the state is written
+    and all raise ``KeyboardInterrupt``.
 
     Raises:
         ValueError: names the field, what came and what is allowed.
@@ -109,8 +118,9 @@ class Trainer:
             state = read_checkpoint(folder, self.config, self.world.device)
             if state is not None:
                 self.load(state)
-        elif (folder / NAME).exists():
-            raise ValueError(f"out: {folder} holds a run already; resume it, or choose another folder")
+        elif found := written_by_a_run(folder):
+            hint = "resume it, or choose" if NAME in found or found == [LOG] else "choose"
+            raise ValueError(f"out: {folder} holds a run already ({', '.join(found)}); {hint} another folder")
 
     def state(self) -> dict[str, Any]:
         """All that a run needs to go on."""
@@ -242,11 +252,11 @@ class Trainer:
 
     def _write_result(self, result: TrainResult) -> None:
         folder = self.folder
-        save_weights(cast(Backbone, self.model), folder / "model.safetensors")
+        save_weights(cast(Backbone, self.model), folder / WEIGHTS)
         if self.averaged is not None:
-            save_weights(cast(Backbone, self.averaged), folder / "model_ema.safetensors")
+            save_weights(cast(Backbone, self.averaged), folder / AVERAGED_WEIGHTS)
         text = json.dumps(result.record(), indent=2)
-        (folder / "result.json").write_text(text + "\n", encoding="utf-8")
+        (folder / RESULT).write_text(text + "\n", encoding="utf-8")
 
 
 def build_model(config: TrainConfig, classes: int) -> nn.Module:

@@ -44,7 +44,7 @@ class TaskSource:
 
     def __init__(self, config: TrainConfig, world: World) -> None:
         self.config, self.world = config, world
-        self.task: Task = read_task(config.data.removeprefix(TASK), config.size)
+        self.task: Task = read_task(str(config.data).removeprefix(TASK), config.size)
         self.classes = self.task.classes
         # all that the images depend on is in the config
         self.fingerprint = ""
