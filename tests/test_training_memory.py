@@ -193,6 +193,33 @@ def test_attention_of_unlike_operands_builds_all_weights(heads, batch):
     check(call, query, key)
 
 
+class Recurrent(nn.Module):
+    def __init__(self, *sizes, **options):
+        super().__init__()
+        self.embed, self.lstm = nn.Conv2d(3, sizes[0], 8, 8), nn.LSTM(*sizes, **options)
+
+    def forward(self, image):
+        return self.lstm(self.embed(image).flatten(2).transpose(1, 2))[0]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "options"),
+    [
+        ((192, 48), {"batch_first": True, "bidirectional": True}),
+        ((64, 256), {}),
+        ((32, 64), {"num_layers": 2, "bias": False, "batch_first": True}),
+    ],
+)
+def test_lstm_keeps_the_workspace_of_whole_layers(sizes, options):
+    source = ModelSource("recurrent", FACTORY, made=lambda: Recurrent(*sizes, **options))
+    settings, size = Settings(mode="train", batch=16), Resolution(64, 64)
+    workload = build(source, settings)
+    step = workload.step(workload.image(size))
+    step()
+    peak = predict_peak(build(source, settings, "meta"), size)
+    assert peak.step_bytes == pytest.approx(measure_peak_bytes(step, CPU), rel=0.02)
+
+
 class Normed(nn.Module):
     """As in PoolFormer: an embedding whose norm leaves pixels, then group norms and a residual."""
 

@@ -22,6 +22,7 @@ from sola_profile.case import Resolution
 from sola_profile.cost.as_run import laid_out_as_run, parts_as_run, stepped_as_run
 from sola_profile.cost.cpu_attention import cpu_attention
 from sola_profile.cost.cpu_group_norm import cpu_group_norm
+from sola_profile.cost.cpu_lstm import cpu_lstm
 from sola_profile.cost.native_attention import native_attention
 from sola_profile.cost.workspaces import Workspaces, workspaces_on
 from sola_profile.memory import Moment, PeakMemory
@@ -58,6 +59,7 @@ def follow_step(workload: Workload, resolution: Resolution) -> tuple[PeakMemory,
         if workload.settings.device_type == "cpu":
             contexts.enter_context(cpu_attention())
             contexts.enter_context(cpu_group_norm())
+            contexts.enter_context(cpu_lstm())
         step()
     for hook in hooks:
         hook.remove()
