@@ -17,18 +17,24 @@ from torch._C import DispatchKey
 from torch._decomp.decompositions import upsample_compute_output_size
 from torch.utils._python_dispatch import _disable_current_modes
 
-from sola_profile.cost.workspaces import is_channels_last
+from sola_profile.cost.convolutions import is_channels_last
 
 _KEYS = (DispatchKey.Autograd, DispatchKey.CompositeImplicitAutograd)
 _MODES = ("nearest1d", "nearest2d", "nearest3d", "linear1d", "bilinear2d", "bicubic2d", "trilinear3d")
 _RESIZING = (*(f"upsample_{mode}" for mode in _MODES), *(f"_upsample_nearest_exact{n}d" for n in (1, 2, 3)))
 _OTHERS = ("dropout", "hardshrink", "softshrink")
+_BATCH_NORM_GRADIENT = torch.ops.aten.native_batch_norm_backward.default
+_LAYER_NORM_GRADIENT = torch.ops.aten.native_layer_norm_backward.default
 _VIEWS = (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default, torch.ops.aten._reshape_alias.default)
 
 
 def parts_as_run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What a composite operator gives, computed in the parts that run; ``NotImplemented`` for one with kernels."""
-    if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):
+    """What a composite operator gives, computed in the parts that run; ``NotImplemented`` for one with kernels.
+
+    The gradient of SiLU has both: parts for any device, and kernels of those that models run on.
+    """
+    known = torch._C._dispatch_has_kernel_for_dispatch_key
+    if known(func.name(), "CompositeImplicitAutograd") and not known(func.name(), "CPU"):
         return func._op_dk(DispatchKey.CompositeImplicitAutograd, *args, **kwargs)
     return NotImplemented
 
@@ -82,11 +88,18 @@ def stepped_as_run(func: Any, args: tuple[Any, ...], out: Any) -> Any:
 
 
 def laid_out_as_run(func: Any, args: tuple[Any, ...], out: Any) -> Any:
-    """Results of convolutions in the memory format of the image, as on real devices; on ``meta`` they lose channels-last."""
+    """Results of convolutions in the memory format of the image, as on real devices; on ``meta`` they lose channels-last.
+
+    There gradients of layer norms are dense, whatever the steps of the input are, and those of batch norms lie like the image.
+    """
     if func is torch.ops.aten.convolution.default:
         return _like(args[0], out)
     if func is torch.ops.aten.convolution_backward.default:
-        return (_like(args[1], out[0]), *out[1:])
+        return (_like(args[1], out[0]), _like(args[1], out[1]), *out[2:])
+    if func in (_BATCH_NORM_GRADIENT, _LAYER_NORM_GRADIENT) and out[0] is not None:
+        pixels = func is _BATCH_NORM_GRADIENT and is_channels_last(args[1])
+        memory = torch.channels_last if pixels else torch.contiguous_format
+        return (torch.empty_like(out[0], memory_format=memory), *out[1:])
     return out
 
 

@@ -49,8 +49,8 @@ def _is_fused(
     operands = (query, key, value)
     learnt_mask = attn_mask is not None and attn_mask.requires_grad
     plain = all(tensor.is_meta and tensor.dim() == 4 and tensor.stride(-1) == 1 for tensor in operands)
-    same_dim = query.size(-1) == key.size(-1) == value.size(-1)
-    return plain and same_dim and dropout_p == 0 and not learnt_mask and not enable_gqa and query.numel() > 0
+    alike = all(query.size(dim) == key.size(dim) == value.size(dim) for dim in (0, 1, -1))
+    return plain and alike and dropout_p == 0 and not learnt_mask and not enable_gqa and query.numel() > 0
 
 
 def _fused(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -21,6 +21,8 @@ from torch.utils._pytree import tree_leaves
 from sola_profile.case import Resolution
 from sola_profile.cost.as_run import laid_out_as_run, parts_as_run, stepped_as_run
 from sola_profile.cost.cpu_attention import cpu_attention
+from sola_profile.cost.cpu_group_norm import cpu_group_norm
+from sola_profile.cost.cpu_lstm import cpu_lstm
 from sola_profile.cost.native_attention import native_attention
 from sola_profile.cost.workspaces import Workspaces, workspaces_on
 from sola_profile.memory import Moment, PeakMemory
@@ -54,7 +56,10 @@ def follow_step(workload: Workload, resolution: Resolution) -> tuple[PeakMemory,
             liveness.where = lambda: _innermost(modules.parents)
         contexts.enter_context(native_attention(workload.settings.device_type))
         contexts.enter_context(liveness)
-        contexts.enter_context(cpu_attention() if workload.settings.device_type == "cpu" else nullcontext())
+        if workload.settings.device_type == "cpu":
+            contexts.enter_context(cpu_attention())
+            contexts.enter_context(cpu_group_norm())
+            contexts.enter_context(cpu_lstm())
         step()
     for hook in hooks:
         hook.remove()
