@@ -15,5 +15,7 @@ SDPA, SOFTMAX_ATTENTION, LINEAR_ATTENTION, CHUNKED_ATTENTION, WKV, SHIFT_MIX, TO
     "sola channel mix",
 )
 LAYER_NORM, BATCH_NORM, GROUP_NORM, SOFTMAX = "layer norm", "batch norm", "group norm", "softmax"
-COPY, TRANSPOSE, SUM, POOL, AVERAGE, RESIZE = "copy", "transpose", "sum", "max pool", "average pool", "resize"
+COPY, TRANSPOSE, SUM, POOL, AVERAGE = "copy", "transpose", "sum", "max pool", "average pool"
+NEAREST, BILINEAR, BICUBIC = "resize, nearest", "resize, bilinear", "resize, bicubic"
+ANTIALIASED = ", antialiased"
 ELEMENTWISE = "element-wise "

@@ -176,6 +176,34 @@ def test_every_product_of_a_model_has_a_probe_on_its_axes(model):
             assert axes[call.place.family] <= set(call.place.shape), call.operator
 
 
+@pytest.mark.parametrize(
+    ("options", "family"),
+    [
+        ({"mode": "nearest"}, "resize, nearest"),
+        ({"mode": "nearest-exact"}, "resize, nearest"),
+        ({"mode": "bilinear"}, "resize, bilinear"),
+        ({"mode": "bilinear", "align_corners": True}, "resize, bilinear"),
+        ({"mode": "bicubic"}, "resize, bicubic"),
+        ({"mode": "bicubic", "antialias": True}, "resize, bicubic, antialiased"),
+    ],
+    ids=str,
+)
+def test_every_kind_of_resizing_has_a_rate_of_its_own(options, family):
+    class Resize(nn.Module):
+        def forward(self, x):
+            return nn.functional.interpolate(x, scale_factor=2.0, **options)
+
+    class Pixels(Resize):
+        def forward(self, x):
+            return super().forward(x.contiguous(memory_format=torch.channels_last))
+
+    probed = {probe.name for probe in FAMILIES}
+    for module, suffix in ((Resize(), ""), (Pixels(), names.CHANNELS_LAST)):
+        place = record(module, 16).calls[-1].place
+        assert (place.family, place.amount) == (family + suffix, 3 * 32 * 32)
+        assert place.family in probed
+
+
 def test_memory_that_is_new_and_memory_that_is_near():
     small, large = 1000, MMAP_THRESHOLD
     events = [

@@ -14,10 +14,14 @@ from typing import Any
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from sola_profile.cost.convolutions import is_channels_last
 from sola_profile.families import (
+    ANTIALIASED,
     AVERAGE,
     BATCH_NORM,
     BATCHED,
+    BICUBIC,
+    BILINEAR,
     CHANNEL_MIX,
     CHANNELS_LAST,
     CHUNKED_ATTENTION,
@@ -29,10 +33,10 @@ from sola_profile.families import (
     LAYER_NORM,
     LINEAR,
     LINEAR_ATTENTION,
+    NEAREST,
     PATCHES,
     POINTWISE,
     POOL,
-    RESIZE,
     SDPA,
     SHIFT_MIX,
     SOFTMAX,
@@ -134,18 +138,11 @@ def _convolution(out: Tensor, x: Tensor, weight: Tensor, *rest: Any, **_: Any) -
 
 
 def _channels_last(x: Tensor) -> bool:
-    """Whether a convolution takes this layout as it is, which torch decides by the steps of all dimensions.
+    """Whether a convolution takes this layout as it is.
 
     A view of tokens (1, N, C) as an image has the layout and not the step of the batch: it is copied first.
     """
-    if x.dim() != 4 or x.is_contiguous():
-        return False
-    extent = 1
-    for dim in (1, 3, 2, 0):
-        if x.stride()[dim] < extent:
-            return False
-        extent = x.stride()[dim] * x.shape[dim]
-    return True
+    return is_channels_last(x) and not x.is_contiguous()
 
 
 def _sdpa(_out: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any) -> Place:
@@ -214,13 +211,21 @@ def _pool(family: str) -> Callable[..., Place]:
     def place(out: Tensor, x: Tensor, window: Any, *_: Any, **__: Any) -> Place:
         sides = [window] if isinstance(window, int) else list(window)
         amount = out.numel() * prod(sides * 2 if len(sides) == 1 else sides)
-        return Place(family + (CHANNELS_LAST if x.stride()[1] == 1 < x.shape[1] else ""), {}, amount)
+        return Place(family + _pixels(x), {}, amount)
 
     return place
 
 
-def _resize(out: Tensor, *_: Any, **__: Any) -> Place:
-    return Place(RESIZE, {}, out.numel())
+def _resize(family: str) -> Callable[..., Place]:
+    def place(out: Tensor, x: Tensor, *_: Any, **__: Any) -> Place:
+        return Place(family + _pixels(x), {}, out.numel())
+
+    return place
+
+
+def _pixels(x: Tensor) -> str:
+    """What a family is called of images whose channels lie side by side."""
+    return CHANNELS_LAST if x.stride()[1] == 1 < x.shape[1] else ""
 
 
 def _clone(out: Tensor, *args: Any, **_: Any) -> Place:
@@ -309,12 +314,12 @@ _PLACES: Mapping[str, Callable[..., Place]] = {
     "sum": _sum,
     "_adaptive_avg_pool2d": _sum,
     "linalg_vector_norm": _sum,
-    "upsample_nearest2d": _resize,
-    "_upsample_nearest_exact2d": _resize,
-    "upsample_bilinear2d": _resize,
-    "_upsample_bilinear2d_aa": _resize,
-    "upsample_bicubic2d": _resize,
-    "_upsample_bicubic2d_aa": _resize,
+    "upsample_nearest2d": _resize(NEAREST),
+    "_upsample_nearest_exact2d": _resize(NEAREST),
+    "upsample_bilinear2d": _resize(BILINEAR),
+    "_upsample_bilinear2d_aa": _resize(BILINEAR + ANTIALIASED),
+    "upsample_bicubic2d": _resize(BICUBIC),
+    "_upsample_bicubic2d_aa": _resize(BICUBIC + ANTIALIASED),
     **dict.fromkeys(("clone", "copy_", "_to_copy", "roll", "index", "repeat"), _clone),
     "cat": _cat,
     "constant_pad_nd": _pad,

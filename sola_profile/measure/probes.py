@@ -191,9 +191,13 @@ def _average(layout: torch.memory_format) -> Make:
     return make
 
 
-def _resize(tensor: Any) -> tuple[Step, float]:
-    x = tensor(1, CACHED // 4096, 32, 32)
-    return lambda: F.interpolate(x, scale_factor=2.0, mode="bicubic", antialias=True), 4.0 * x.numel()
+def _resize(layout: torch.memory_format, mode: str, *, antialias: bool) -> Make:
+    def make(tensor: Any) -> tuple[Step, float]:
+        # beyond what PyTorch takes for small and resizes pixel by pixel
+        x = tensor(1, 32, 36, 36).contiguous(memory_format=layout)
+        return lambda: F.interpolate(x, scale_factor=2.0, mode=mode, antialias=antialias), 4.0 * x.numel()
+
+    return make
 
 
 def _copy(tensor: Any, run: int) -> tuple[Step, float]:
@@ -367,7 +371,12 @@ FAMILIES: Sequence[Family] = (
         for name, make in ((names.POOL, _pool), (names.AVERAGE, _average))
         for suffix, layout in LAYOUTS
     ),
-    Family(names.RESIZE, ELEMENTS, _resize),
+    *(
+        Family(name + edges + suffix, ELEMENTS, _resize(layout, mode, antialias=bool(edges)))
+        for name, mode in ((names.NEAREST, "nearest"), (names.BILINEAR, "bilinear"), (names.BICUBIC, "bicubic"))
+        for edges in ("", names.ANTIALIASED)[: 1 if mode == "nearest" else 2]
+        for suffix, layout in LAYOUTS
+    ),
     Family(names.COPY, ELEMENTS, _copy, {"run": (1, 4, 16, 64, 256, 4096)}),
     Family(
         names.TRANSPOSE,
