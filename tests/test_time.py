@@ -228,6 +228,15 @@ def test_memory_that_is_new_and_memory_that_is_near():
     assert third.touched[0] == (small, large)
 
 
+def test_blocks_inside_a_convolution_are_new_memory_too():
+    """Copies of image and output in blocks of channels, each beyond what the heap keeps, beside the output itself."""
+    recording = record(nn.Conv2d(64, 64, 3, padding=1), 512, "1x64xHxW")
+    (access,) = accesses(recording.events, len(recording.calls))
+    assert access.new_bytes == 3 * 4 * 64 * 512 * 512
+    # of what is touched they are no part
+    assert sum(touched for touched, _ in access.touched) == 2 * 4 * 64 * 512 * 512 + 4 * 64 * (64 * 9 + 1)
+
+
 def test_first_touch_adds_to_the_time():
     model = nn.Upsample(scale_factor=64)
     plain = predict_times(record(model), machine())

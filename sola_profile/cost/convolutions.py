@@ -143,23 +143,51 @@ def _weight_bytes(call: _Convolution, block: int = BLOCK, *, rows: bool = True, 
 def convolution_bytes(out: Tensor, x: Tensor, weight: Tensor, _bias: object, *rest: Any) -> tuple[Any, ...]:
     """Beside the result, at a convolution's moments; an image's sides may be symbols."""
     call = _Convolution.of(x, out, weight, rest)
-    if x.dim() == 4 and not call.transposed and not _goes_to_onednn(call):
+    if _stays_in_rows(call):
+        copies, kept = _blocks_in_rows(call)
+        # the blocked output stands beside the copies, then beside the plain output, which is counted already
+        return sum(copies) + sum(kept) - nbytes(out), sum(kept)
+    if not _reaches_onednn(call):
         # groups are cut out and computed one by one, and joined
         part = nbytes(x) // call.groups if call.groups > 1 else 0
         return _unfolded_bytes(call) + part, nbytes(out) if call.groups > 1 else 0
     if is_channels_last(x):
         return (_plain_weight_bytes(call) + _grouped_weight_bytes(call),)
     before = _plain_copy_bytes(x)
-    if call.transposed and call.strided and x.dtype == torch.float32:
+    if call.transposed:
         # a gradient of an image, as far as oneDNN knows
         return before + nbytes(x) + nbytes(weight) + _image_bytes(x), before + 2 * nbytes(out)
-    if x.dtype == torch.float32 and not call.transposed and _unfolds_for_result(call):
-        return before + torch.get_num_threads() * call.column_bytes(), before + nbytes(out)
+    return before + torch.get_num_threads() * call.column_bytes(), before + nbytes(out)
+
+
+def convolution_buffers(
+    out: Tensor, x: Tensor, weight: Tensor, bias: object, *rest: Any
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Bytes of the blocks that a convolution takes: given back before its result has a place, and behind that."""
+    call = _Convolution.of(x, out, weight, rest)
+    if _stays_in_rows(call):
+        return _blocks_in_rows(call)
+    return (), (max(convolution_bytes(out, x, weight, bias, *rest)),)
+
+
+def _stays_in_rows(call: _Convolution) -> bool:
+    """Whether oneDNN computes in blocks of channels, and neither pixel by pixel nor unfolded."""
+    if not _reaches_onednn(call) or is_channels_last(call.x):
+        return False
+    in_pixels = call.transposed and call.strided
+    return call.x.dtype != torch.float32 or not (in_pixels or (not call.transposed and _unfolds_for_result(call)))
+
+
+def _blocks_in_rows(call: _Convolution) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Copies of image and weight; what the image is copied from, and the output in blocks."""
     gathered = call.gathered_bytes()
     plain = call.reads_pixels and not gathered
-    copies = _weight_bytes(call, columns=not plain) + (0 if plain else _blocked_bytes(x)) + gathered
-    # the blocked output stands beside the copies, then beside the plain output, which is counted already
-    return before + copies + _blocked_bytes(out) - nbytes(out), before + _blocked_bytes(out)
+    copies = (0 if plain else _blocked_bytes(call.x), _weight_bytes(call, columns=not plain), gathered)
+    return copies, (_plain_copy_bytes(call.x), _blocked_bytes(call.y))
+
+
+def _reaches_onednn(call: _Convolution) -> bool:
+    return call.x.dim() != 4 or call.transposed or _goes_to_onednn(call)
 
 
 def convolution_backward_bytes(
@@ -168,7 +196,7 @@ def convolution_backward_bytes(
     """Beside the results, at the moments of a convolution's gradients: the image's first, then the weight's."""
     *options, mask = rest
     call = _Convolution.of(x, grad, weight, tuple(options))
-    if x.dim() == 4 and not call.transposed and not _goes_to_onednn(call):
+    if not _reaches_onednn(call):
         parts = (nbytes(x) + nbytes(grad)) // call.groups if call.groups > 1 else 0
         # the gradient of the bias sums up a copy in single precision, where there is one
         single = 4 * grad.numel() // call.groups if x.element_size() == 2 and bias is not None else 0

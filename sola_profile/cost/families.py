@@ -130,7 +130,8 @@ def _convolution(out: Tensor, x: Tensor, weight: Tensor, *rest: Any, **_: Any) -
     if prod(window) == 1 and prod(stride) == 1:
         return Place(POINTWISE + last, {**channels, "positions": positions}, amount, before=before)
     if window == stride:
-        return Place(PATCHES, {**channels, "window": window[0]}, amount, before=before)
+        shape = {**channels, "window": window[0], "positions": positions}
+        return Place(PATCHES, shape, amount, before=before)
     if channels_in <= FEW_CHANNELS:
         shape = {"channels out": channels_out, "window": window[0], "positions": positions}
         return Place(STEM, shape, amount, before=before)

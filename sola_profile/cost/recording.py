@@ -24,7 +24,6 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
-from torch.utils.weak import WeakIdKeyDictionary
 
 from sola_profile.case import Resolution
 from sola_profile.cost.as_run import kernels_as_run
@@ -34,7 +33,7 @@ from sola_profile.cost.native_attention import native_attention
 from sola_profile.cost.reuse import Death, Event, Touch
 from sola_profile.cost.symbols import COLUMNS, RING, ROWS, NotPolynomial, Symbols
 from sola_profile.cost.work import BY_KIND, COMPLEX, Operand, Size, Work, formula_for, of_complex
-from sola_profile.cost.workspaces import workspaces_on
+from sola_profile.cost.workspaces import buffers_of, workspaces_on
 from sola_profile.errors import first_line
 from sola_profile.operators import operator_kind
 from sola_profile.peers.swap import operators_on
@@ -206,7 +205,7 @@ def _make_fake(model: nn.Module, mode: FakeTensorMode, dtype: torch.dtype) -> No
 
 def _record(model: nn.Module, image: Tensor, symbols: Symbols | None, sides: tuple[Size, Size]) -> Recording:
     static = [*model.parameters(), *model.buffers()]
-    recorder = _Recorder(static, symbols)
+    recorder = _Recorder(static, image, symbols)
     size: Callable[[Any], Size] = int if symbols is None else symbols.size
     liveness = SymbolicLiveness([*static, image], workspaces_on("cpu"), size)
     if symbols is None:
@@ -276,16 +275,16 @@ def _patch(grid: tuple[Size, Size], sides: tuple[Size, Size]) -> int:
 class _Recorder(TorchDispatchMode):
     """Writes down every call that reaches a kernel and has something to do there."""
 
-    def __init__(self, constants: list[Tensor], symbols: Symbols | None) -> None:
+    def __init__(self, constants: list[Tensor], image: Tensor, symbols: Symbols | None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.calls: list[Call] = []
         self.parents: Any = set
         self.grid: tuple[Size, Size] | None = None
         self.views = 0
         self.events: list[Event] = []
-        self._layout: Any = WeakIdKeyDictionary()
         self._symbols = symbols
         self._constants = {_storage(tensor) for tensor in constants}
+        self._image = _storage(image)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -324,25 +323,12 @@ class _Recorder(TorchDispatchMode):
         if idle and kind:
             # a view, or a question about a device
             self.views += 1
-            self._note_layout(out, args)
             return
         place = None
         if self._symbols is None:
-            place = place_of(
-                operator, out, [self._layout.get(arg, arg) if isinstance(arg, Tensor) else arg for arg in args], kwargs
-            )
-            self._touch((args, kwargs), out)
+            place = place_of(operator, out, args, kwargs)
+            self._follow(func, out, args, kwargs)
         self.calls.append(Call(called, self.where(), kind, work, read, written, place=place))
-
-    def _note_layout(self, out: Any, args: Sequence[Any]) -> None:
-        """Keep the true layout of a view of tokens (1, N, C) as an image.
-
-        Its step of the batch is that of a token, and fake tensors give it that of an image. Convolutions go by it.
-        """
-        if self._symbols is not None or not (isinstance(out, Tensor) and isinstance(args[0], Tensor)):
-            return
-        if args[0].dim() == 3 and out.dim() == 4 and out.shape[0] == 1 and out.stride()[1] == 1 < out.shape[1]:
-            self._layout[out] = out.new_empty_strided(out.shape, (out.shape[1], *out.stride()[1:]))
 
     def where(self) -> str:
         """Path of the innermost module that runs."""
@@ -362,14 +348,26 @@ class _Recorder(TorchDispatchMode):
             return written + sum((self._bytes(tensor) for tensor in indices), start=0), written
         return sum((self._bytes(tensor) for tensor in operands.values()), start=0), written
 
-    def _touch(self, inputs: Any, out: Any) -> None:
-        """Write down which blocks the call that comes next touches, results last."""
-        for leaf in [*tree_leaves(inputs), *tree_leaves(out)]:
+    def _follow(self, func: Any, out: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Write down what the call that comes next touches, and the blocks that it takes for itself."""
+        self._touch((args, kwargs))
+        given_back, kept = buffers_of(func, out, args, kwargs)
+        # no storage has such a number
+        blocks = {-1 - index: size for index, size in enumerate((*given_back, *kept)) if size}
+        self.events += [Touch(len(self.calls), block, 0, size) for block, size in blocks.items()]
+        self.events += [Death(block) for block in blocks if -block <= len(given_back)]
+        self._touch(out)
+        self.events += [Death(block) for block in blocks if -block > len(given_back)]
+
+    def _touch(self, tensors: Any) -> None:
+        """Write down which blocks the call that comes next touches."""
+        for leaf in tree_leaves(tensors):
             if not isinstance(leaf, Tensor):
                 continue
             storage = _storage(leaf)
             touched_bytes, block_bytes = int(self._bytes(leaf)), int(leaf.untyped_storage().nbytes())
-            self.events.append(Touch(len(self.calls), storage, touched_bytes, block_bytes, storage in self._constants))
+            lasting = storage == self._image or storage in self._constants
+            self.events.append(Touch(len(self.calls), storage, touched_bytes, block_bytes, lasting))
 
     def _bytes(self, tensor: Tensor) -> Size:
         operand = self._operand(tensor)

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from sola_profile.cost.convolutions import (
     convolution_backward_bytes,
+    convolution_buffers,
     convolution_bytes,
     has_neighbouring_channels,
     is_channels_last,
@@ -43,6 +44,17 @@ def workspaces_on(device_type: str) -> Workspaces:
     Sizes may be symbols, which is why the moments aren't compared here.
     """
     return {"cpu": _CPU, "cuda": _CUDA}.get(device_type, {})
+
+
+def buffers_of(
+    func: Any, out: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Bytes of the blocks that a call on the CPU takes for itself: given back before its result has a place, and behind that."""
+    if func is torch.ops.aten.convolution.default:
+        return convolution_buffers(out, *args)
+    workspace = _CPU.get(func)
+    most = 0 if workspace is None else max(workspace(out, *args, **kwargs), default=0)
+    return (), (int(most),) if most > 0 else ()
 
 
 def _batch_norm_backward_bytes(

@@ -78,10 +78,10 @@ def _convolution(
     return lambda: F.conv2d(x, weight, stride=stride, padding=window // 2), 2.0 * weight.numel() * side**2
 
 
-def _patches(tensor: Any, channels_in: int, channels_out: int, window: int) -> tuple[Step, float]:
-    side = max(1, 32 * 4 // window)
-    x = tensor(1, channels_in, side * window, side * window)
+def _patches(tensor: Any, channels_in: int, channels_out: int, window: int, positions: int) -> tuple[Step, float]:
     weight = tensor(channels_out, channels_in, window, window)
+    side = _side(positions, max(2 * weight.numel(), MOST_WORK * weight[0].numel() / MOST_ELEMENTS))
+    x = tensor(1, channels_in, side * window, side * window)
     return lambda: F.conv2d(x, weight, stride=window), 2.0 * weight.numel() * side**2
 
 
@@ -292,7 +292,7 @@ FAMILIES: Sequence[Family] = (
         names.PATCHES,
         FLOPS,
         _patches,
-        {"channels in": (3, 60), "channels out": (40, 200), "window": (2, 4, 16)},
+        {"channels in": (3, 60), "channels out": (40, 200), "window": (2, 4, 16), "positions": (16, 196, 3136)},
     ),
     *(
         Family(
