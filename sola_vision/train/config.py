@@ -214,17 +214,9 @@ class TrainResult:
         return {**asdict(self), "accuracy": self.accuracy, "ema_accuracy": self.ema_accuracy}
 
 
-def _number(
-    part: Any,
-    name: str,
-    least: float | None = None,
-    most: float | None = None,
-    *,
-    above: float | None = None,
-    below: float | None = None,
-) -> None:
+def _number(part: Any, name: str, *limits: float, **bounds: float) -> None:
     """Check a field and keep it as ``float``, so that 1 and 1.0 are the same run."""
-    _set(part, name, _checked(name, getattr(part, name), least, most, above=above, below=below))
+    _set(part, name, _checked(name, getattr(part, name), *limits, **bounds))
 
 
 def _checked(
