@@ -27,7 +27,7 @@ def images(*size):
 
 def same(got, expected):
     # six layers whose operations are fused or decomposed in another order
-    check_close("scores", [got], [expected], [expected.double()], torch.float32, conditioning=4.0)
+    check_close("scores", [got], [expected], [expected.double()], expected.dtype, conditioning=4.0)
 
 
 @pytest.fixture(autouse=True)
@@ -83,10 +83,11 @@ def test_exports_for_every_resolution(mixer):
             same(exported(images(*size)), model(images(*size)))
 
 
-def test_exports_for_named_ranges_of_sizes():
-    model = tiny()
+@pytest.mark.parametrize(("mixer", "lowered"), [("wkv", False), *((mixer, True) for mixer in sorted(MIXERS))])
+def test_exports_for_named_ranges_of_sizes(mixer, lowered):
+    model = tiny(mixer)
     sides = {2: Dim("height", min=33, max=4096), 3: Dim("width", min=33, max=4096)}
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=lowered):
         program = torch.export.export(model, (images(64, 96),), dynamic_shapes=({0: Dim("batch", max=64), **sides},))
         exported = program.module()
         for size in SIZES:

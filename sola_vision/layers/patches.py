@@ -46,8 +46,9 @@ class PatchEmbedding(nn.Module):
         height, width = image.shape[-2:]
         rows, columns = (height + size - 1) // size, (width + size - 1) // size
         image = _pad(image, rows * size - height, columns * size - width, ())
-        # channels last in, channels last out: the tokens below are then a view, and the convolution is faster
-        image = image.movedim(1, -1).contiguous().movedim(-1, 1)
+        if not is_recorded():
+            # channels last in, channels last out: the tokens below are then a view, and the convolution is faster
+            image = image.movedim(1, -1).contiguous().movedim(-1, 1)
         tokens = self.projection(image).flatten(2).transpose(1, 2)
         return self.norm(tokens), (rows, columns)
 
