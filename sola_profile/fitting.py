@@ -26,7 +26,7 @@ TIMEOUT_S = 1800
 
 @dataclass(frozen=True)
 class Confirmation:
-    """Two real steps in a process that may not take more than the limit on top of what it was when PyTorch had loaded.
+    """Two real steps in a process that is held against the limit, on top of what it was when all had loaded.
 
     ``ran``: whether they came to their end and took no more. ``peak_bytes``: the high-water mark on top of that start, of
     resident memory that is no page of a file; None where the system doesn't tell. ``why``: what stopped it.
@@ -198,7 +198,7 @@ def _guess(known: Mapping[int, int], limit_bytes: int, power: int, low: int) -> 
 
 
 def run_under_limit(request: dict[str, Any]) -> Confirmation:
-    """Two steps in a process of its own, whose memory may grow by the limit and no further."""
+    """Two steps in a process of its own, stopped where it takes far more than the limit and failed where it takes more."""
     # every large block on its own pages, given back when it is freed, so that the heap has no holes
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "262144"}
     command = [sys.executable, "-m", "sola_profile.fitting_worker"]
