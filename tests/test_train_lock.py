@@ -21,10 +21,10 @@ from sola_vision.train.lock import only_writer
 
 with only_writer(Path(sys.argv[1])):
     if os.fork() == 0:
-        # a worker that outlives its parent
+        # a worker that has begun, and outlives its parent
+        print("held", flush=True)
         sys.stdin.read()
         os._exit(0)
-    print("held", flush=True)
     time.sleep(60)
 """
 
