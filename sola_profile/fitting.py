@@ -20,16 +20,16 @@ MOST_IMAGES = 2**16
 HEADROOM = 0.05
 # of models without a spec; most have this one
 USUAL_STRIDE = 32
-# long enough for a large step on a slow machine
-TIMEOUT_S = 900
+# long enough for two large steps on a slow machine
+TIMEOUT_S = 1800
 
 
 @dataclass(frozen=True)
 class Confirmation:
-    """A real step in a process that may not take more than the limit on top of what it was when PyTorch had loaded.
+    """Two real steps in a process that is held against the limit, on top of what it was when all had loaded.
 
-    ``ran``: whether the step came to its end. ``peak_bytes``: the process's high-water mark on top of that start, of
-    resident memory; None where the system doesn't tell. ``why``: what stopped it.
+    ``ran``: whether they came to their end and took no more. ``peak_bytes``: the high-water mark on top of that start, of
+    resident memory that is no page of a file; None where the system doesn't tell. ``why``: what stopped it.
     """
 
     ran: bool
@@ -198,7 +198,7 @@ def _guess(known: Mapping[int, int], limit_bytes: int, power: int, low: int) -> 
 
 
 def run_under_limit(request: dict[str, Any]) -> Confirmation:
-    """A step in a process of its own, whose heap may grow by the limit and no further."""
+    """Two steps in a process of its own, stopped where it takes far more than the limit and failed where it takes more."""
     # every large block on its own pages, given back when it is freed, so that the heap has no holes
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "262144"}
     command = [sys.executable, "-m", "sola_profile.fitting_worker"]

@@ -23,8 +23,9 @@ from sola_profile.study.seed_statistics import (
     seeds_needed,
 )
 from sola_profile.study.trial import Outcome, Trial, paper_accuracies, plan
-from sola_profile.study.trial_crew import Crew, Failure, fingerprint
+from sola_profile.study.trial_crew import Crew, Failure, config_of, fingerprint
 from sola_profile.study.trial_log import HEADER, TrialLog
+from sola_vision.train.lock import only_writer
 
 PATTERNS = ("LLLLLL", "LLSLLS", "SSSSSS")
 
@@ -127,6 +128,41 @@ def test_log_goes_on_where_it_ends_and_drops_half_a_line(tmp_path):
     assert list(again.outcomes.values()) == [outcome(seed=0)]
     again.add(outcome(seed=1))
     assert path.read_bytes() == whole
+
+
+def test_log_is_read_beside_its_writer(tmp_path):
+    path = tmp_path / "runs.csv"
+    writer = TrialLog(path)
+    writer.add(outcome(seed=0))
+    whole = path.read_bytes()
+    # a reader in the midst of a line, and another that began before there was a header
+    for half in (HEADER[:9], HEADER, whole[:-9], whole + whole[-20:-5]):
+        path.write_bytes(half)
+        assert len(TrialLog(path).outcomes) == (len(half) > len(whole))
+        assert path.read_bytes() == half
+    path.unlink()
+    second = TrialLog(path)
+    TrialLog(path).add(outcome(seed=0))
+    second.add(outcome(seed=1))
+    assert path.read_bytes().count(HEADER) == 1
+    assert list(TrialLog(path).outcomes.values()) == [outcome(seed=0), outcome(seed=1)]
+
+
+def test_a_second_process_is_refused_and_a_report_is_not(sola_profile, tmp_path):
+    TrialLog(tmp_path / "runs.csv").add(outcome(settings=fingerprint(config_of(outcome().trial))))
+    arguments = ("experiment", "--task", "match", "--pattern", "LLLLLL", "--seeds", "1", "--out", str(tmp_path))
+    with (tmp_path / "runs.csv").open("a") as file:
+        file.write("wkv,match")
+    before = (tmp_path / "runs.csv").read_bytes()
+    with only_writer(tmp_path):
+        code, _, err = sola_profile(*arguments)
+        assert code == 2
+        assert f"another process is writing to {tmp_path}" in err
+        assert not (tmp_path / "README.md").exists()
+        assert sola_profile(*arguments, "--report-only")[0] == 0
+    assert (tmp_path / "README.md").exists()
+    assert sola_profile(*arguments)[0] == 0
+    assert (tmp_path / "runs.csv").read_bytes() == before
 
 
 def test_log_refuses_what_it_can_not_mix(tmp_path):

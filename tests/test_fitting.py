@@ -1,5 +1,7 @@
 """What fits in a given memory: the search against brute force, the answers against real runs under a limit."""
 
+import os
+
 import pytest
 import torch
 from hypothesis import example, given
@@ -9,7 +11,7 @@ from sola_profile import fitting
 from sola_profile.case import Resolution, Settings
 from sola_profile.cost.liveness import predict_peak
 from sola_profile.cost.symbolic import model_formula
-from sola_profile.fitting import Confirmation, Fitting, most_that_fits, run_under_limit
+from sola_profile.fitting import Confirmation, Fitted, Fitting, most_that_fits, run_under_limit
 from sola_profile.measure.peak_memory import measure_peak_bytes
 from sola_profile.report.fit_table import fit_table
 from sola_profile.source import read_source
@@ -60,10 +62,66 @@ def test_an_answer_runs_under_the_limit_and_twice_as_much_does_not(sola_profile)
     )
     assert code == 0
     assert "running" in err
-    assert out.count("ran, process grew by") == 2
+    assert out.count("ran, grew by") == 2
     asked = {"model": "sola_t", "settings": {"batch": 40}, "shape": None, "resolution": "224", "limit_bytes": 150 * MIB}
     ended = run_under_limit(asked)
     assert (ended.ran, ended.why) == (False, "out of memory")
+
+
+def asked_of(model, limit, **settings):
+    settings = {"threads": 1, **settings}
+    return {"model": model, "settings": settings, "shape": None, "resolution": "64", "limit_bytes": limit * MIB}
+
+
+def test_what_a_run_grew_by_is_what_the_limit_counts():
+    # its tensors take 94.8 MiB; pages of library files, 15 MiB more, are no part of either
+    ended = run_under_limit(asked_of("sola_t", 100, batch=65))
+    assert ended.ran
+    assert 90 * MIB < ended.peak_bytes <= 100 * MIB
+
+
+def test_a_run_holds_what_its_optimizer_keeps():
+    settings = Settings(mode="train", optimizer="adamw", batch=8, threads=1)
+    predicted = predict_peak(build(read_source("sola_t"), settings, "meta"), Resolution(64, 64))
+    ended = run_under_limit(asked_of("sola_t", 300, mode="train", optimizer="adamw", batch=8))
+    assert ended.peak_bytes > predicted.total_bytes
+
+
+# neither is told by a limit on private writable mappings: shared memory, and what is never touched
+ODD = """
+import mmap
+
+import torch
+
+
+class Untouched(torch.nn.Module):
+    def forward(self, image):
+        torch.empty(64 * 2**20, dtype=torch.uint8)
+        return image
+
+
+class Sharing(torch.nn.Module):
+    def forward(self, image):
+        self.block = mmap.mmap(-1, 64 * 2**20)
+        for _ in range(64):
+            self.block.write(bytes(2**20))
+        return image
+"""
+
+
+def test_a_run_is_judged_by_the_memory_that_it_touched(tmp_path, monkeypatch):
+    (tmp_path / "odd.py").write_text(ODD)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    ended = run_under_limit(asked_of("odd:Sharing", 40))
+    assert (ended.ran, ended.why) == (False, "took more than the limit")
+    untouched = run_under_limit(asked_of("odd:Untouched", 40))
+    assert untouched.ran
+    assert untouched.peak_bytes < 8 * MIB
+    shown = fit_table(
+        Fitting(read_source("sola_t"), Settings(), 40 * MIB, batches=[Fitted(Resolution(64, 64), 1, 1, 2, ended)]),
+        "40MiB",
+    )
+    assert shown.rows[0][4].startswith("failed: took more than the limit, grew by 6")
 
 
 @pytest.mark.parametrize(

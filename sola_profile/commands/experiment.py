@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,7 +65,8 @@ def experiment(
 ) -> None:
     """Train the stage-3 patterns of a small backbone on generated tasks, seed by seed, and compare them.
 
-    Every finished run is a line of FOLDER/runs.csv; called again, the command goes on where the file ends.
+    Every finished run is a line of FOLDER/runs.csv; called again, the command goes on where the file ends. A second
+    process that would train into the same folder is refused; --report-only reads beside the first.
     """
     if seeds < 1:
         raise click.BadParameter(f"expected at least 1, got {seeds}", param_hint="--seeds")
@@ -106,12 +107,21 @@ def _names(text: str) -> tuple[str, ...]:
 
 def run(request: Request, folder: Path) -> None:
     """Train what is missing, then write the page; a Ctrl-C writes the page of what is finished."""
-    from sola_profile.machine import environment
     from sola_profile.study.trial_crew import config_of, fingerprint
-    from sola_profile.study.trial_log import TrialLog
+    from sola_vision.train.lock import only_writer
 
     settings = checked(lambda: [(trial, fingerprint(config_of(trial))) for trial in request.trials])
     Targets(folder, {}).check()
+    with ExitStack() as stack:
+        if request.train:
+            checked(lambda: stack.enter_context(only_writer(folder)))
+        _run(request, folder, settings)
+
+
+def _run(request: Request, folder: Path, settings: Sequence[tuple[Trial, str]]) -> None:
+    from sola_profile.machine import environment
+    from sola_profile.study.trial_log import TrialLog
+
     log = checked(lambda: TrialLog(folder / RUNS))
     checked(lambda: log.check_settings(settings))
     before = environment()

@@ -39,8 +39,8 @@ HEADROOM_PERCENT = 5.0
 def fit(**options: Any) -> None:
     """Find the largest batch at every size, and the largest square image, that fit in a given memory.
 
-    Predicted by following every tensor of a step, without running it; --confirm runs it, in a process whose heap may grow
-    by that memory and no further. Exits with 5 when nothing fits, or an answer that was run doesn't.
+    Predicted by following every tensor of a step, without running it; --confirm runs it, in a process of its own, and
+    fails an answer where that grows by more. Exits with 5 when nothing fits, or an answer that was run doesn't.
     """
     source = checked(lambda: read_source(options["model"], options["pattern"]))
     resolutions = checked(lambda: parse_resolutions(options["res"]), "--res")

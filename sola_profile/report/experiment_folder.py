@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sola_profile.files import replace_text
 from sola_profile.report.experiment import contest_table, paper_table, sentences
 from sola_profile.report.experiment_chart import experiment_chart
 from sola_profile.report.markdown import environment_table, markdown, template
@@ -18,13 +19,13 @@ def write_experiment(experiment: Experiment, folder: Path, renderer: Renderer) -
     spec, problem, drawn = experiment_chart(experiment), "", False
     if spec is not None:
         try:
-            (folder / CHART).write_text(renderer.draw({CHART: spec})[CHART], encoding="utf-8")
+            replace_text(folder / CHART, renderer.draw({CHART: spec})[CHART])
             drawn = True
         except DrawingError as error:
             problem = str(error)
     if not drawn:
         (folder / CHART).unlink(missing_ok=True)
-    (folder / PAGE).write_text(page(experiment, CHART if drawn else ""), encoding="utf-8")
+    replace_text(folder / PAGE, page(experiment, CHART if drawn else ""))
     return problem
 
 

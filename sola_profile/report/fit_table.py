@@ -24,6 +24,5 @@ def _cells(found: Fitted) -> tuple[str, ...]:
 
 
 def _confirmed(seen: Confirmation) -> str:
-    if not seen.ran:
-        return f"failed: {seen.why}"
-    return "ran" if seen.peak_bytes is None else f"ran, process grew by {mebibytes(seen.peak_bytes)}"
+    grown = "" if seen.peak_bytes is None else f", grew by {mebibytes(seen.peak_bytes)}"
+    return f"ran{grown}" if seen.ran else f"failed: {seen.why}{grown}"

@@ -30,7 +30,8 @@ HEADER = f"{','.join(FIELDS)}\n".encode()
 class TrialLog:
     """Reads and extends ``path``. A line is on the disk before the next run begins.
 
-    A last line without its end, as a cut power line leaves it, is taken off; the run is done again.
+    A last line without its end, as a cut power line leaves it, doesn't count, and the run is done again; ``add`` takes it
+    off. Reading changes nothing, so that it may go on beside the one process that adds.
     """
 
     def __init__(self, path: Path) -> None:
@@ -46,9 +47,6 @@ class TrialLog:
         names = csv.DictReader(io.StringIO(data.decode("utf-8", "replace"), newline="")).fieldnames or ()
         if data and tuple(names) != FIELDS and not HEADER.startswith(data):
             raise ValueError(f"out: {self.path} holds other columns than an experiment's: {', '.join(names)}")
-        if len(whole) < len(data):
-            with self.path.open("r+b") as file:
-                file.truncate(len(whole))
         try:
             text = whole.decode("utf-8")
         except UnicodeDecodeError as error:
@@ -63,12 +61,12 @@ class TrialLog:
     def add(self, outcome: Outcome) -> None:
         """Write a line and wait until it is on the disk."""
         text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
-        if not self.path.exists() or not self.path.stat().st_size:
-            writer.writeheader()
-        writer.writerow(row_of(outcome))
-        with self.path.open("a", encoding="utf-8", newline="") as file:
-            file.write(text.getvalue())
+        csv.DictWriter(text, FIELDS, lineterminator="\n").writerow(row_of(outcome))
+        with self.path.open("a+b") as file:
+            file.seek(0)
+            whole = file.read().rfind(b"\n") + 1
+            file.truncate(whole)
+            file.write((b"" if whole else HEADER) + text.getvalue().encode())
             file.flush()
             os.fsync(file.fileno())
         self.outcomes[outcome.trial] = outcome

@@ -32,6 +32,7 @@ from sola_vision.train.checkpoint import (
     written_by_a_run,
 )
 from sola_vision.train.config import TrainConfig, TrainResult
+from sola_vision.train.lock import only_writer
 from sola_vision.train.log import NAME as LOG
 from sola_vision.train.log import Log
 from sola_vision.train.mixing import mix
@@ -60,7 +61,7 @@ def train(
     and all raise ``KeyboardInterrupt``.
 
     Raises:
-        ValueError: names the field, what came and what is allowed.
+        ValueError: names the field, what came and what is allowed; or the output folder, where another run writes to it.
         FloatingPointError: the loss is no number any more.
 
     """
@@ -68,6 +69,9 @@ def train(
         world = stack.enter_context(join(config.device))
         stack.enter_context(torch.random.fork_rng())
         trainer = Trainer(config, world)
+        if trainer.folder is not None:
+            _make_writable(trainer.folder)
+            stack.enter_context(only_writer(trainer.folder))
         trainer.open_folder(resume=resume)
         board, ended = config.output.tensorboard and trainer.leads, trainer.step == trainer.steps
         with Log(trainer.folder, trainer.step, ended=ended, tensorboard=board) as log:
@@ -106,14 +110,12 @@ class Trainer:
         return self.config.output.folder if self.leads else None
 
     def open_folder(self, *, resume: bool) -> None:
-        """Make the output folder, and take up the run in it where that is wanted; an old run is never overwritten."""
+        """Take up the run in the output folder where that is wanted; an old run is never overwritten."""
         folder = self.config.output.folder
         if folder is None:
             if resume:
                 raise ValueError("resume: needs the output folder of the run, got None")
             return
-        if self.leads:
-            _make_writable(folder)
         if resume:
             state = read_checkpoint(folder, self.config, self.world.device)
             if state is not None:
