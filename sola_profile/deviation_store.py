@@ -33,7 +33,7 @@ def known_of(machine: Machine) -> tuple[Deviations, ...]:
 
 def shipped() -> tuple[Deviations, ...]:
     """The runs that come with the package."""
-    with resources.as_file(resources.files("sola_profile").joinpath("machines", FOLDER)) as files:
+    with resources.as_file(resources.files("sola_profile") / "machines" / FOLDER) as files:
         return tuple(_read(path) for path in sorted(files.glob("*.json")))
 
 

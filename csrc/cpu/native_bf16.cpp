@@ -21,6 +21,7 @@ void brgemm(int64_t M, int64_t N, int64_t K, int64_t lda, int64_t ldb, int64_t l
                               static_cast<const at::BFloat16*>(b), c);
 }
 
+#if defined(__x86_64__)
 // one small product; empty if it comes out right (torch has no other question that tells whether brgemm would throw)
 std::string try_brgemm() {
   constexpr int64_t M = 2, N = 16, K = 2;
@@ -36,7 +37,6 @@ std::string try_brgemm() {
   return c == std::vector<float>(M * N, float(K)) ? "" : "this torch gets it wrong";
 }
 
-#if defined(__x86_64__)
 bool made_by_intel() {
   unsigned most = 0, ebx = 0, ecx = 0, edx = 0;
   return __get_cpuid(0, &most, &ebx, &ecx, &edx) && ebx == signature_INTEL_ebx && edx == signature_INTEL_edx &&

@@ -20,7 +20,7 @@ class ShiftMix {
   using A = Acc<In>;
   using Sources = const In* [kGroups];
   static constexpr int64_t L = kLanes<A>;
-  using Lanes = std::conditional_t<sizeof(A) == 8, LongVec, IntVec>;
+  using Lanes = Vec<std::conditional_t<sizeof(A) == 8, int64_t, int32_t>>;
 
  public:
   ShiftMix(const ShiftMixParams& p, const Task& task, Place place) : p_(p), place_(place) {

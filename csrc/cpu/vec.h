@@ -65,7 +65,6 @@ template <class T>
 using Acc = typename AccOf<T>::type;
 
 using IntVec = Vec<int32_t>;
-using LongVec = Vec<int64_t>;
 typedef uint16_t ShortVec __attribute__((vector_size(kVectorBytes / 2), aligned(2), may_alias));
 
 template <class To, class From>

@@ -99,7 +99,8 @@ def read_image(path: Path) -> Image.Image:
                 raise ValueError(f"its mode is {image.mode}, 32 bits per pixel; expected 8 or 16")
             # Pillow warns where it drops the transparency of a palette by itself
             in_steps = image.mode == "P" and "transparency" in image.info
-            return (image.convert("RGBA") if in_steps else image).convert("RGB")
+            whole: Image.Image = image.convert("RGBA") if in_steps else image
+            return whole.convert("RGB")
     except MemoryError:
         raise
     except Exception as error:
