@@ -146,6 +146,8 @@ class NinjaBuild(build_ext):
         folders = [*cpp_extension.include_paths(), pybind11.get_include(), sysconfig.get_path("include")]
         host = ["-fopenmp", f'-DSOLA_VERSION=\\"{VERSION}\\"', *(f"-isystem{folder}" for folder in folders)]
         host += [f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"]
+        # ninja sees neither a new torch in the old one's place nor its headers
+        host += [f'-DSOLA_TORCH=\\"{torch.__version__}\\"']
         host += [f"-DSOLA_CUDA_TARGETS={','.join(CUDA_TARGETS)}"] if nvcc else []
         libs = [f"-L{folder}" for folder in cpp_extension.library_paths()] + ["-ltorch", "-ltorch_cpu", "-lc10"]
         libs.append(os.environ.get("LDFLAGS", ""))

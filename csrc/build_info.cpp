@@ -23,6 +23,7 @@ std::map<std::string, std::string> build_info() {
 #endif
   return {
       {"version", SOLA_VERSION},
+      {"torch", SOLA_TORCH},
       {"compiler", compiler},
       {"cuda_architectures", SOLA_TEXT(SOLA_CUDA_TARGETS)},
       {"instruction_set", kernels().name},

@@ -122,6 +122,42 @@ def test_a_compiler_behind_a_cache_and_with_flags(unpacked: Path, tmp_path: Path
     assert f"{tmp_path}/ccache {tmp_path}/some-g++ -m64 -std=c++20" in rules.replace("$\n      ", "")
 
 
+# a compiler that notes what it is asked for, and does it at once
+COMPILER = """#!/bin/sh
+for word; do
+    case "$before" in -o) touch "$word";; -MF) echo "x:" > "$word";; -c) echo "$word" >> {log};; esac
+    before=$word
+done
+"""
+
+
+def _fake_torch(folder: Path, version: str) -> None:
+    package = folder / "torch"
+    (package / "utils").mkdir(parents=True, exist_ok=True)
+    (package / "__init__.py").write_text(f"__version__ = '{version}'\ncompiled_with_cxx11_abi = lambda: True\n")
+    (package / "utils" / "__init__.py").write_text("")
+    (package / "utils" / "cpp_extension.py").write_text("include_paths = library_paths = lambda: []\n")
+
+
+def test_another_torch_in_place_of_the_old_one_compiles_what_includes_it(unpacked: Path, tmp_path: Path) -> None:
+    tree, log, compiler = tmp_path / "tree", tmp_path / "log", tmp_path / "g++"
+    shutil.copytree(unpacked, tree)
+    compiler.write_text(COMPILER.format(log=log))
+    compiler.chmod(0o755)
+
+    def compiled(version: str) -> set[str]:
+        log.write_text("")
+        _fake_torch(tmp_path, version)
+        build = (sys.executable, "setup.py", "build_ext", "--inplace")
+        _succeed(*build, cwd=tree, PYTHONPATH=str(tmp_path), CXX=str(compiler))
+        return {Path(line).name for line in log.read_text().splitlines()}
+
+    first = compiled("2.98")
+    assert {"bindings.cpp", "wkv_forward.kernel.cpp"} <= first
+    assert not compiled("2.98")
+    assert compiled("2.99") == {name for name in first if not name.endswith(".kernel.cpp")}
+
+
 def test_a_second_build_waits_for_the_first(unpacked: Path) -> None:
     (unpacked / "elsewhere").mkdir(exist_ok=True)
     with (unpacked / "elsewhere" / ".lock").open("w") as lock:
@@ -149,11 +185,7 @@ def test_no_torch(unpacked: Path, tmp_path: Path) -> None:
 
 
 def test_torch_too_old(unpacked: Path, tmp_path: Path) -> None:
-    package = tmp_path / "torch"
-    (package / "utils").mkdir(parents=True)
-    (package / "__init__.py").write_text("__version__ = '2.4.1'")
-    (package / "utils" / "__init__.py").write_text("")
-    (package / "utils" / "cpp_extension.py").write_text("")
+    _fake_torch(tmp_path, "2.4.1")
     assert "torch 2.4.1 is too old" in _refused(unpacked, PYTHONPATH=str(tmp_path))
 
 

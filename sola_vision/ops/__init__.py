@@ -41,5 +41,5 @@ __all__ = [
 
 
 def build_info() -> dict[str, object]:
-    """What was built and what was chosen at load: version, compiler, instruction set, GEMM backend, CUDA targets."""
+    """What was built and what was chosen at load: version, torch, compiler, instruction set, GEMM backend, CUDA targets."""
     return dict(extension.build_info())
