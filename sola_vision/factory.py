@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from sola_vision.backbone import Backbone
+from sola_vision.files import check_regular, write_whole
 from sola_vision.layers.mixers import mixer_options
 from sola_vision.presets import get_spec
 from sola_vision.spec import BackboneSpec, read_bridges
@@ -72,31 +73,40 @@ def create_model(
 def save_weights(model: Backbone, path: str | Path) -> None:
     """Write the weights as safetensors, with the spec's name, pattern, mixers and bridges as metadata.
 
-    The file is written beside ``path`` first and then moved, so that an interrupted save leaves an old file whole.
-    Where ``path`` is a link, the file that it leads to is written. Tied weights are written under each of their names.
+    The file is written beside ``path`` under a name of its own and then moved, so that it is whole whenever it is read, also
+    where a save is interrupted or several write to one path. Where ``path`` is a link, the file that it leads to is
+    written. Tied weights are written under each of their names, and those of a compiled model under the names that
+    they have without ``torch.compile``.
 
     Raises:
-        ValueError: ``path`` is a folder, or a weight has no numbers to write: it is on meta, sharded, quantised or sparse.
+        TypeError: ``model`` is no backbone but a wrapper of one, say; names the module to pass.
+        ValueError: ``path`` is a folder, a pipe or a device, or a weight has no numbers to write: it is on meta, sharded,
+            quantised or sparse.
         OSError: the file can't be written.
 
     """
     from safetensors.torch import save
 
-    path = Path(path)
-    path = path.resolve() if path.is_symlink() else path
-    _check_file(path)
-    tensors = _apart(model.state_dict())
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_bytes(_in_order(save(tensors, metadata=describe(model.spec))))
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    backbone, path = _backbone(model), Path(path)
+    check_regular(path)
+    tensors = _apart(_state(backbone))
+    write_whole(path, _in_order(save(tensors, metadata=describe(backbone.spec))))
 
 
-def _check_file(path: Path) -> None:
-    if path.is_dir():
-        raise ValueError(f"path: expected a file, got the folder {path}")
+def _backbone(model: object) -> Backbone:
+    """The backbone itself where ``torch.compile`` wraps it."""
+    backbone = getattr(model, "_orig_mod", model)
+    if isinstance(backbone, Backbone):
+        return backbone
+    inner = model.named_modules() if isinstance(model, nn.Module) else ()
+    name = next((name for name, module in inner if isinstance(module, Backbone)), None)
+    which = "the backbone itself" if name is None else f"its .{name}"
+    raise TypeError(f"model: expected a Backbone, as create_model returns it, got {type(model).__name__}; pass {which}")
+
+
+def _state(backbone: Backbone) -> dict[str, Any]:
+    """Its weights; those of layers that are compiled by themselves have the names of plain ones."""
+    return {name.replace("_orig_mod.", ""): value for name, value in backbone.state_dict().items()}
 
 
 def _apart(state: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -147,38 +157,69 @@ def load_weights(model: Backbone, path: str | Path, *, strict: bool = True) -> l
     """Read weights written by ``save_weights`` into a model, casting to its dtype and device.
 
     Returns the names that were left as they were, in the model or in the file: none when ``strict``, else those
-    that are missing, unexpected or of another shape, such as a classifier of other width.
+    that are missing, unexpected or of another shape, such as a classifier of other width. A compiled model takes the
+    file of a plain one.
 
     Raises:
-        ValueError: the file holds other names or shapes and ``strict``, or isn't safetensors but a folder, say, or the
-            model is on meta, sharded or quantised; nothing is loaded.
+        TypeError: ``model`` is no backbone but a wrapper of one, say; names the module to pass.
+        ValueError: the file holds other names or shapes and ``strict``, integer or complex numbers for floating-point
+            weights, or numbers beyond the range of the model's dtype; or it isn't safetensors but a folder or a pipe,
+            say; or the model is on meta, sharded or quantised. Nothing is loaded.
         OSError: the file can't be read.
 
     """
-    from safetensors import SafetensorError, safe_open
-
-    own = model.state_dict()
-    if any(value.is_meta for value in own.values()):
-        raise ValueError("model: its weights are on meta, without memory; call model.to_empty(device=...) first")
-    for key, value in own.items():
-        if is_traceable_wrapper_subclass(value):
-            kind = type(value).__name__
-            raise ValueError(f"model: {key}: expected a plain tensor, got {kind}; load before sharding or quantising")
-    _check_file(Path(path))
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            saved = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  the file is no mapping
-    except SafetensorError as error:
-        raise ValueError(f"path: {path} is no safetensors file: {error}") from error
+    backbone = _backbone(model)
+    own = _state(backbone)
+    _check_loadable(own)
+    metadata, saved = _read(Path(path))
     problems = _mismatches(own, saved)
     if problems and strict:
-        raise ValueError(_refusal(model.spec, metadata, path, problems))
+        raise ValueError(_refusal(backbone.spec, metadata, path, problems))
+    loaded = own.keys() - problems.keys()
+    for key in sorted(loaded):
+        if refusal := _not_castable(saved[key], own[key].dtype):
+            raise ValueError(f"path: {key} in {path}: {refusal}")
     with torch.no_grad():
-        for key, value in own.items():
-            if key not in problems:
-                value.copy_(saved[key])
+        for key in loaded:
+            own[key].copy_(saved[key])
     return sorted(problems)
+
+
+def _check_loadable(own: Mapping[str, Any]) -> None:
+    for key, value in own.items():
+        if isinstance(value, Tensor) and value.is_meta:
+            raise ValueError("model: its weights are on meta, without memory; call model.to_empty(device=...) first")
+        if not isinstance(value, Tensor) or value.is_quantized or is_traceable_wrapper_subclass(value):
+            kind = type(value).__name__
+            raise ValueError(f"model: {key}: expected a plain tensor, got {kind}; load before sharding or quantising")
+
+
+def _read(path: Path) -> tuple[Mapping[str, str], dict[str, Tensor]]:
+    """Metadata and weights of a safetensors file."""
+    from safetensors import SafetensorError, safe_open
+
+    check_regular(path)
+    # for the system's own error, since safetensors calls every file that it can't open a missing one
+    path.open("rb").close()
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  no mapping
+    except SafetensorError as error:
+        raise ValueError(f"path: {path} is no safetensors file: {error}") from error
+
+
+def _not_castable(saved: Tensor, dtype: torch.dtype) -> str:
+    """Why a model's dtype can't take the numbers of a file; empty where it can."""
+    if (saved.is_floating_point(), saved.is_complex()) != (dtype.is_floating_point, dtype.is_complex):
+        kind = "floating-point numbers" if dtype.is_floating_point else str(dtype)
+        return f"expected {kind}, got {saved.dtype}"
+    if not dtype.is_floating_point or torch.finfo(dtype).max >= torch.finfo(saved.dtype).max:
+        return ""
+    beyond = saved.isfinite() & ~saved.to(dtype).to(saved.dtype).isfinite()
+    if not beyond.any():
+        return ""
+    largest = float(saved[beyond].abs().max())
+    return f"expected at most {torch.finfo(dtype).max:g}, the range of {dtype}, got {largest:g}"
 
 
 def describe(spec: BackboneSpec) -> dict[str, str]:

@@ -38,7 +38,7 @@ PROFILE_LAYERS = (
     ("__main__",),
 )
 VISION_LAYERS = (
-    ("version", "terms", "pattern", "suggest", "imagenet"),
+    ("version", "terms", "pattern", "suggest", "imagenet", "files"),
     ("spec",),
     ("presets",),
     ("_C",),
@@ -110,7 +110,7 @@ def test_sola_vision_never_imports_sola_profile_nor_its_libraries():
 
 
 def test_specs_patterns_and_presets_need_no_torch():
-    for name in ("pattern", "spec", "presets", "suggest", "terms", "imagenet", "version", "__init__"):
+    for name in ("pattern", "spec", "presets", "suggest", "terms", "imagenet", "files", "version", "__init__"):
         tree = ast.parse((ROOT / "sola_vision" / f"{name}.py").read_text(encoding="utf-8"))
         eager = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
         for node in eager:

@@ -26,6 +26,15 @@ def test_files_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [target]
 
 
+def test_results_have_the_mode_that_the_umask_leaves(tmp_path):
+    old = os.umask(0o077)
+    try:
+        replace_text(tmp_path / "x.json", "new")
+    finally:
+        os.umask(old)
+    assert (tmp_path / "x.json").stat().st_mode & 0o777 == 0o600
+
+
 def test_a_link_stays_a_link(sola_profile, tmp_path):
     (tmp_path / "far").mkdir()
     target, link = tmp_path / "far" / "x.json", tmp_path / "x.json"

@@ -1,5 +1,6 @@
 """What stands beside our operators: the same results in float64, the same work, and errors that mean what they say."""
 
+import threading
 from contextlib import nullcontext
 
 import pytest
@@ -14,7 +15,7 @@ from sola_profile.measure import accuracy
 from sola_profile.measure.flop_counter import count_step
 from sola_profile.peers import table
 from sola_profile.peers.decay import chunk_length
-from sola_profile.peers.swap import best_linear, pytorch_operators
+from sola_profile.peers.swap import BEST, best_linear, operators_on, pytorch_operators
 from sola_profile.peers.wkv import cumulative, token_loop
 from sola_vision import ops
 from sola_vision.ops import reference
@@ -160,6 +161,41 @@ def test_a_swapped_model_computes_the_same_and_is_put_back():
         assert nobody(torch.randn(0, 3, 32, 32)).shape == (0, 1000)
     with pytest.raises(ValueError, match="must be"), pytorch_operators():
         raise ValueError("it must be put back")
+    assert ops.wkv is own
+
+
+@pytest.mark.parametrize("last", ["first opened", "second opened"])
+@pytest.mark.parametrize("inner", [pytorch_operators, lambda: operators_on("mps"), lambda: operators_on("cpu")])
+def test_blocks_that_overlap_leave_no_operator_replaced(inner, last):
+    own = {name: getattr(ops, name) for name in BEST}
+    first, second = pytorch_operators(), inner()
+    first.__enter__()
+    second.__enter__()
+    assert {name: getattr(ops, name) for name in BEST} == BEST
+    order = (second, first) if last == "first opened" else (first, second)
+    order[0].__exit__(None, None, None)
+    if last == "first opened" or inner is pytorch_operators:
+        assert ops.layer_norm is BEST["layer_norm"]
+    order[1].__exit__(None, None, None)
+    assert {name: getattr(ops, name) for name in BEST} == own
+
+
+def test_threads_share_the_replaced_operators():
+    own = ops.wkv
+    opened, closed = threading.Event(), threading.Event()
+
+    def other():
+        with pytorch_operators():
+            opened.set()
+            closed.wait(60)
+
+    thread = threading.Thread(target=other, daemon=True)
+    with pytorch_operators():
+        thread.start()
+        assert opened.wait(60)
+    assert ops.wkv is BEST["wkv"]
+    closed.set()
+    thread.join(60)
     assert ops.wkv is own
 
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from sola_profile.files import followed, is_stream, replace_text
+from sola_profile.files import is_stream, replace_text
+from sola_vision.files import followed
 
 if TYPE_CHECKING:
     from rich.console import Console

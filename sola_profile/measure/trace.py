@@ -15,9 +15,10 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from sola_profile.files import followed, is_stream
+from sola_profile.files import is_stream
 from sola_profile.pieces import called_modules, piece_modules
 from sola_profile.workload import Step, Workload
+from sola_vision.files import followed
 
 
 def write_trace(workload: Workload, step: Step, path: Path) -> None:

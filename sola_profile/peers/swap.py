@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import threading
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -41,37 +43,52 @@ BEST: Mapping[str, Function] = {
 }
 
 
+# guards the two below; reentrant, since a block may end wherever Python collects garbage
+_LOCK = threading.RLock()
+# operator → open blocks that replace it, and what the first of them found
+_open_blocks: Counter[str] = Counter()
+_replaced: dict[str, Function] = {}
+
+
 @contextmanager
 def pytorch_operators() -> Iterator[None]:
-    """Run every layer that calls ``sola_vision.ops`` on PyTorch's operators instead; not for two threads at once.
+    """Run every layer that calls ``sola_vision.ops`` on PyTorch's operators instead, in the whole process.
+
+    Blocks may nest, and overlap in threads and tasks: the first replaces the operators, the last to be left puts them back,
+    in whatever order they end. Until then every thread runs PyTorch's, inside a block or not.
 
     What is exported inside holds none of ours: a model for ONNX, say. WKV's running sums are right for decays of up to
     ``2 · LARGEST_EXPONENT`` a sequence, of either sign (``sola_profile.peers.wkv``).
     """
-    kept = {name: getattr(ops, name) for name in BEST}
-    _put(BEST)
-    try:
+    with _on_pytorch(BEST):
         yield
-    finally:
-        _put(kept)
 
 
 @contextmanager
 def operators_on(device_type: str) -> Iterator[None]:
     """Run what a layer runs on a kind of device, for a model that is followed without one: on meta, or fake.
 
-    An operator that has no kernels of ours there is PyTorch's.
+    An operator that has no kernels of ours there is PyTorch's, in the whole process as with ``pytorch_operators``. Where
+    ours has kernels nothing is replaced, and what other blocks replace stays so.
     """
-    elsewhere = {name: BEST[name] for name in ("channel_mix", "layer_norm")}
-    kept = {name: getattr(ops, name) for name in elsewhere}
-    if device_type not in COMPILED:
-        _put(elsewhere)
+    with _on_pytorch(() if device_type in COMPILED else ("channel_mix", "layer_norm")):
+        yield
+
+
+@contextmanager
+def _on_pytorch(names: Collection[str]) -> Iterator[None]:
+    """Some operators replaced until no block is left that wants them so."""
+    with _LOCK:
+        for name in names:
+            _open_blocks[name] += 1
+            if name not in _replaced:
+                _replaced[name] = getattr(ops, name)
+                setattr(ops, name, BEST[name])
     try:
         yield
     finally:
-        _put(kept)
-
-
-def _put(functions: Mapping[str, Function]) -> None:
-    for name, function in functions.items():
-        setattr(ops, name, function)
+        with _LOCK:
+            for name in names:
+                _open_blocks[name] -= 1
+                if not _open_blocks[name]:
+                    setattr(ops, name, _replaced.pop(name))

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from sola_vision.files import followed
 from sola_vision.train.config import TrainConfig
 from sola_vision.train.log import NAME as LOG
 from sola_vision.train.log import has_steps
@@ -25,9 +26,9 @@ def write_checkpoint(folder: Path, config: TrainConfig, state: Mapping[str, Any]
 
     Raises ``OSError`` that names the checkpoint where the disk is full.
     """
-    path = folder / NAME
     # through a link to the file itself, which may lie on another disk
-    path = path.resolve() if path.is_symlink() else path
+    path = followed(folder / NAME)
+    # a run alone writes here, and takes up the name of one that was killed
     part = path.with_name(f"{path.name}.part")
     try:
         with part.open("wb") as file:
