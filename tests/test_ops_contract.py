@@ -139,7 +139,7 @@ def test_gradients_of_functions_under_autocast(case: Case) -> None:
 
 
 # the rules of forward mode in torch are still decorated with torch.jit
-@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is ")
 @pytest.mark.parametrize("case", SMALL_CASES[::2], ids=str)
 def test_what_functions_may_not_ask_for(case: Case) -> None:
     inputs = case.inputs(torch.float64)
@@ -150,7 +150,7 @@ def test_what_functions_may_not_ask_for(case: Case) -> None:
 
 
 # the rules of forward mode in torch are still decorated with torch.jit
-@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is ")
 @pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
 @pytest.mark.parametrize("case", SMALL_CASES[::2], ids=str)
 def test_forward_mode_is_an_error(case: Case, training: bool) -> None:
@@ -189,7 +189,7 @@ def test_compile_without_graph_breaks(case: Case) -> None:
 
 
 # inductor itself still decorates with torch.jit
-@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated")
+@pytest.mark.filterwarnings("ignore:.torch.jit.script")
 def test_compile_with_inductor() -> None:
     case = SMALL_CASES[0]
     inputs = case.inputs(torch.float32)

@@ -141,6 +141,8 @@ torch.set_num_threads(1)
 dtypes = [getattr(torch, name) for name in sys.argv[4].split(",")]
 print(sum(agrees(case, dtype) for case in getattr(cases, sys.argv[3]) for dtype in dtypes))
 """
+# another processor, another architecture, no units of this kind
+CANT_RUN = ("this processor lacks the instructions", "names no instruction set", "SOLA_BF16=brgemm: ")
 _EVERY_DTYPE = tuple(str(dtype).removeprefix("torch.") for dtype in DTYPES)
 
 
@@ -171,7 +173,7 @@ def test_every_instruction_set_is_right(name: str, value: str, shown: str, dtype
         timeout=1200,
         check=False,
     )
-    if "lacks these instructions" in run.stderr or "SOLA_BF16=brgemm: " in run.stderr:
+    if any(reason in run.stderr for reason in CANT_RUN):
         pytest.skip(f"this machine can't run {value}")
     assert run.returncode == 0, run.stderr[-2000:]
     # a case is passed over only where plain PyTorch overflows
@@ -179,7 +181,7 @@ def test_every_instruction_set_is_right(name: str, value: str, shown: str, dtype
     assert int(run.stdout) >= 0.99 * checked
 
 
-@pytest.mark.parametrize(("name", "message"), [("SOLA_ISA", "known: avx512, avx2, baseline"), ("SOLA_BF16", "brgemm")])
+@pytest.mark.parametrize(("name", "message"), [("SOLA_ISA", "known: "), ("SOLA_BF16", "brgemm")])
 def test_an_unknown_setting_is_refused(name: str, message: str) -> None:
     script = "from sola_vision import ops; print(ops.build_info())"
     run = subprocess.run(

@@ -25,7 +25,7 @@ from sola_vision.ops.softmax_attention import macs as softmax_macs
 
 # its last release scripts a loss function on import, which torch has deprecated since
 with warnings.catch_warnings():
-    warnings.filterwarnings("ignore", ".torch.jit.script. is deprecated")
+    warnings.filterwarnings("ignore", ".torch.jit.script. is ")
     from fvcore.nn import FlopCountAnalysis
     from fvcore.nn.jit_handles import get_shape
 
