@@ -199,7 +199,15 @@ def test_an_unknown_setting_is_refused(name: str, message: str) -> None:
 
 def test_build_info_names_what_was_chosen() -> None:
     info = ops.build_info()
-    assert set(info) == {"version", "torch", "compiler", "cuda_architectures", "instruction_set", "gemm", "gemm_bfloat16"}
+    assert set(info) == {
+        "version",
+        "torch",
+        "compiler",
+        "cuda_architectures",
+        "instruction_set",
+        "gemm",
+        "gemm_bfloat16",
+    }
     assert info["torch"] == torch.__version__
     assert info["instruction_set"] in ("avx512", "avx2", "baseline")
 

@@ -49,8 +49,13 @@ def _is_fused(
     operands = (query, key, value)
     learnt_mask = attn_mask is not None and attn_mask.requires_grad
     plain = all(tensor.is_meta and tensor.dim() == 4 and tensor.stride(-1) == 1 for tensor in operands)
-    alike = all(query.size(dim) == key.size(dim) == value.size(dim) for dim in (0, 1, -1))
-    return plain and alike and dropout_p == 0 and not learnt_mask and not enable_gqa and query.numel() > 0
+    alike = all(query.size(dim) == key.size(dim) == value.size(dim) for dim in (0, -1))
+    heads, shared = query.size(1), key.size(1)
+    # since torch 2.14 one head of keys is broadcast without being asked for
+    broadcast = shared == 1 and torch.__version__ >= (2, 14)
+    divided = heads == shared or broadcast or (enable_gqa and shared > 0 and heads % shared == 0)
+    fits = alike and divided and shared == value.size(1)
+    return plain and fits and dropout_p == 0 and not learnt_mask and query.numel() > 0
 
 
 def _fused(
