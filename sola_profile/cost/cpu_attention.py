@@ -52,7 +52,7 @@ def _is_fused(
     alike = all(query.size(dim) == key.size(dim) == value.size(dim) for dim in (0, -1))
     heads, shared = query.size(1), key.size(1)
     # since torch 2.14 one head of keys is broadcast without being asked for
-    broadcast = shared == 1 and torch.__version__ >= (2, 14)
+    broadcast = shared == 1 and torch.__version__ >= "2.14"
     divided = heads == shared or broadcast or (enable_gqa and shared > 0 and heads % shared == 0)
     fits = alike and divided and shared == value.size(1)
     return plain and fits and dropout_p == 0 and not learnt_mask and query.numel() > 0
