@@ -108,6 +108,10 @@ def test_an_unwritable_report_folder_is_found_before_anything_runs(run, tmp_path
     assert code == 2
     assert "can't write to file/report" in err
     assert "analysing" not in err
+    (tmp_path / "loop").symlink_to("loop")
+    code, _, err = run(*SMALL, "--json", "loop")
+    assert code == 2
+    assert "--json: can't write to loop: Too many levels" in err
 
 
 def test_help_is_there_and_names_the_options_and_commands(run):

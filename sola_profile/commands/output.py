@@ -106,13 +106,13 @@ class Targets:
 
     def _check_apart(self) -> None:
         """Two results in one file would leave the second."""
-        report = [self.folder.resolve() / name for name in REPORT_FILES] if self.folder is not None else []
+        report = [os.path.realpath(self.folder / name) for name in REPORT_FILES] if self.folder is not None else []
         owners = dict.fromkeys(report, "the report")
         for name, target in self.files.items():
             path = Path(target)
             if target == STDOUT or is_stream(path):
                 continue
-            owner = owners.setdefault(path.resolve(), f"--{name}")
+            owner = owners.setdefault(os.path.realpath(path), f"--{name}")
             # a report's JSON is the same text
             if owner != f"--{name}" and not (name == "json" and path.suffix == ".json"):
                 raise click.UsageError(f"{owner} and --{name} would both be written to {target}")
@@ -153,10 +153,14 @@ def _console(*, to_stderr: bool) -> Console:
 def _check_file(path: Path, option: str) -> None:
     if path.is_dir():
         raise click.BadParameter(f"{path} is a folder, not a file", param_hint=option)
-    if not is_stream(path):
-        _check_writable(followed(path).parent, option, make=False)
-    elif not os.access(path, os.W_OK):
-        raise click.BadParameter(f"can't write to {path}: {os.strerror(errno.EACCES)}", param_hint=option)
+    try:
+        folder = None if is_stream(path) else followed(path).parent
+        if folder is None and not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise click.BadParameter(f"can't write to {path}: {error.strerror}", param_hint=option) from error
+    if folder is not None:
+        _check_writable(folder, option, make=False)
 
 
 def _check_writable(folder: Path, option: str, *, make: bool) -> None:
