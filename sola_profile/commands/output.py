@@ -154,13 +154,13 @@ def _check_file(path: Path, option: str) -> None:
     if path.is_dir():
         raise click.BadParameter(f"{path} is a folder, not a file", param_hint=option)
     try:
-        folder = None if is_stream(path) else followed(path).parent
-        if folder is None and not os.access(path, os.W_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        target = followed(path)
     except OSError as error:
         raise click.BadParameter(f"can't write to {path}: {error.strerror}", param_hint=option) from error
-    if folder is not None:
-        _check_writable(folder, option, make=False)
+    if not is_stream(path):
+        _check_writable(target.parent, option, make=False)
+    elif not os.access(path, os.W_OK):
+        raise click.BadParameter(f"can't write to {path}: {os.strerror(errno.EACCES)}", param_hint=option)
 
 
 def _check_writable(folder: Path, option: str, *, make: bool) -> None:
