@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 
 CXX_FILES = $(shell find csrc tests/emulator -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: setup build profile test lint sanitize races format docs reports experiment-report kernels-reports gpu cuda-report clean
+.PHONY: setup build profile test lint sanitize races ptx format docs reports experiment-report kernels-reports gpu cuda-report clean
 
 setup: $(READY) build
 
@@ -59,6 +59,11 @@ WATCHED := CXXFLAGS=-DSOLA_RACES
 races: setup
 	$(WATCHED) $(BIN)/python tests/emulator/build.py
 	$(WATCHED) $(BIN)/pytest -p no:cacheprovider tests/test_emulator.py tests/test_cuda_emulated.py tests/test_hopper_emulated.py
+
+# the same tests with what nvcc makes of the kernels, its PTX, in the place of their source: 18 minutes, needs nvcc
+ptx: setup
+	SOLA_PTX=90 $(BIN)/python tests/emulator/build.py
+	SOLA_PTX=90 $(BIN)/pytest -p no:cacheprovider tests/test_emulator.py tests/test_cuda_emulated.py tests/test_hopper_emulated.py
 
 # on a machine with a GPU: build, cuda tests, benchmark and compute-sanitizer in one call under ten minutes
 gpu:

@@ -69,7 +69,7 @@ int launch(void (*kernel)(Params), int64_t blocks, int threads, size_t shared, [
   const bool early = manner.early && may_use(CudaFeature::pdl);
 #ifdef SOLA_EMULATOR
   simt::launch(
-      reinterpret_cast<const void*>(kernel), [&] { kernel(params); }, blocks, threads, shared,
+      reinterpret_cast<const void*>(kernel), [&] { kernel(params); }, &params, blocks, threads, shared,
       manner.cluster > 0 ? manner.cluster : 1, early);
 #else
   cudaLaunchAttribute attributes[2]{};

@@ -21,13 +21,18 @@ ROOT = HERE.parent.parent
 EXTRA_FLAGS, EXTRA_LIBS = os.environ.get("CXXFLAGS", ""), os.environ.get("LDFLAGS", "")
 # -DSOLA_RACES watches every access of the kernels (races.h)
 RACES = "-DSOLA_RACES" in EXTRA_FLAGS
-FOLDER = (
-    ROOT / "build" / ("emulator-races" if RACES else "emulator-sanitized" if "sanitize" in EXTRA_FLAGS else "emulator")
-)
+# compute capability, such as 90, whose PTX runs in the place of the kernels' own source (ptx.py)
+PTX = os.environ.get("SOLA_PTX", "")
+VARIANTS = {"-races": RACES, "-sanitized": not RACES and "sanitize" in EXTRA_FLAGS, f"-ptx{PTX}": PTX}
+FOLDER = ROOT / "build" / ("emulator" + "".join(name for name, wanted in VARIANTS.items() if wanted))
 # -ffp-contract=off: fmaf stays one rounding, a product and a sum stay two
 FLAGS = "-std=c++20 -O2 -fPIC -ffp-contract=off -Wall -Wextra -Werror -Wno-unknown-pragmas"
 # of kernels: their calls into the sanitizers' libraries end in limits.cpp and races.cpp
 WATCHED = "-fsanitize=alignment -Wno-array-bounds" + (" -fsanitize=thread" if RACES else "")
+# of what ptx.py writes: no human reads it
+TRANSLATED = "-O1 -w"
+# as in setup.py
+HOPPER_TARGET, CLUSTER_TARGET = "90a", "90"
 
 
 @contextmanager
@@ -67,11 +72,37 @@ def _write_rules(target: Path) -> None:
         sources[HERE / "library.cpp"] = " ".join(torch_flags)
         # device.cu asks the CUDA runtime for devices, which only the real one knows
         kernels = [path for path in sorted((ROOT / "csrc/cuda").glob("*.cu")) if path.name != "device.cu"]
+        if PTX:
+            kernels = [_translated(ninja, path) for path in kernels]
         sources |= dict.fromkeys([*kernels, *HERE.glob("selftest*.cpp")], WATCHED)
+        sources |= dict.fromkeys(kernels, TRANSLATED) if PTX else {}
         objects = []
         for source, flags in sources.items():
             objects += ninja.build(f"{source.name}.o", "cxx", str(source), variables={"flags": flags})
         ninja.build(str(target), "link", objects)
+
+
+def _translated(ninja: Writer, unit: Path) -> Path:
+    """The C++ that nvcc's PTX of a unit becomes."""
+    ptx, source = FOLDER / f"{unit.stem}.ptx", FOLDER / f"{unit.stem}.cpp"
+    target = (
+        HOPPER_TARGET
+        if unit.stem.endswith("_hopper")
+        else max(PTX, CLUSTER_TARGET)
+        if unit.stem.endswith("_cluster")
+        else PTX
+    )
+    nvcc = f"nvcc -std=c++17 -O3 -I{ROOT / 'csrc'} -arch=compute_{target} -ptx -MD -MF $out.d $in -o $out"
+    ninja.rule(f"ptx_{unit.stem}", nvcc, depfile="$out.d", deps="gcc", description="$out")
+    ninja.rule(f"translate_{unit.stem}", f"{sys.executable} {HERE / 'ptx.py'} {unit} $in $out", description="$out")
+    ninja.build(str(ptx), f"ptx_{unit.stem}", str(unit))
+    ninja.build(
+        str(source),
+        f"translate_{unit.stem}",
+        str(ptx),
+        implicit=[str(HERE / "ptx.py"), str(ROOT / "csrc/cuda/report.py")],
+    )
+    return source
 
 
 if __name__ == "__main__":

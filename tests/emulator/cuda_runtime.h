@@ -48,8 +48,9 @@ T max(T a, T b) {
 
 namespace simt {
 
-void launch(const void* kernel, const std::function<void()>& body, int64_t blocks, int threads, size_t shared,
-            int cluster, bool early);
+// runs `body`, or what has been made of the kernel's PTX (ptx.h), with its parameters
+void launch(const void* kernel, const std::function<void()>& body, const void* params, int64_t blocks, int threads,
+            size_t shared, int cluster, bool early);
 // what a device would say to these (limits.cpp)
 cudaError_t ask_for_shared(const void* kernel, int bytes);
 cudaError_t check_launch(const void* kernel, int64_t blocks, int threads, size_t shared, int cluster);

@@ -14,6 +14,9 @@ namespace simt {
 void set_seed(uint64_t seed);
 int64_t blocks_run();
 void set_most_shared(int bytes);
+namespace ptx {
+std::vector<std::string> never_run();
+}
 void set_capability(int it);
 int capability();
 
@@ -55,6 +58,7 @@ TORCH_LIBRARY(sola_emulated, m) {
   m.def("set_seed(int seed) -> ()", [](int64_t seed) { simt::set_seed(uint64_t(seed)); });
   m.def("set_capability(int capability) -> ()", [](int64_t it) { simt::set_capability(int(it)); });
   m.def("blocks_run() -> int", [] { return simt::blocks_run(); });
+  m.def("never_run() -> str[]", [] { return simt::ptx::never_run(); });
   m.def("set_most_shared(int bytes) -> ()", [](int64_t bytes) { simt::set_most_shared(int(bytes)); });
   m.def("switch_cuda_features_off(str[] names) -> ()",
         [](const std::vector<std::string>& names) { sola::switch_cuda_features_off(names); });

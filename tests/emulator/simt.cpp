@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "machine.h"
+#include "ptx.h"
 #include "races.h"
 #include "switch.h"
 
@@ -288,12 +289,14 @@ void give_up(const std::string& reason) {
   stop(State::done);
 }
 
-void launch(const void* kernel, const std::function<void()>& body, int64_t blocks, int threads, size_t shared,
-            int cluster, bool early) {
+void launch(const void* kernel, const std::function<void()>& body, const void* params, int64_t blocks, int threads,
+            size_t shared, int cluster, bool early) {
   if (keep_error(check_launch(kernel, blocks, threads, shared, cluster)) != cudaSuccess) return;
   Machine& m = machine();
   m.failure.clear();
-  m.kernel = &body;
+  const ptx::Entry entry = ptx::entry_of(kernel);
+  const std::function<void()> translated = [&] { entry(static_cast<const unsigned char*>(params)); };
+  m.kernel = entry ? &translated : &body;
   m.threads = threads;
   m.cluster = cluster;
   m.early = early;
