@@ -27,6 +27,16 @@ def pytest_runtest_setup() -> None:
     torch.manual_seed(0)
 
 
+def pytest_terminal_summary(terminalreporter) -> None:
+    """Where the CUDA kernels ran as PTX (`make ptx`): those that no test has run."""
+    if os.environ.get("SOLA_PTX"):
+        import emulated
+
+        names = emulated.library().never_run()
+        terminalreporter.section(f"{len(names)} kernels were not run")
+        terminalreporter.write("".join(f"{name}\n" for name in sorted(names)))
+
+
 @pytest.fixture
 def one_thread():
     """One thread of PyTorch's operators, with which a run gives the same bits in every process."""

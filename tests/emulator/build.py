@@ -85,13 +85,11 @@ def _write_rules(target: Path) -> None:
 def _translated(ninja: Writer, unit: Path) -> Path:
     """The C++ that nvcc's PTX of a unit becomes."""
     ptx, source = FOLDER / f"{unit.stem}.ptx", FOLDER / f"{unit.stem}.cpp"
-    target = (
-        HOPPER_TARGET
-        if unit.stem.endswith("_hopper")
-        else max(PTX, CLUSTER_TARGET)
-        if unit.stem.endswith("_cluster")
-        else PTX
-    )
+    target = PTX
+    if unit.stem.endswith("_hopper"):
+        target = HOPPER_TARGET
+    elif unit.stem.endswith("_cluster"):
+        target = max(PTX, CLUSTER_TARGET, key=int)
     nvcc = f"nvcc -std=c++17 -O3 -I{ROOT / 'csrc'} -arch=compute_{target} -ptx -MD -MF $out.d $in -o $out"
     ninja.rule(f"ptx_{unit.stem}", nvcc, depfile="$out.d", deps="gcc", description="$out")
     ninja.rule(f"translate_{unit.stem}", f"{sys.executable} {HERE / 'ptx.py'} {unit} $in $out", description="$out")
@@ -100,7 +98,7 @@ def _translated(ninja: Writer, unit: Path) -> Path:
         str(source),
         f"translate_{unit.stem}",
         str(ptx),
-        implicit=[str(HERE / "ptx.py"), str(ROOT / "csrc/cuda/report.py")],
+        implicit=[str(HERE / "ptx.py"), str(HERE / "ptx_syntax.py"), str(ROOT / "csrc/cuda/report.py")],
     )
     return source
 

@@ -1,6 +1,6 @@
 """Makes C++ of what nvcc made of the kernels: one function for each entry of a PTX file, to run in the emulator.
 
-python -m tests.emulator.ptx UNIT.cu UNIT.ptx OUT.cpp. The text of inline assembly is run in this way, and nvcc's own work: the order of
+python tests/emulator/ptx.py UNIT.cu UNIT.ptx OUT.cpp. The text of inline assembly is run in this way, and nvcc's own work: the order of
 operands, what is in a descriptor, products that became fused. Instructions that no kernel has had are an error.
 
 Source: PTX ISA 9.0, "Instruction Set".
@@ -15,96 +15,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path.insert(0, str(ROOT / "csrc/cuda"))
+sys.path[:0] = [str(ROOT / "csrc/cuda"), str(Path(__file__).parent)]
 
-from report import readable  # noqa: E402
-
-TYPES = {
-    "pred": "bool", "u8": "uint8_t", "b8": "uint8_t", "s16": "int16_t", "u16": "uint16_t", "b16": "uint16_t",
-    "s32": "int32_t", "u32": "uint32_t", "b32": "uint32_t", "s64": "int64_t", "u64": "uint64_t", "b64": "uint64_t",
-    "f32": "float", "f64": "double",
-}  # fmt: skip
-WIDE = {"s16": "int32_t", "u16": "uint32_t", "s32": "int64_t", "u32": "uint64_t"}
-# instructions whose operands and result have one type, by all that stands before it
-UNIFORM = {
-    **{name: name for name in ("add", "sub", "mul", "div", "rem", "neg", "abs", "min", "max")},
-    **{name: name + "_" for name in ("and", "or", "xor", "not")},
-    "mul.lo": "mul_lo", "mul.hi": "mul_hi", "mad.lo": "mad_lo", "fma.rn": "fma_rn", "rcp.rn": "rcp_rn", "sqrt.rn": "sqrt_rn",
-    "div.rn": "div_rn",
-}  # fmt: skip
-# functions of floats that are the emulator's own
-OF_FLOATS = {
-    "ex2.approx.ftz.f32": "simt::fast_exp2",
-    "rcp.approx.f32": "simt::fast_reciprocal",
-    "max.NaN.f32": "simt::larger",
-    "fma.rm.f32": "fma_down",
-    "cvt.sat.f32.f32": "saturate",
-    "cvt.rna.tf32.f32": "simt::round_tf32",
-}
-SPECIAL = {
-    "%tid.x": "threadIdx.x", "%ctaid.x": "blockIdx.x", "%ntid.x": "blockDim.x", "%nctaid.x": "gridDim.x",
-    "%cluster_ctarank": "uint32_t(simt::cluster_rank())",
-}  # fmt: skip
-MMA = {
-    "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32": "simt::mma_bf16",
-    "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32": "simt::mma_half",
-    "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32": "simt::mma_tf32",
-}
-# without operands
-ORDERS = {
-    "ret": "return",
-    "griddepcontrol.launch_dependents": "simt::let_next_start()",
-    "griddepcontrol.wait": "simt::wait_for_results()",
-    "barrier.cluster.arrive.release": "",  # the wait, which follows at once, is where a thread stops
-    "barrier.cluster.wait.acquire": "simt::sync_cluster()",
-    "cp.async.commit_group": "simt::commit_copies()",
-    "wgmma.fence.sync.aligned": "simt::arrive_warpgroup()",
-    "wgmma.commit_group.sync.aligned": "simt::commit_products()",
-    "fence.proxy.async.shared::cta": "simt::publish_to_tensor_cores()",
-}
-_ENTRY = re.compile(
-    r"\.entry (?P<name>\w+)\(\s*\.param \.align \d+ \.b8 (?P<param>\w+)\[(?P<size>\d+)\]\s*\).*?\n\{(?P<body>.*?)\n\}\n",
-    re.DOTALL,
+from ptx_syntax import (  # noqa: E402
+    ENTRY,
+    MMA,
+    OF_FLOATS,
+    ORDERS,
+    SPECIAL,
+    TYPES,
+    UNIFORM,
+    WGMMA,
+    Entry,
+    Instruction,
+    label,
+    listed,
+    parse,
+    space_and_count,
 )
-_WGMMA = re.compile(r"wgmma\.mma_async\.sync\.aligned\.m64n(?P<columns>\d+)k16\.f32\.(?P<left>b?f16)\.(?P<right>b?f16)")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A kernel as it stands in a PTX file."""
-
-    name: str
-    param: str
-    param_bytes: int
-    body: str
-
-
-@dataclass
-class Instruction:
-    """One, with its operands: ``{a, b}`` is a list, ``[a]`` an address."""
-
-    code: str
-    operands: list[str]
-
-    @property
-    def kind(self) -> str:
-        return self.code.split(".")[0]
-
-    @property
-    def type(self) -> str:
-        return self.code.rsplit(".", 1)[1]
-
-
-def parse(text: str) -> Instruction:
-    """``add.s32 %r1, %r2, {%r3, %r4}`` → its code and three operands."""
-    code, _, rest = text.strip().partition(" ")
-    operands = re.findall(r"\{[^}]*\}|\[[^\]]*\]|[^,\s|]+", rest)
-    return Instruction(code, operands)
-
-
-def listed(operand: str) -> list[str]:
-    """Registers of ``{a, b}``, or of one alone."""
-    return [name.strip() for name in operand.strip("{}").split(",")]
+from report import readable  # noqa: E402
 
 
 @dataclass
@@ -156,6 +85,11 @@ class Translator:
 
     def put(self, register: str, number: str) -> str:
         return f"put({self.register(register)}, {number})"
+
+    def put_all(self, registers: list[str], numbers: str) -> str:
+        """The numbers of an array, each to its register."""
+        puts = "; ".join(self.put(name, f"v[{i}]") for i, name in enumerate(registers))
+        return f"{{ const auto v = {numbers}; {puts}; }}"
 
     def uniform(self, it: Instruction, function: str) -> str:
         """A function of numbers of one type."""
@@ -242,8 +176,7 @@ class Translator:
         names = listed(to)
         if len(names) != count:
             raise ValueError(f"a load of {len(names)} registers: {it.code}")
-        puts = "; ".join(self.put(name, f"v[{i}]") for i, name in enumerate(names))
-        return f"{{ const auto v = load<{ctype}, {count}>({self.at(address, space, f'{count} * sizeof({ctype})')}); {puts}; }}"
+        return self.put_all(names, f"load<{ctype}, {count}>({self.at(address, space, f'{count} * sizeof({ctype})')})")
 
     def store(self, it: Instruction) -> str:
         space, count = space_and_count(it.code)
@@ -292,8 +225,8 @@ class Translator:
             "ldmatrix.sync.aligned.m8n8.x4.shared.b16": "false",
             "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16": "true",
         }
-        puts = "; ".join(self.put(name, f"v[{i}]") for i, name in enumerate(listed(it.operands[0])))
-        return f"{{ const auto v = ldmatrix<{across[it.code]}>({self.at(it.operands[1], 'shared', '16')}); {puts}; }}"
+        to, row = it.operands
+        return self.put_all(listed(to), f"ldmatrix<{across[it.code]}>({self.at(row, 'shared', '16')})")
 
     def product(self, it: Instruction) -> str:
         sums, a, b, c = map(listed, it.operands)
@@ -301,14 +234,13 @@ class Translator:
             raise ValueError(f"a product of too many registers: {it.code}")
         left, right = (", ".join(self.value(name, "uint32_t") for name in names) for names in (a, b))
         added = ", ".join(self.value(name, "float") for name in c)
-        puts = "; ".join(self.put(name, f"v[{i}]") for i, name in enumerate(sums))
-        return f"{{ const auto v = mma<{MMA[it.code]}>({{{left}}}, {{{right}}}, {{{added}}}); {puts}; }}"
+        return self.put_all(sums, f"mma<{MMA[it.code]}>({{{left}}}, {{{right}}}, {{{added}}})")
 
     def warpgroup(self, it: Instruction) -> str:
         """A product: its sums, its operands, whether it adds to them, signs of both, and which lie across their depth."""
         if it.code == "wgmma.wait_group.sync.aligned":
             return f"simt::wait_for_products({int(it.operands[0])})"
-        match = _WGMMA.fullmatch(it.code)
+        match = WGMMA.fullmatch(it.code)
         sums, left, right, adds, *flags = it.operands
         if not match or match["left"] != match["right"] or len(listed(sums)) != int(match["columns"]) // 2:
             raise ValueError(f"a product of a warpgroup that is not understood: {it.code}")
@@ -381,21 +313,9 @@ class Translator:
         return f"void {name}(const unsigned char* params) {{\n{body}\n}}\n"
 
 
-def space_and_count(code: str) -> tuple[str, int]:
-    """``ld.shared.v2.f32`` → shared, 2; memory without a space is generic."""
-    match = re.fullmatch(r"(?:ld|st)(?:\.(global|shared|param))?(?:\.v([24]))?\.\w+", code)
-    if not match:
-        raise ValueError(f"an access that is not understood: {code}")
-    return match[1] or "generic", int(match[2] or 1)
-
-
-def label(name: str) -> str:
-    return name.strip().lstrip("$")
-
-
 def translate(unit: Path, ptx: str) -> str:
     """A C++ unit: the kernels' own source, functions made of their PTX, and which belongs to which."""
-    entries = [Entry(m["name"], m["param"], int(m["size"]), m["body"]) for m in _ENTRY.finditer(ptx)]
+    entries = [Entry(m["name"], m["param"], int(m["size"]), m["body"]) for m in ENTRY.finditer(ptx)]
     if len(entries) != ptx.count(".entry "):
         raise ValueError("a kernel has more parameters than one, or none")
     names = readable([entry.name for entry in entries])
