@@ -280,7 +280,8 @@ class Translator:
             if names:
                 yield f"{ctype} {', '.join(f'{name} = {nothing}' for name in names)};"
         for name, count in self.arrays.values():
-            yield f"{self.kinds[name]} {name}[{count}] = {{}};"
+            nothing = "NAN" if self.kinds[name] == "float" else "-1"
+            yield f"{self.kinds[name]} {name}[{count}]; std::fill_n({name}, {count}, {nothing});"
 
     def statements(self) -> Iterator[str]:
         for line in self.entry.body.splitlines():
