@@ -77,6 +77,9 @@ class _Chunked(torch.autograd.Function):
 
 def wkv(k: Tensor, v: Tensor, decay: Tensor, bonus: Tensor, *, decay_per: str = "sequence") -> Tensor:
     rate = decay / max(k.size(1), 1) if decay_per == "sequence" else decay
+    if not any(tensor.requires_grad for tensor in (k, v, decay, bonus)):  # nothing is kept for a backward
+        out: Tensor = library().wkv(k, v, rate, bonus, False)[0]
+        return out
     return _Op.apply("wkv", (True,), k, v, rate, bonus)
 
 

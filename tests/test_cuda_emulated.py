@@ -28,6 +28,32 @@ def test_values_and_gradients(case: Case, dtype: torch.dtype) -> None:
         pytest.skip("plain PyTorch overflows in this dtype")
 
 
+def _left_out() -> Iterator[tuple[Case, torch.dtype]]:
+    """Kernels of their own that a list with one dtype each leaves out."""
+    for dtype in DTYPES[1:]:
+        yield Case("softmax_attention", (1, 256, 256, 2, 32, 32)), dtype
+        yield Case("softmax_attention", (1, 70, 70, 1, 128, 128)), dtype
+        yield Case("linear_attention", (1, 70, 70, 1, 64, 64), decay=0.9), dtype
+        for sizes in ((60, 200), (200, 60), (100, 200), (200, 100)):
+            yield Case("linear_attention", (1, 70, 70, 1, *sizes)), dtype
+    for dtype in DTYPES:
+        for vectors in (1, 2, 4):
+            yield Case("layer_norm", (1, 9, vectors * 16 // dtype.itemsize)), dtype
+
+
+@pytest.mark.parametrize(("case", "dtype"), list(_left_out()), ids=str)
+def test_kernels_of_every_dtype(case: Case, dtype: torch.dtype) -> None:
+    assert agrees(case, dtype, emulated)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_wkv_that_nobody_learns_from(dtype: torch.dtype) -> None:
+    """Nothing is kept for a backward, and outputs are the same bits."""
+    case = Case("wkv", (2, 300, 40))
+    inputs = DEVICE.inputs(case, dtype)
+    assert torch.equal(case.call(emulated, inputs), DEVICE.run(case, inputs)[0])
+
+
 @pytest.fixture
 def little_shared_memory(library) -> Iterator[None]:
     """A device of compute capability 8.6: 99 KiB for a block."""

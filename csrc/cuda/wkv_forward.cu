@@ -137,9 +137,9 @@ __global__ void __launch_bounds__(kWkvThreads, 2) average(WkvWork work) {
 int launch_wkv_forward(const WkvWork& work, Dtype dtype, void* stream) {
   return with_input(dtype, [&](auto in) {
     using In = decltype(in);
-    const auto kernel = !work.op.log_normaliser ? average<In, Save::nothing>
-                        : !work.op.exact_out    ? average<In, Save::logarithm>
-                                                : average<In, Save::output_too>;
+    // a float is not rounded
+    constexpr Save all = is_half<In> ? Save::output_too : Save::logarithm;
+    const auto kernel = work.op.log_normaliser ? average<In, all> : average<In, Save::nothing>;
     return launch_scans<Tokens, In>(kernel, 1, work, stream);
   });
 }
