@@ -60,7 +60,7 @@ races: setup
 	$(WATCHED) $(BIN)/python tests/emulator/build.py
 	$(WATCHED) $(BIN)/pytest -p no:cacheprovider tests/test_emulator.py tests/test_cuda_emulated.py tests/test_hopper_emulated.py
 
-# the same tests with what nvcc makes of the kernels, its PTX, in the place of their source: 18 minutes, needs nvcc
+# the same tests with what nvcc makes of the kernels, its PTX, in the place of their source: 15 to 18 minutes, needs nvcc
 ptx: setup
 	SOLA_PTX=90 $(BIN)/python tests/emulator/build.py
 	SOLA_PTX=90 $(BIN)/pytest -p no:cacheprovider tests/test_emulator.py tests/test_cuda_emulated.py tests/test_hopper_emulated.py
