@@ -172,7 +172,6 @@ def chunked_cases() -> Iterator[Case]:
 
 def wkv_cases() -> Iterator[Case]:
     token = (("decay_per", "token"),)
-    # the last one is cut into slices of batches and channels where a device has little cache
     sizes_of_all = (
         (2, 1, 5),
         (1, 2, 64),

@@ -72,7 +72,7 @@ struct Step {
       Features<is_half<In>>{map}(row(n), numbers);
       store_vector<Mul>(numbers, tiles.x + place);
       if (!weighted && std::is_same_v<In, Mul>) {
-        *reinterpret_cast<Vec4*>(tiles.y() + place) = y[n];
+        store_vec4(tiles.y() + place, y[n]);
       } else {
         unpack<In>(y[n], numbers);
 #pragma unroll

@@ -1,6 +1,7 @@
 // what the host hands to each kernel, beside the structs of params.h; all pointers are device memory
 #pragma once
 
+#include "cuda/divisor.h"
 #include "params.h"
 
 // B batch, N queries, M keys, H heads, D head dim, V value head dim
@@ -116,8 +117,8 @@ constexpr int kWkvForwardNumbers = 4, kWkvBackwardNumbers = 8;
 // or of two
 struct WkvWork {
   WkvParams op;   // grad_decay, grad_bonus: (B, stretches, C) partial sums
-  int64_t row;    // channels between two tokens of log_normaliser and exact_out, of which op may have a slice
   float* states;  // (B, stretches, 2 sides, numbers, C): what stretches sum up by themselves, then what enters them
+  Divisor channel_blocks, stretches;
 };
 
 // adds one or two of (rows, C) up over their rows, in a fixed order
@@ -153,8 +154,9 @@ constexpr int kMixRange = 128;
 struct ShiftMixWork {
   ShiftMixParams op;
   int64_t ranges;
-  int vectors = 1;  // of channels that a block of the backward has
-  bool wide;        // whether a thread takes 16 bytes of channels, and not one channel
+  int vectors = 1;                                  // of channels that a block of the backward has
+  bool wide;                                        // whether a thread takes 16 bytes of channels, and not one channel
+  Divisor channel_vectors, group, tokens, columns;  // of a token, channels of a group, of an image, a row
 };
 
 // tokens of a block of the backward, which leaves one share of the parameters' gradients

@@ -34,7 +34,7 @@ int launch_mix_step(const MixStepParams& p, MixStep step, Dtype dtype, void* str
 // rows that begin at such
 int launch_layer_norm(const LayerNormParams& p, Dtype dtype, void* stream);
 int launch_layer_norm_backward(const LayerNormParams& p, Dtype dtype, void* stream);
-int launch_shift_mix(const ShiftMixWork& work, Dtype dtype, void* stream);
+int launch_shift_mix(ShiftMixWork work, Dtype dtype, void* stream);
 int launch_shift_mix_backward(ShiftMixWork work, Dtype dtype, void* stream);
 // also adds up what shift_mix_backward and wkv_backward leave of parameters
 int launch_column_sums(const ColumnSumsParams& p, void* stream);

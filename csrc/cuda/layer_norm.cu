@@ -49,13 +49,12 @@ struct Share {
   template <class In, int vectors>
   SOLA_DEVICE void load(const Rows& rows, int64_t token, Part<In, vectors>& to) const {
     const In* from = static_cast<const In*>(rows.data) + token * rows.stride;
-    for_vectors<In, vectors>(
-        [&](int v, int64_t channel) { unpack<In>(*reinterpret_cast<const Vec4*>(from + channel), to.number[v]); });
+    for_vectors<In, vectors>([&](int v, int64_t channel) { unpack<In>(load_vec4(from + channel), to.number[v]); });
   }
   template <class In, int vectors>
   SOLA_DEVICE void store(const Part<In, vectors>& from, const Rows& rows, int64_t token) const {
     In* to = static_cast<In*>(rows.data) + token * rows.stride;
-    for_vectors<In, vectors>([&](int v, int64_t channel) { store_vector<In>(from.number[v], to + channel); });
+    for_vectors<In, vectors>([&](int v, int64_t channel) { write_vector(from.number[v], to + channel); });
   }
 };
 
@@ -63,13 +62,13 @@ struct Share {
 template <class In>
 SOLA_DEVICE void load_parameter(const void* from, bool wide, int64_t channel, float (&to)[kVector<In>]) {
   if (!wide) {
-    unpack<In>(*reinterpret_cast<const Vec4*>(static_cast<const In*>(from) + channel), to);
+    unpack<In>(load_vec4(static_cast<const In*>(from) + channel), to);
     return;
   }
 #pragma unroll
   for (int i = 0; i < kVector<In>; i += 4) {
     float four[4];
-    unpack<float>(*reinterpret_cast<const Vec4*>(static_cast<const float*>(from) + channel + i), four);
+    unpack<float>(load_vec4(static_cast<const float*>(from) + channel + i), four);
 #pragma unroll
     for (int j = 0; j < 4; ++j) to[i + j] = four[j];
   }

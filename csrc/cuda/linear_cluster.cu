@@ -37,7 +37,7 @@ struct ClusterState {
       for (int block = 0; block < kMostClusterBlocks; ++block) {
         if (block == blocks) break;
         float part[4];
-        unpack<float>(static_cast<const Vec4*>(of_rank(partial, block))[i], part);
+        unpack<float>(load_vec4(static_cast<const Vec4*>(of_rank(partial, block)) + i), part);
 #pragma unroll
         for (int j = 0; j < 4; ++j) sum[j] += part[j];
       }

@@ -70,26 +70,38 @@ SOLA_DEVICE void unpack(const Vec4& raw, float (&to)[kVector<T>]) {
   }
 }
 
+// as many numbers as 16 bytes hold, from `from` on
+template <class T>
+SOLA_DEVICE Vec4 pack_vector(const float* from) {
+  Vec4 raw;
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+    if constexpr (sizeof(T) == 4) {
+      raw.word[j] = float_to_bits(to_float(from_float<T>(from[j])));
+    } else {
+      raw.word[j] = pack<T>(from[2 * j], from[2 * j + 1]);
+    }
+  }
+  return raw;
+}
+
 // `count` numbers, a multiple of 4 (32-bit) or 2 (16-bit); `to` is aligned to their size or to 16 bytes
 template <class T, int count>
 SOLA_DEVICE void store_vector(const float (&from)[count], T* to) {
-  if constexpr (sizeof(T) == 4) {
+  if constexpr (count % kVector<T> == 0) {
 #pragma unroll
-    for (int i = 0; i < count; i += 4) {
-      Vec4 raw;
-#pragma unroll
-      for (int j = 0; j < 4; ++j) raw.word[j] = float_to_bits(to_float(from_float<T>(from[i + j])));
-      *reinterpret_cast<Vec4*>(to + i) = raw;
-    }
-  } else if constexpr (count == 8) {
-    Vec4 raw;
-#pragma unroll
-    for (int j = 0; j < 4; ++j) raw.word[j] = pack<T>(from[2 * j], from[2 * j + 1]);
-    *reinterpret_cast<Vec4*>(to) = raw;
+    for (int i = 0; i < count; i += kVector<T>) store_vec4(to + i, pack_vector<T>(from + i));
   } else {
 #pragma unroll
     for (int j = 0; j < count; j += 2) *reinterpret_cast<uint32_t*>(to + j) = pack<T>(from[j], from[j + 1]);
   }
+}
+// whole vectors to global memory
+template <class T, int count>
+SOLA_DEVICE void write_vector(const float (&from)[count], T* to) {
+  static_assert(count % kVector<T> == 0);
+#pragma unroll
+  for (int i = 0; i < count; i += kVector<T>) write_vec4(to + i, pack_vector<T>(from + i));
 }
 
 // two neighbours in shared memory, the first in an even place

@@ -32,6 +32,21 @@ struct alignas(16) Vec4 {
 
 #ifndef SOLA_EMULATOR
 
+// 16 bytes by one instruction: of a struct of the same size and alignment nvcc loads and stores word by word
+SOLA_DEVICE Vec4 load_vec4(const void* from) {
+  const uint4 raw = *static_cast<const uint4*>(from);
+  return {{raw.x, raw.y, raw.z, raw.w}};
+}
+SOLA_DEVICE void store_vec4(void* to, const Vec4& x) {
+  *static_cast<uint4*>(to) = make_uint4(x.word[0], x.word[1], x.word[2], x.word[3]);
+}
+// the same to global memory, where nvcc takes stores in branches apart
+SOLA_DEVICE void write_vec4(void* to, const Vec4& x) {
+  asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(x.word[0]), "r"(x.word[1]), "r"(x.word[2]),
+               "r"(x.word[3])
+               : "memory");
+}
+
 SOLA_DEVICE unsigned char* shared_memory() {
   extern __shared__ __align__(16) unsigned char memory[];
   return memory;
@@ -90,6 +105,13 @@ SOLA_DEVICE float larger(float a, float b) {
 SOLA_DEVICE float fast_reciprocal(float x) {
   float y;
   asm("rcp.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// the same in one instruction; x below 2^−126 is 0
+SOLA_DEVICE float normal_reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
 
@@ -180,13 +202,25 @@ SOLA_DEVICE void wait_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
 }
 
+// ptxas moves instructions within a basic block: waits to its begin, ahead of work that was meant to be done meanwhile,
+// and work together for which registers then don't suffice. A block begins here: `never` is false, which the compiler
+// can't know.
+SOLA_DEVICE void begin_basic_block(bool never) {
+  if (never) asm volatile("nanosleep.u32 1;" ::: "memory");
+}
+
 // asks for the line of global memory at p to come into the L2 cache
 SOLA_DEVICE void prefetch(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 
 #else
 
+inline void begin_basic_block(bool) {}
+inline Vec4 load_vec4(const void* from) { return *static_cast<const Vec4*>(from); }
+inline void store_vec4(void* to, const Vec4& x) { *static_cast<Vec4*>(to) = x; }
+inline void write_vec4(void* to, const Vec4& x) { store_vec4(to, x); }
+
 using simt::bits_to_float, simt::fast_exp2, simt::fast_reciprocal, simt::float_to_bits, simt::half_to_float,
-    simt::load_matrices;
+    simt::load_matrices, simt::normal_reciprocal;
 using simt::cluster_rank, simt::commit_copies, simt::copy_async, simt::copy_two_async, simt::load_matrices_transposed,
     simt::pack_bf16, simt::pack_half;
 using simt::larger, simt::let_next_start, simt::of_rank, simt::prefetch, simt::round_tf32, simt::shared_address,

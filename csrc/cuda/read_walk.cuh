@@ -122,7 +122,7 @@ SOLA_DEVICE void store_grad(const QueryTiles<In, T>& tiles, const RawRows<In, T>
   for_neighbours<T>([&](int half, int group) {
     auto* to = tiles.y() + step_row(half) * tiles.kStride + neighbour_column(group);
     if constexpr (is_half<typename WideRange<In>::Mul>) {
-      *reinterpret_cast<Vec4*>(to) = grad.raw[half][group][0];
+      store_vec4(to, grad.raw[half][group][0]);
     } else {
       float y[8];
       grad.neighbours(half, group, y);

@@ -228,11 +228,11 @@ struct StateMemory {
 
   // z beside eight neighbours
   SOLA_DEVICE void companions(int group, float (&z)[8]) const {
-    const Vec4* from = reinterpret_cast<const Vec4*>(companion() + neighbour_column(group));
+    const float* from = companion() + neighbour_column(group);
 #pragma unroll
     for (int v = 0; v < 2; ++v) {
       float part[4];
-      unpack<float>(from[v], part);
+      unpack<float>(load_vec4(from + 4 * v), part);
 #pragma unroll
       for (int j = 0; j < 4; ++j) z[4 * v + j] = part[j];
     }

@@ -35,6 +35,9 @@ ShiftMixWork work_of(const at::Tensor& x, const at::Tensor& ratios, at::TensorLi
   work.op = mix_params(x, ratios, mixed);
   work.ranges = (work.op.H * work.op.W + kMixRange - 1) / kMixRange;
   work.wide = is_wide(work.op, x.element_size());
+  work.tokens = Divisor(work.op.H * work.op.W);
+  work.columns = Divisor(work.op.W);
+  work.group = Divisor(work.op.C / 4);
   return work;
 }
 

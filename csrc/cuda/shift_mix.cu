@@ -18,8 +18,8 @@ constexpr int kGroups = 5;
 struct Pixel {
   int64_t batch, row, column;
 
-  SOLA_DEVICE Pixel(const ShiftMixParams& p, int64_t batch, int64_t token)
-      : batch(batch), row(token / p.W), column(token % p.W) {}
+  SOLA_DEVICE Pixel(const ShiftMixWork& work, int64_t batch, int64_t token)
+      : batch(batch), row(quotient(token, work.columns)), column(token - row * work.op.W) {}
 
   template <class T>
   SOLA_DEVICE T* in(const View& view) const {
@@ -42,7 +42,7 @@ SOLA_DEVICE void read(const In* from, float (&to)[width]) {
   if constexpr (width == 1) {
     to[0] = to_float(*from);
   } else {
-    unpack<In>(*reinterpret_cast<const Vec4*>(from), to);
+    unpack<In>(load_vec4(from), to);
   }
 }
 template <int width>
@@ -64,7 +64,7 @@ SOLA_DEVICE void write(const float (&from)[width], In* to) {
   if constexpr (width == 1) {
     *to = from_float<In>(from[0]);
   } else {
-    store_vector<In>(from, to);
+    write_vector(from, to);
   }
 }
 // the same of a token that may not exist
@@ -79,20 +79,21 @@ SOLA_DEVICE void read_neighbour(const ShiftMixParams& p, const View& view, const
   }
 }
 
-SOLA_DEVICE int group_of(const ShiftMixParams& p, int64_t channel) {
-  return channel < p.C / 4 * 4 ? int(channel / (p.C / 4)) : kGroups - 1;
+SOLA_DEVICE int group_of(const ShiftMixWork& work, int64_t channel) {
+  return channel < 4 * work.group.by ? int(quotient(channel, work.group)) : kGroups - 1;
 }
 
 template <class In, int width>
 __global__ void __launch_bounds__(kMixThreads, 4) mix(ShiftMixWork work) {
   const ShiftMixParams& p = work.op;
-  const int64_t vectors = p.C / width, index = int64_t(blockIdx.x) * kMixThreads + threadIdx.x;
-  const int64_t token = index / vectors, channel = index % vectors * width, tokens = p.H * p.W;
-  if (token >= p.B * tokens) return;
-  const Pixel at(p, token / tokens, token % tokens);
+  const int64_t index = int64_t(blockIdx.x) * kMixThreads + threadIdx.x;
+  const int64_t token = quotient(index, work.channel_vectors), batch = quotient(token, work.tokens);
+  const int64_t channel = (index - token * work.channel_vectors.by) * width;
+  if (batch >= p.B) return;
+  const Pixel at(work, batch, token - batch * work.tokens.by);
   float own[width], other[width];
   read(at.in<const In>(p.x) + channel, own);
-  read_neighbour<In>(p, p.x, at.neighbour(group_of(p, channel), 1), channel, other);
+  read_neighbour<In>(p, p.x, at.neighbour(group_of(work, channel), 1), channel, other);
   for (int i = 0; i < p.mixes; ++i) {
     float ratio[width], mixed[width];
     read_ratios(static_cast<const float*>(p.ratios) + i * p.C + channel, ratio);
@@ -117,9 +118,9 @@ __global__ void __launch_bounds__(kMixThreads, 2) mix_gradients(ShiftMixWork wor
   sync_block();
 
   const int64_t begin = share % work.ranges * kMixRange, end = min(begin + kMixRange, p.H * p.W);
-  const int group = group_of(p, channel);
+  const int group = group_of(work, channel);
   for (int64_t token = begin + lane; channel < p.C && token < end; token += lanes) {
-    const Pixel at(p, share / work.ranges, token), taker = at.neighbour(group, -1);
+    const Pixel at(work, share / work.ranges, token), taker = at.neighbour(group, -1);
     float distance[width], other[width], sum[width] = {};
     read(at.in<const In>(p.x) + channel, distance);
     read_neighbour<In>(p, p.x, at.neighbour(group, 1), channel, other);
@@ -162,9 +163,10 @@ int with_vectors(const ShiftMixWork& work, Dtype dtype, const F& f) {
 
 }  // namespace
 
-int launch_shift_mix(const ShiftMixWork& work, Dtype dtype, void* stream) {
+int launch_shift_mix(ShiftMixWork work, Dtype dtype, void* stream) {
   return with_vectors(work, dtype, [&](auto in, auto width) {
     const ShiftMixParams& p = work.op;
+    work.channel_vectors = Divisor(p.C / width);
     const int64_t threads = p.B * p.H * p.W * (p.C / width);
     return launch(mix<decltype(in), width>, (threads + kMixThreads - 1) / kMixThreads, kMixThreads, 0, stream, work);
   });

@@ -1,9 +1,18 @@
 // moving tiles between global and shared memory, feature maps on the way
 #pragma once
 
+#include "cuda/divisor.h"
 #include "cuda/product.cuh"
 
 namespace sola::cuda {
+
+// n / d.by
+SOLA_DEVICE unsigned short_quotient(unsigned n, const Divisor& d) {
+  return (unsigned(uint64_t(n) * d.factor >> 32) + n) >> d.shift;
+}
+SOLA_DEVICE int64_t quotient(int64_t n, const Divisor& d) {
+  return n < d.limit ? int64_t(short_quotient(unsigned(n), d)) : n / d.by;
+}
 
 constexpr int kThreads = 128;  // four warps
 constexpr float kLog2e = 1.4426950408889634f;
@@ -113,7 +122,7 @@ SOLA_DEVICE Vec4 load_raw(const In* from, int valid, bool vectorial) {
   constexpr int kWide = kVector<In>, kPerWord = kWide / 4;
   Vec4 raw{};
   if (vectorial) {
-    if (valid > 0) raw = *reinterpret_cast<const Vec4*>(from);
+    if (valid > 0) raw = load_vec4(from);
     return raw;
   }
 #pragma unroll
@@ -139,7 +148,7 @@ SOLA_DEVICE void load_eight(const In* from, int valid, bool vectorial, float (&t
 template <class Out>
 SOLA_DEVICE void store_eight(const float (&from)[8], Out* to, int valid, bool vectorial) {
   if (vectorial && valid >= 8) {
-    store_vector<Out>(from, to);
+    write_vector(from, to);
     return;
   }
 #pragma unroll
@@ -228,7 +237,7 @@ SOLA_DEVICE void copy_tile(Rows<const In> from, In* to, int stride) {
     if (row < from.rows && column < from.columns) {
       copy_async(target, from.data + row * from.stride + column);
     } else {
-      *reinterpret_cast<Vec4*>(target) = Vec4{};
+      store_vec4(target, Vec4{});
     }
   }
 }
@@ -244,7 +253,7 @@ SOLA_DEVICE void store_tile(const In* from, int stride, Rows<In> to) {
     const In* source = from + row * stride + column;
     In* target = to.data + row * to.stride + column;
     if (vectorial) {
-      *reinterpret_cast<Vec4*>(target) = *reinterpret_cast<const Vec4*>(source);
+      write_vec4(target, load_vec4(source));
     } else {
       for (int j = 0; j < kWide && column + j < to.columns; ++j) target[j] = source[j];
     }

@@ -44,12 +44,6 @@ SOLA_DEVICE void hold(uint32_t (&words)[KT][4]) {
     for (int i = 0; i < 4; ++i) asm volatile("" : "+r"(words[k][i])::"memory");
 }
 
-// ptxas moves a wait up to where its basic block begins, ahead of work that was meant to be done meanwhile. A block
-// begins here: `never` is false, which the compiler can't know.
-SOLA_DEVICE void begin_basic_block(bool never) {
-  if (never) asm volatile("nanosleep.u32 1;" ::: "memory");
-}
-
 // clang-format off
 #define SOLA_FOUR(d, n) "+f"(d[n][0]), "+f"(d[n][1]), "+f"(d[n][2]), "+f"(d[n][3])
 #define SOLA_SIXTEEN(d, n) SOLA_FOUR(d, n), SOLA_FOUR(d, n + 1), SOLA_FOUR(d, n + 2), SOLA_FOUR(d, n + 3)
@@ -145,7 +139,6 @@ using simt::arrive_warpgroup, simt::commit_products, simt::publish_to_tensor_cor
 
 template <class T, int count>
 void hold(T (&)[count][4]) {}
-inline void begin_basic_block(bool) {}
 template <class In, int NT>
 void product_of_tiles(float (&sums)[NT][4], uint64_t left, uint64_t right, bool adds) {
   simt::start_product(std::is_same_v<In, Bf16>, sums[0], 8 * NT, left, right, adds);

@@ -22,9 +22,11 @@ float* plane(const at::Tensor& saved, int64_t index) {
   return index < saved.size(0) ? floats(saved) + index * saved.stride(0) : nullptr;
 }
 
-// room for the states of stretches, where there are several
+// room for the states of stretches, where there are several, and what finds a block's
 at::Tensor states_of(WkvWork& work, int64_t numbers, const at::TensorOptions& options) {
   at::Tensor states;
+  work.channel_blocks = Divisor(wkv_channel_blocks(work.op.C));
+  work.stretches = Divisor(work.op.stretches);
   if (work.op.stretches > 1) states = at::empty({work.op.B, work.op.stretches, 2, numbers, work.op.C}, options);
   work.states = floats(states);
   return states;

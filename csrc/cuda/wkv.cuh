@@ -5,13 +5,14 @@
 // one exponential per token and multiplications by λ = e^−decay; a state (values, m), standing for values · e^m,
 // carries them on. The warps of a block have neighbouring tokens of the same channels, a stretch together.
 //
-// Nothing that counts is lost as long as |decay|·T + |bonus| ≤ 32 for a lane's T tokens. A token whose E underflows
-// (e^−86) is outweighed at every place that it reaches by the token that holds the maximum, by e^54 at least; a lane
-// that underflows beside what enters it is so by e^16: m overstates that by what a lane forgets and by what
-// keep_in_range leaves (e^32, e^6), and this lane forgets as much once more. A channel whose decay or bonus is too
-// large for that takes tokens one by one, with the decay in m. So does one whose weights grow (a negative decay) by
-// more than e^40 over the whole sequence: a key that far ones outweigh here may be the near one of a query there, and
-// its gradient needs a reference of its own.
+// Nothing that counts is lost as long as |decay|·T + |bonus| ≤ 32 for the T tokens that share a maximum. A token whose
+// E underflows (e^−86) is outweighed at every place that it reaches by the token that holds the maximum, by e^54 at
+// least; tokens that underflow beside what enters them do so by e^16: m overstates that by what they forget and by what
+// keep_in_range leaves (e^32, e^6), and they forget as much once more. Channels of slow decay, nearly all, share one
+// over the block: sums of warps then add up as they are. Where the decay is too fast for that a lane's tokens share
+// one, and where it or the bonus is too large even there tokens are taken one by one, with the decay in m. So are those
+// of a channel whose weights grow (a negative decay) by more than e^40 over the whole sequence: a key that far ones
+// outweigh here may be the near one of a query there, and its gradient needs a reference of its own.
 #pragma once
 
 #include "cuda/kernel_params.h"
@@ -19,6 +20,11 @@
 
 namespace sola::cuda {
 
+constexpr int kWkvThreads = kWkvWarps * kWarp;
+static_assert(kWkvChannels == kWarp);
+
+// how far above the reference of some sums others may be that are added to them as they are
+constexpr float kNear = 20.0f;
 // the log-weight of an empty state: finite, so that differences never turn into Inf − Inf
 constexpr float kEmpty = -1e30f;
 
@@ -73,15 +79,29 @@ struct Scan {
     gauge += other.gauge;
     keep_in_range();
   }
+  // what lies a lane's tokens further on, under the same reference
+  SOLA_DEVICE void follow_near(const Scan& other, float fade) {
+    first = fmaf(first, fade, other.first);
+    second = fmaf(second, fade, other.second);
+  }
+  SOLA_DEVICE void refer_to(const Scan& other) {
+    refer_to(other.m);
+    gauge = other.gauge;
+  }
+  // by so much that sums under the other's reference might leave a float's range
+  SOLA_DEVICE bool outweighs(const Scan& other) const { return m > other.m + kNear; }
   SOLA_DEVICE void load(const float* from, int64_t stride) {
     first = from[0];
     second = from[stride];
     gauge = from[2 * stride];
     m = from[3 * stride];
   }
-  SOLA_DEVICE void store(float* to, int64_t stride) const {
+  SOLA_DEVICE void store_sums(float* to, int64_t stride) const {
     to[0] = first;
     to[stride] = second;
+  }
+  SOLA_DEVICE void store(float* to, int64_t stride) const {
+    store_sums(to, stride);
     to[2 * stride] = gauge;
     to[3 * stride] = m;
   }
@@ -100,29 +120,68 @@ struct TwoScans {
     keys.store(to, stride);
     grads.store(to + Scan::kNumbers * stride, stride);
   }
+  SOLA_DEVICE void store_sums(float* to, int64_t stride) const {
+    keys.store_sums(to, stride);
+    grads.store_sums(to + Scan::kNumbers * stride, stride);
+  }
   SOLA_DEVICE void follow(const TwoScans& other, float tokens, float decay) {
     keys.follow(other.keys, tokens, decay);
     grads.follow(other.grads, tokens, decay);
   }
+  SOLA_DEVICE void follow_near(const TwoScans& other, float fade) {
+    keys.follow_near(other.keys, fade);
+    grads.follow_near(other.grads, fade);
+  }
+  SOLA_DEVICE void refer_to(const TwoScans& other) {
+    keys.refer_to(other.keys);
+    grads.refer_to(other.grads);
+  }
+  SOLA_DEVICE bool outweighs(const TwoScans& other) const {
+    return keys.outweighs(other.keys) || grads.outweighs(other.grads);
+  }
 };
 
-// what the scan needs to know about a channel; `one_by_one`: its tokens can't share a maximum
+// which tokens share a maximum
+enum class Share { none, lane, block };
+
+// What the scan needs to know about a channel. `fade`: what is left behind a lane's tokens.
 struct Channel {
-  float decay, bonus, lambda;
+  static constexpr int kNumbers = 6;
+  float decay, bonus, lambda, fade;
   // λ is rounded, and thousands of tokens would raise that to a visible power: −decay − log λ over half of a lane's
   // tokens, once before and once behind them, so that those inside are right on average. What logf errs by is a
   // rounding of the decay, which no distance makes visible: there the weight is less by more.
   float half_drift;
-  bool one_by_one;
+  Share share = Share::none;
 
   // a lane's tokens, and those of the whole sequence
   SOLA_DEVICE Channel(float rate, float extra, int tokens, int64_t all)
       : decay(rate),
         bonus(extra),
         lambda(expf(-rate)),
-        half_drift(0.5f * float(tokens) * (-rate - logf(lambda))),
-        // also for NaN
-        one_by_one(!(32.0f - fabsf(extra) >= fabsf(rate) * float(tokens) && rate * float(all) >= -40.0f)) {}
+        fade(expf(-rate * float(tokens))),
+        half_drift(0.5f * float(tokens) * (-rate - logf(lambda))) {
+    const float room = 32.0f - fabsf(extra), change = fabsf(rate) * float(tokens);
+    // none of this is so for NaN
+    if (!(rate * float(all) >= -40.0f)) return;
+    if (room >= change) share = Share::lane;
+    if (room >= change * kWkvWarps) share = Share::block;
+  }
+  SOLA_DEVICE explicit Channel(const float* from)
+      : decay(from[0]),
+        bonus(from[kWarp]),
+        lambda(from[2 * kWarp]),
+        fade(from[3 * kWarp]),
+        half_drift(from[4 * kWarp]),
+        share(static_cast<Share>(int(from[5 * kWarp]))) {}
+  SOLA_DEVICE void store(float* to) const {
+    to[0] = decay;
+    to[kWarp] = bonus;
+    to[2 * kWarp] = lambda;
+    to[3 * kWarp] = fade;
+    to[4 * kWarp] = half_drift;
+    to[5 * kWarp] = float(int(share));
+  }
 };
 
 enum class Direction { left_to_right, right_to_left };
@@ -139,16 +198,20 @@ struct Ones {
   SOLA_DEVICE float operator[](int) const { return 1.0f; }
 };
 
-// Log-weights of a lane's tokens to E = e^(x − M); returns M. One by one they stay as they are.
 template <int T>
-SOLA_DEVICE float exponentiate(float (&x)[T], const Channel& channel) {
+SOLA_DEVICE float largest(const float (&x)[T]) {
   float best = kEmpty;
-  if (channel.one_by_one) return best;
 #pragma unroll
   for (int p = 0; p < T; ++p) best = larger(best, x[p]);
-#pragma unroll
-  for (int p = 0; p < T; ++p) x[p] = fast_exp(x[p] - best);
   return best;
+}
+
+// Log-weights of a lane's tokens to E = e^(x − M). One by one they stay as they are.
+template <int T>
+SOLA_DEVICE void exponentiate(float (&x)[T], float maximum, const Channel& channel) {
+  if (channel.share == Share::none) return;
+#pragma unroll
+  for (int p = 0; p < T; ++p) x[p] = fast_exp(x[p] - maximum);
 }
 
 // Moves sums by one token, of weight E.
@@ -159,7 +222,8 @@ SOLA_DEVICE void step(Scan& scan, const Channel& channel, float weight, float x,
 
 // a state as it enters a lane's tokens
 SOLA_DEVICE Scan entering(Scan scan, float reference, const Channel& channel) {
-  scan.refer_to(reference);
+  // mostly it is the block's
+  if (scan.m != reference) scan.refer_to(reference);
   scan.grow(channel.half_drift);
   return scan;
 }
@@ -172,7 +236,7 @@ template <Direction direction, int T, class First, class Second>
 SOLA_DEVICE Scan sum_tokens(const float (&weights)[T], float maximum, const First& first, const Second& second,
                             const Channel& channel) {
   Scan scan;
-  if (channel.one_by_one) {
+  if (channel.share == Share::none) {
     for_tokens<direction, T>([&](int p) { scan.add(weights[p], first[p], second[p], channel.decay); });
   } else {
     for_tokens<direction, T>([&](int p) { step(scan, channel, weights[p], first[p], second[p]); });
@@ -187,7 +251,6 @@ SOLA_DEVICE Scan sum_tokens(const float (&weights)[T], float maximum, const Firs
 // or not far below it, so that parts can be added as they are: mostly that of the weights.
 template <int T>
 SOLA_DEVICE float share_reference(float (&weights)[T], float maximum, float left, float right) {
-  constexpr float kNear = 20.0f;
   const float outside = larger(left, right);
   if (!(outside > maximum + kNear)) return maximum;
   const float factor = fast_exp(maximum - outside);
@@ -195,9 +258,6 @@ SOLA_DEVICE float share_reference(float (&weights)[T], float maximum, float left
   for (int p = 0; p < T; ++p) weights[p] *= factor;
   return outside;
 }
-
-constexpr int kWkvThreads = kWkvWarps * kWarp;
-static_assert(kWkvChannels == kWarp);
 
 // The second kernel of a call begins where the first ended, with what the L2 cache still holds.
 SOLA_DEVICE unsigned block_from_end() { return gridDim.x - 1 - blockIdx.x; }
@@ -210,14 +270,14 @@ struct WkvPlace {
   int tokens;   // of this lane
   bool exists;  // false beyond the last channel
 
-  SOLA_DEVICE WkvPlace(const WkvParams& p, unsigned block) {
+  SOLA_DEVICE WkvPlace(const WkvWork& work, unsigned block) {
+    const WkvParams& p = work.op;
     // a grid has less than 2³¹ blocks, and so have its parts
-    const unsigned blocks = unsigned((p.C + kWarp - 1) / kWarp), stretches = unsigned(p.stretches),
-                   row = block / blocks;
-    channel = block % blocks * kWarp + lane_of();
+    const unsigned row = short_quotient(block, work.channel_blocks), image = short_quotient(row, work.stretches);
+    channel = (block - row * unsigned(work.channel_blocks.by)) * kWarp + lane_of();
     exists = channel < p.C;
-    batch = row / stretches;
-    stretch = row % stretches;
+    batch = image;
+    stretch = row - image * unsigned(work.stretches.by);
     begin = stretch * kStretch + warp_of() * T;
     tokens = exists ? int(max(int64_t(0), min(int64_t(T), p.N - begin))) : 0;
   }
@@ -262,18 +322,39 @@ SOLA_DEVICE float* state_at(float* states, int64_t index, int side, int numbers,
   return states + (index * 2 + side) * numbers * p.C + channel;
 }
 
-// a block's states in shared memory: by side, warp, number, lane
+// a block's states in shared memory: by side, warp, number, lane; behind them what its warps know together
 template <class State>
 struct WarpStates {
-  static constexpr size_t kBytes = sizeof(float) * 2 * kWkvWarps * State::kNumbers * kWarp;
+  static constexpr int kScans = State::kNumbers / Scan::kNumbers, kNumbers = State::kNumbers * kWarp;
+  static constexpr size_t kStateBytes = sizeof(float) * 2 * kWkvWarps * kNumbers;
+  static constexpr size_t kBytes = kStateBytes + sizeof(float) * (kScans * kWkvThreads + Channel::kNumbers * kWarp);
 
   SOLA_DEVICE float* at(int side, int warp) const {
-    return reinterpret_cast<float*>(shared_memory()) + (side * kWkvWarps + warp) * State::kNumbers * kWarp + lane_of();
+    return reinterpret_cast<float*>(shared_memory()) + (side * kWkvWarps + warp) * kNumbers + lane_of();
+  }
+  SOLA_DEVICE float* channel() const { return reinterpret_cast<float*>(shared_memory() + kStateBytes) + lane_of(); }
+  SOLA_DEVICE float* maximum(int scan, int warp) const {
+    return channel() + (Channel::kNumbers + scan * kWkvWarps + warp) * kWarp;
   }
   SOLA_DEVICE State own(int side) const {
     State state;
     state.load(at(side, warp_of()), kWarp);
     return state;
+  }
+  // The block's channels, which one warp works out, and the largest log-weights of its tokens in the place of a lane's.
+  template <class Place>
+  SOLA_DEVICE Channel meet(const Place& place, const WkvParams& p, float (&maxima)[kScans]) const {
+    if (warp_of() == 0) place.channel_of(p).store(channel());
+    for (int scan = 0; scan < kScans; ++scan) *maximum(scan, warp_of()) = maxima[scan];
+    sync_block();
+    const Channel found(channel());
+    if (found.share != Share::block) return found;
+#pragma unroll
+    for (int i = 0; i < kScans * kWkvWarps; ++i) {
+      float& best = maxima[i / kWkvWarps];
+      best = larger(best, *maximum(0, i));
+    }
+    return found;
   }
   // what every warp's tokens sum up by themselves
   SOLA_DEVICE void share(const State& left, const State& right) const {
@@ -284,7 +365,7 @@ struct WarpStates {
   // One warp to a side adds them up in their order, starting with what enters the stretch; with `keep` it leaves what
   // enters every warp in the place of its own sums.
   template <class Place>
-  SOLA_DEVICE State fold(State sum, const Place& place, const WkvWork& work, float decay, bool keep) const {
+  SOLA_DEVICE State fold(State sum, const Place& place, const WkvWork& work, const Channel& channel, bool keep) const {
     constexpr int T = Place::kStretch / kWkvWarps;
     const int side = warp_of();
     const int64_t begin = place.stretch * Place::kStretch;
@@ -295,28 +376,52 @@ struct WarpStates {
       own.load(at(side, warp), kWarp);
       if (keep) sum.store(at(side, warp), kWarp);
       const int64_t tokens = max(int64_t(0), min(int64_t(T), work.op.N - begin - warp * T));
-      sum.follow(own, float(tokens), decay);
+      sum.follow(own, float(tokens), channel.decay);
     }
     return sum;
   }
+  // The same where all tokens share a maximum and `sum` is not above it by much: nothing is compared on the way.
+  SOLA_DEVICE State fold_shared(State sum, const Channel& channel, bool keep) const {
+    const int side = warp_of(), step = side == 0 ? kNumbers : -kNumbers;
+    float* numbers = at(side, side == 0 ? 0 : kWkvWarps - 1);
+    State own;
+    own.load(numbers, kWarp);
+    sum.refer_to(own);
+#pragma unroll
+    for (int i = 0; i < kWkvWarps; ++i, numbers += step) {
+      if (i > 0) own.load(numbers, kWarp);
+      // gauge and reference are there already
+      if (keep) sum.store_sums(numbers, kWarp);
+      sum.follow_near(own, channel.fade);
+    }
+    return sum;
+  }
+  template <class Place>
+  SOLA_DEVICE State fold_either(const State& sum, const Place& place, const WkvWork& work, const Channel& channel,
+                                bool keep) const {
+    State own;
+    own.load(at(warp_of(), 0), kWarp);
+    return channel.share == Share::block && !sum.outweighs(own) ? fold_shared(sum, channel, keep)
+                                                                : fold(sum, place, work, channel, keep);
+  }
   // from own sums to what enters each warp
   template <class Place>
-  SOLA_DEVICE void enter(const Place& place, const WkvWork& work, float decay) const {
+  SOLA_DEVICE void enter(const Place& place, const WkvWork& work, const Channel& channel) const {
     if (warp_of() < 2) {
       State entering;
       if (work.op.stretches > 1 && place.exists)
         entering.load(state_at(work.states, place.batch * work.op.stretches + place.stretch, warp_of(), State::kNumbers,
                                work.op, place.channel),
                       work.op.C);
-      fold(entering, place, work, decay, true);
+      fold_either(entering, place, work, channel, true);
     }
     sync_block();
   }
   // a stretch's sums to global memory
   template <class Place>
-  SOLA_DEVICE void leave(const Place& place, const WkvWork& work, float decay) const {
+  SOLA_DEVICE void leave(const Place& place, const WkvWork& work, const Channel& channel) const {
     if (warp_of() >= 2) return;
-    const State sum = fold(State{}, place, work, decay, false);
+    const State sum = fold_either(State{}, place, work, channel, false);
     if (place.exists)
       sum.store(state_at(work.states, place.batch * work.op.stretches + place.stretch, warp_of(), State::kNumbers,
                          work.op, place.channel),
@@ -336,22 +441,25 @@ struct PerToken {
   SOLA_DEVICE float& operator[](int p) const { return data[p * kWkvThreads]; }
 };
 
-// what every warp's tokens sum up by themselves, in shared memory
+// Tokens as weights, and what every warp's sum up by themselves in shared memory.
 template <class Tokens>
-SOLA_DEVICE WarpStates<typename Tokens::State> share_tokens(const Tokens& tokens, const Channel& channel) {
+SOLA_DEVICE Channel share_tokens(Tokens& tokens, const typename Tokens::Place& at, const WkvWork& work) {
   const WarpStates<typename Tokens::State> states;
+  const Channel channel = states.meet(at, work.op, tokens.maxima);
+  tokens.weigh(channel);
   states.share(tokens.template sum<Direction::left_to_right>(channel),
                tokens.template sum<Direction::right_to_left>(channel));
-  return states;
+  return channel;
 }
 
-// what enters them from either side
+// What enters them from either side. Their channel is to be read again, so that it needs no registers meanwhile.
 template <class Tokens>
-SOLA_DEVICE WarpStates<typename Tokens::State> enter_tokens(const Tokens& tokens, const typename Tokens::Place& at,
-                                                            const WkvWork& work, const Channel& channel) {
-  const auto states = share_tokens(tokens, channel);
+SOLA_DEVICE WarpStates<typename Tokens::State> enter_tokens(Tokens& tokens, const typename Tokens::Place& at,
+                                                            const WkvWork& work) {
+  const Channel channel = share_tokens(tokens, at, work);
   wait_for_results();
-  states.enter(at, work, channel.decay);
+  const WarpStates<typename Tokens::State> states;
+  states.enter(at, work, channel);
   return states;
 }
 

@@ -25,8 +25,8 @@ struct Tokens {
   using State = TwoScans;
   using Place = WkvPlace<T>;
   static constexpr int kTokens = T;
-  float keys[T], values[T], key_maximum;
-  float logs[T], grads[T], log_grads[T], log_maximum;
+  // keys and logs: log-weights until weigh()
+  float keys[T], values[T], logs[T], grads[T], log_grads[T], maxima[2];
 
   template <class In>
   struct Raw {
@@ -48,7 +48,7 @@ struct Tokens {
   };
 
   template <class In>
-  SOLA_DEVICE Tokens(const Raw<In>& raw, const Place& at, const Channel& channel) {
+  SOLA_DEVICE Tokens(const Raw<In>& raw, const Place& at) {
     at.convert(raw.k, -INFINITY, keys);
     at.convert(raw.v, 0.0f, values);
     at.convert(raw.grad_out, 0.0f, grads);
@@ -59,13 +59,17 @@ struct Tokens {
       logs[i] = -logs[i];
       log_grads[i] *= -grads[i];
     }
-    key_maximum = exponentiate(keys, channel);
-    log_maximum = exponentiate(logs, channel);
+    maxima[0] = largest(keys);
+    maxima[1] = largest(logs);
+  }
+  SOLA_DEVICE void weigh(const Channel& channel) {
+    exponentiate(keys, maxima[0], channel);
+    exponentiate(logs, maxima[1], channel);
   }
   template <Direction direction>
   SOLA_DEVICE TwoScans sum(const Channel& channel) const {
-    return {sum_tokens<direction>(keys, key_maximum, values, Ones{}, channel),
-            sum_tokens<direction>(logs, log_maximum, grads, log_grads, channel)};
+    return {sum_tokens<direction>(keys, maxima[0], values, Ones{}, channel),
+            sum_tokens<direction>(logs, maxima[1], grads, log_grads, channel)};
   }
 };
 
@@ -106,8 +110,8 @@ struct Gradients {
 template <class In>
 SOLA_DEVICE void differentiate_together(Tokens& tokens, const WarpStates<TwoScans>& states, const Channel& channel,
                                         Gradients<In>& to) {
-  const float keys = share_reference(tokens.keys, tokens.key_maximum, states.own(0).keys.m, states.own(1).keys.m);
-  const float grads = share_reference(tokens.logs, tokens.log_maximum, states.own(0).grads.m, states.own(1).grads.m);
+  const float keys = share_reference(tokens.keys, tokens.maxima[0], states.own(0).keys.m, states.own(1).keys.m);
+  const float grads = share_reference(tokens.logs, tokens.maxima[1], states.own(0).grads.m, states.own(1).grads.m);
   RightSums sums;
   TwoScans right = entering(states.own(1), keys, grads, channel);
   for_tokens<Direction::right_to_left, T>([&](int i) {
@@ -150,6 +154,8 @@ SOLA_DEVICE void differentiate_one_by_one(const Tokens& tokens, const WarpStates
     add(right, i);
   });
   for_tokens<Direction::left_to_right, T>([&](int i) {
+    // tokens one after the other, which takes fewer registers
+    begin_basic_block(to.tokens < 0);
     const float v = tokens.values[i], dy = tokens.grads[i], h = tokens.log_grads[i], key = tokens.keys[i];
     const float by_left = expf(key + left.grads.m), by_right = expf(key + grad_references[i]);
     const float own = expf(key + tokens.logs[i] + channel.bonus);
@@ -187,13 +193,13 @@ template <class In>
 __global__ void __launch_bounds__(kWkvThreads, 2) gradients(WkvWork work) {
   let_next_start();
   const WkvParams& p = work.op;
-  const Tokens::Place at(p, block_from_end());
+  const Tokens::Place at(work, block_from_end());
   const Tokens::Raw<In> raw(work, at);
-  const Channel channel = at.channel_of(p);
-  Tokens tokens(raw, at, channel);
-  const auto states = enter_tokens(tokens, at, work, channel);
+  Tokens tokens(raw, at);
+  const auto states = enter_tokens(tokens, at, work);
+  const Channel channel(states.channel());
   Gradients<In> to(p, at);
-  if (channel.one_by_one) {
+  if (channel.share == Share::none) {
     differentiate_one_by_one(tokens, states, channel, to);
   } else {
     differentiate_together(tokens, states, channel, to);

@@ -91,11 +91,11 @@ int launch_connect(const WkvWork& work, void* stream) {
 template <class Tokens, class In>
 __global__ void __launch_bounds__(kWkvThreads, 2) gather(WkvWork work) {
   let_next_start();
-  const typename Tokens::Place at(work.op, blockIdx.x);
+  const typename Tokens::Place at(work, blockIdx.x);
   const typename Tokens::template Raw<In> raw(work, at);
-  const Channel channel = at.channel_of(work.op);
-  const Tokens tokens(raw, at, channel);
-  share_tokens(tokens, channel).leave(at, work, channel.decay);
+  Tokens tokens(raw, at);
+  const Channel channel = share_tokens(tokens, at, work);
+  WarpStates<typename Tokens::State>().leave(at, work, channel);
 }
 
 // what enters stretches, where there are several, and then `kernel` over all of them, with `arrays` numbers per token

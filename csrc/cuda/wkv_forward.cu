@@ -14,7 +14,7 @@ struct Tokens {
   using State = Scan;
   using Place = WkvPlace<T>;
   static constexpr int kTokens = T;
-  float weights[T], values[T], maximum;
+  float weights[T], values[T], maxima[1];  // log-weights until weigh()
 
   template <class In>
   struct Raw {
@@ -27,14 +27,15 @@ struct Tokens {
   };
 
   template <class In>
-  SOLA_DEVICE Tokens(const Raw<In>& raw, const Place& at, const Channel& channel) {
+  SOLA_DEVICE Tokens(const Raw<In>& raw, const Place& at) {
     at.convert(raw.k, -INFINITY, weights);
     at.convert(raw.v, 0.0f, values);
-    maximum = exponentiate(weights, channel);
+    maxima[0] = largest(weights);
   }
+  SOLA_DEVICE void weigh(const Channel& channel) { exponentiate(weights, maxima[0], channel); }
   template <Direction direction>
   SOLA_DEVICE Scan sum(const Channel& channel) const {
-    return sum_tokens<direction>(weights, maximum, values, Ones{}, channel);
+    return sum_tokens<direction>(weights, maxima[0], values, Ones{}, channel);
   }
 };
 
@@ -58,7 +59,7 @@ struct Results {
         tokens(at.tokens) {}
 
   SOLA_DEVICE void write(int i, float numerator, float denominator, float reference) {
-    const float result = numerator * fast_reciprocal(denominator);
+    const float result = numerator * normal_reciprocal(denominator);
     if (i < tokens) *out = from_float<In>(result);
     out += out_stride;
     if constexpr (save != Save::nothing) {
@@ -76,7 +77,7 @@ struct Results {
 template <class In, Save save>
 SOLA_DEVICE void average_together(Tokens& tokens, const WarpStates<Scan>& states, const Channel& channel,
                                   Results<In, save> results) {
-  const float reference = share_reference(tokens.weights, tokens.maximum, states.own(0).m, states.own(1).m);
+  const float reference = share_reference(tokens.weights, tokens.maxima[0], states.own(0).m, states.own(1).m);
   const float own = expf(channel.bonus);
   Scan right = entering(states.own(1), reference, channel);
   float first[T], second[T];
@@ -118,14 +119,13 @@ SOLA_DEVICE void average_one_by_one(const Tokens& tokens, const WarpStates<Scan>
 
 template <class In, Save save>
 __global__ void __launch_bounds__(kWkvThreads, 2) average(WkvWork work) {
-  const WkvParams& p = work.op;
-  const Tokens::Place at(p, block_from_end());
+  const Tokens::Place at(work, block_from_end());
   const Tokens::Raw<In> raw(work, at);
-  const Channel channel = at.channel_of(p);
-  Tokens tokens(raw, at, channel);
-  const auto states = enter_tokens(tokens, at, work, channel);
+  Tokens tokens(raw, at);
+  const auto states = enter_tokens(tokens, at, work);
+  const Channel channel(states.channel());
   const Results<In, save> results(work, at);
-  if (channel.one_by_one) {
+  if (channel.share == Share::none) {
     average_one_by_one(tokens, states, channel, results);
   } else {
     average_together(tokens, states, channel, results);

@@ -126,6 +126,10 @@ inline float fast_exp2(float x) {
 }
 inline float larger(float a, float b) { return a > b || a != a ? a : b; }
 inline float fast_reciprocal(float x) { return blur(1.0f / x, x, 1); }
+inline float normal_reciprocal(float x) {
+  const auto flushed = [](float y) { return std::fabs(y) < 0x1p-126f ? std::copysign(0.0f, y) : y; };
+  return flushed(fast_reciprocal(flushed(x)));
+}
 inline uint16_t round_bf16(float x) {
   const uint32_t bits = float_to_bits(x);
   if (x != x) return 0x7fff;

@@ -21,6 +21,7 @@ UNIFORM = {
 OF_FLOATS = {
     "ex2.approx.ftz.f32": "simt::fast_exp2",
     "rcp.approx.f32": "simt::fast_reciprocal",
+    "rcp.approx.ftz.f32": "simt::normal_reciprocal",
     "max.NaN.f32": "simt::larger",
     "fma.rm.f32": "fma_down",
     "cvt.sat.f32.f32": "saturate",
