@@ -33,7 +33,7 @@ struct ClusterState {
     const int vectors = (numbers + 3) / 4, share = (vectors + blocks - 1) / blocks, first = cluster_rank() * share;
     for (int i = first + int(threadIdx.x); i < min(first + share, vectors); i += kThreads) {
       float sum[4] = {};
-#pragma unroll
+#pragma unroll 4
       for (int block = 0; block < kMostClusterBlocks; ++block) {
         if (block == blocks) break;
         float part[4];

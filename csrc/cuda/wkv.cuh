@@ -68,9 +68,9 @@ struct Scan {
     second = fmaf(weight, y, second);
     gauge += weight;
   }
-  // what lies `tokens` further on, beside which other sums are
-  SOLA_DEVICE void follow(Scan other, float tokens, float decay) {
-    m -= tokens * decay;
+  // what lies so far on that `faded` is lost of the logarithm, beside which other sums are
+  SOLA_DEVICE void follow(Scan other, float faded) {
+    m -= faded;
     const float reference = larger(m, other.m);
     refer_to(reference);
     other.refer_to(reference);
@@ -124,9 +124,9 @@ struct TwoScans {
     keys.store_sums(to, stride);
     grads.store_sums(to + Scan::kNumbers * stride, stride);
   }
-  SOLA_DEVICE void follow(const TwoScans& other, float tokens, float decay) {
-    keys.follow(other.keys, tokens, decay);
-    grads.follow(other.grads, tokens, decay);
+  SOLA_DEVICE void follow(const TwoScans& other, float faded) {
+    keys.follow(other.keys, faded);
+    grads.follow(other.grads, faded);
   }
   SOLA_DEVICE void follow_near(const TwoScans& other, float fade) {
     keys.follow_near(other.keys, fade);
@@ -265,7 +265,7 @@ SOLA_DEVICE unsigned block_from_end() { return gridDim.x - 1 - blockIdx.x; }
 // T: tokens of a lane
 template <int T>
 struct WkvPlace {
-  static constexpr int kStretch = T * kWkvWarps;
+  static constexpr int kTokens = T, kStretch = T * kWkvWarps;
   int64_t batch, stretch, channel, begin;
   int tokens;   // of this lane
   bool exists;  // false beyond the last channel
@@ -366,7 +366,7 @@ struct WarpStates {
   // enters every warp in the place of its own sums.
   template <class Place>
   SOLA_DEVICE State fold(State sum, const Place& place, const WkvWork& work, const Channel& channel, bool keep) const {
-    constexpr int T = Place::kStretch / kWkvWarps;
+    constexpr int T = Place::kTokens;
     const int side = warp_of();
     const int64_t begin = place.stretch * Place::kStretch;
 #pragma unroll 1
@@ -376,7 +376,7 @@ struct WarpStates {
       own.load(at(side, warp), kWarp);
       if (keep) sum.store(at(side, warp), kWarp);
       const int64_t tokens = max(int64_t(0), min(int64_t(T), work.op.N - begin - warp * T));
-      sum.follow(own, float(tokens), channel.decay);
+      sum.follow(own, float(tokens) * channel.decay);
     }
     return sum;
   }
