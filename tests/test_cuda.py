@@ -23,6 +23,7 @@ from cases import (
     warpgroup_cases,
     wide_softmax_cases,
 )
+from wkv_checks import WKV_CHECKS
 
 from sola_vision import ops
 
@@ -282,15 +283,9 @@ def test_no_overflow_over_many_tokens(dtype: torch.dtype, kind: dict) -> None:
     checks.no_overflow_over_many_tokens(DEVICE, dtype, kind)
 
 
-def test_wkv_of_masked_keys() -> None:
-    checks.wkv_of_masked_keys(DEVICE)
-
-
-def test_wkv_forgets_at_the_right_rate() -> None:
-    checks.wkv_forgets_at_the_right_rate(DEVICE)
-    checks.wkv_meets_what_has_faded(DEVICE)
-    for dtype in DTYPES:
-        checks.wkv_learns_where_keys_lie_far_apart(DEVICE, dtype)
+@pytest.mark.parametrize("check", WKV_CHECKS, ids=lambda check: check.__name__)
+def test_hard_wkv(check) -> None:
+    check(DEVICE)
 
 
 @pytest.mark.parametrize("case", SMALL_CUDA_CASES, ids=str)

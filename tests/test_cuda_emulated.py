@@ -9,6 +9,7 @@ import pytest
 import torch
 from against_reference import agrees
 from cases import CUDA_CASES, SMALL_CUDA_CASES, Case, channel_mix_cases, mix_kernel_cases, wide_softmax_cases
+from wkv_checks import WKV_CHECKS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -200,21 +201,9 @@ def test_no_overflow_over_many_tokens(kind: dict) -> None:
     checks.no_overflow_over_many_tokens(DEVICE, torch.float16, kind)
 
 
-def test_wkv_of_masked_keys() -> None:
-    checks.wkv_of_masked_keys(DEVICE)
-
-
-def test_wkv_forgets_at_the_right_rate() -> None:
-    checks.wkv_forgets_at_the_right_rate(DEVICE)
-
-
-def test_wkv_meets_what_has_faded() -> None:
-    checks.wkv_meets_what_has_faded(DEVICE)
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_wkv_learns_where_keys_lie_far_apart(dtype: torch.dtype) -> None:
-    checks.wkv_learns_where_keys_lie_far_apart(DEVICE, dtype)
+@pytest.mark.parametrize("check", WKV_CHECKS, ids=lambda check: check.__name__)
+def test_hard_wkv(check) -> None:
+    check(DEVICE)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -6,7 +6,7 @@
 #pragma once
 
 #include "cuda/launch.h"
-#include "cuda/wkv.cuh"
+#include "cuda/wkv_block.cuh"
 
 namespace sola::cuda {
 
