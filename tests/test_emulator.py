@@ -35,6 +35,15 @@ def test_products_of_tensor_cores(library, kind: int, dtype: torch.dtype, layout
     torch.testing.assert_close(library.product(kind, layout, a, b), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_quotients(library) -> None:
+    """What stands for divisions of indices: around multiples, powers of two and the last number that it is used for."""
+    powers = [2**e + d for e in range(1, 40) for d in (-1, 0, 1)]
+    for by in (1, 3, 7, 12, 96, 641, 65_537, 2**31 - 1, *powers):
+        multiples = [by * count + d for count in (1, 2, 1000, 1 + 2**31 // by) for d in (-1, 0, 1)]
+        for n in (0, 2**31 - 2, 2**31 - 1, 2**31, 2**31 + 1, 2**45 + 12_345, *powers, *multiples):
+            assert library.quotient(n, by) == n // by, (n, by)
+
+
 @pytest.mark.skipif(build.RACES, reason="refused where every access is watched")
 def test_a_missing_barrier_shows(library) -> None:
     """Some order of the warps reads what isn't written yet; with the barrier none does."""

@@ -142,7 +142,7 @@ struct TwoScans {
 };
 
 // which tokens share a maximum
-enum class Share { none, lane, block };
+enum class Share : uint32_t { none, lane, block };
 
 // What the scan needs to know about a channel. `fade`: what is left behind a lane's tokens.
 struct Channel {
@@ -173,14 +173,14 @@ struct Channel {
         lambda(from[2 * kWarp]),
         fade(from[3 * kWarp]),
         half_drift(from[4 * kWarp]),
-        share(static_cast<Share>(int(from[5 * kWarp]))) {}
+        share(static_cast<Share>(float_to_bits(from[5 * kWarp]))) {}
   SOLA_DEVICE void store(float* to) const {
     to[0] = decay;
     to[kWarp] = bonus;
     to[2 * kWarp] = lambda;
     to[3 * kWarp] = fade;
     to[4 * kWarp] = half_drift;
-    to[5 * kWarp] = float(int(share));
+    to[5 * kWarp] = bits_to_float(uint32_t(share));
   }
 };
 

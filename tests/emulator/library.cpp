@@ -48,6 +48,7 @@ int run_mistake(int kind, float* out);
 int run_hand_over(bool waits, float* out);
 int run_cluster(int kind, float* out);
 int run_chain(bool bf16, int columns, const void* a, const void* b, const void* c, float* out, int mistake);
+int64_t quotient_of(int64_t n, int64_t by);
 int run_launch(int64_t blocks, int threads, int64_t shared);
 
 }  // namespace sola::cuda
@@ -78,6 +79,7 @@ TORCH_LIBRARY(sola_emulated, m) {
                                                                       b.data_ptr<float>(), c.data_ptr<float>()));
           return c;
         });
+  m.def("quotient(int n, int by) -> int", [](int64_t n, int64_t by) { return sola::cuda::quotient_of(n, by); });
   m.def("mistake(int kind) -> Tensor", [](int64_t kind) {
     auto out = at::empty({64}, at::kFloat);
     sola::cuda::check_launch("mistake", sola::cuda::run_mistake(int(kind), out.data_ptr<float>()));

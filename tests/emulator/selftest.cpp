@@ -175,4 +175,6 @@ int run_hand_over(bool waits, float* out) {
   return error ? error : launch(double_numbers, 1, kReversed, 0, nullptr, p, kEarly);
 }
 
+int64_t quotient_of(int64_t n, int64_t by) { return quotient(n, Divisor(by)); }
+
 }  // namespace sola::cuda
