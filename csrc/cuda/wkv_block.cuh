@@ -28,7 +28,7 @@ struct WkvPlace {
     tokens = exists ? int(max(int64_t(0), min(int64_t(T), p.N - begin))) : 0;
   }
 
-  // the first token of a plane (B, N, row)
+  // the first token in a plane (B, N, C)
   SOLA_DEVICE int64_t in_plane(const WkvWork& work) const { return (batch * work.op.N + begin) * work.op.C + channel; }
 
   // a lane's numbers as they lie in memory; what is missing holds anything
