@@ -8,6 +8,9 @@ namespace sola::cuda {
 
 enum class Job { values, gradients };
 
+// tensors of a walk, as ChunkWalkParams calls them
+enum WalkIndex { kA, kB, kY, kX, kOut };
+
 // Everything that a block keeps while it walks. The companion is Σ φ(b), of values, or Σ φ(y), where every warp keeps
 // the columns that it owns.
 template <class In, int K, Job job>
@@ -33,7 +36,13 @@ struct Walker {
 
   SOLA_DEVICE explicit Walker(const ChunkWalkParams& params)
       : p(params), tiles{shared_memory()}, numbers(tiles.numbers()), at(numbers.place) {
-    find_place<Shape::kPart>(numbers.place, p.call, p.states != nullptr);
+    find_place<Shape::kPart>(numbers, p.call, p.states != nullptr, [&] {
+      meet_tensor<In>(numbers, kA, p.a, p.depth);
+      meet_tensor<In>(numbers, kB, p.b, p.depth);
+      meet_tensor<In>(numbers, kY, p.y, p.width);
+      if (!kValues) meet_tensor<In>(numbers, kX, p.x, p.width);
+      meet_tensor<In>(numbers, kOut, p.out, p.width);
+    });
   }
 
   SOLA_DEVICE int first_column() const { return at.column + 16 * warp_of(); }
@@ -67,35 +76,62 @@ struct Walker {
     }
   }
 
-  // the columns of a and b from `column`, and with the first of them y
-  SOLA_DEVICE void load_tiles(const ChunkPlace& chunk, int column) {
+  // f(columns, load, how numbers change on the way) for the columns of a and b from `column`, and with the first of
+  // them for y
+  template <class F>
+  SOLA_DEVICE void for_tiles(int column, const F& f) const {
+    constexpr std::integral_constant<int, kSlab> deep{};
+    constexpr std::integral_constant<int, Shape::kPart> wide{};
+    using Load = TileLoad<In, Mul>;
+    const bool mapped = p.map != FeatureMap::identity;
     const Features<is_half<In>> map{p.map};
     const auto weigh_row = [&](int row, float number) { return numbers.row_weight[row] * number; };
     const auto weigh_column = [&](int row, float number) { return numbers.column_weight[row] * number; };
-    const auto a = columns_of(chunk_rows<In>(p.a, at, chunk, p.depth), column, kSlab);
-    const auto b = columns_of(chunk_rows<In>(p.b, at, chunk, p.depth), column, kSlab);
-    const auto y = columns_of(chunk_rows<In>(p.y, at, chunk, p.width), at.column, Shape::kPart);
+    const bool weighted = p.column_weight != nullptr;
+    Load a{columns_of(chunk_rows<In>(numbers, kA, p.a, p.depth), column, kSlab), tiles.a(), Tiles::kDeep,
+           numbers.tensors[kA].vectorial, mapped};
+    Load b{columns_of(chunk_rows<In>(numbers, kB, p.b, p.depth), column, kSlab), tiles.b(), Tiles::kDeep,
+           numbers.tensors[kB].vectorial, mapped};
+    Load y{columns_of(chunk_rows<In>(numbers, kY, p.y, p.width), at.column, Shape::kPart), tiles.y(), Tiles::kWide,
+           numbers.tensors[kY].vectorial, weighted};
     if constexpr (kValues) {
-      load_tile<kTile, kSlab, kThreads, kAhead>(a, tiles.a(), Tiles::kDeep, map);
-      load_tile<kTile, kSlab, kThreads, kAhead>(b, tiles.b(), Tiles::kDeep, map);
-      if (column == 0) load_tile<kTile, Shape::kPart, kThreads, kAhead>(y, tiles.y(), Tiles::kWide, weigh_column);
+      f(deep, a, map);
+      f(deep, b, map);
+      if (column == 0) f(wide, y, weigh_column);
     } else {
-      load_tile<kTile, kSlab, kThreads, kAhead>(a, tiles.a(), Tiles::kDeep, weigh_row);
-      load_tile<kTile, kSlab, kThreads, kAhead>(b, tiles.b(), Tiles::kDeep, weigh_column);
-      if (column == 0) load_tile<kTile, Shape::kPart, kThreads, kAhead>(y, tiles.y(), Tiles::kWide, map);
+      a.changes = p.row_weight != nullptr;
+      b.changes = weighted;
+      y.changes = mapped;
+      f(deep, a, weigh_row);
+      f(deep, b, weigh_column);
+      if (column == 0) f(wide, y, map);
     }
   }
 
+  SOLA_DEVICE void load_tiles(int column) const {
+    for_tiles(column, [](auto columns, const auto& load, const auto& change) {
+      start_tile<kTile, decltype(columns)::value, kThreads, kAhead>(load, change);
+    });
+    commit_copies();
+    wait_copies<0>();
+    for_tiles(column, [](auto columns, const auto& load, const auto& change) {
+      finish_tile<kTile, decltype(columns)::value, kThreads>(load, change);
+    });
+  }
+
   // what the walk comes to after this chunk
-  SOLA_DEVICE void prefetch_next(const ChunkPlace& here) {
-    const ChunkPlace chunk = next_place(p.call, here);
-    prefetch_rows<K, kThreads>(chunk_rows<In>(p.a, at, chunk, p.depth));
-    prefetch_rows<K, kThreads>(chunk_rows<In>(p.b, at, chunk, p.depth));
-    const auto part = [&](const View& view) {
-      return columns_of(chunk_rows<In>(view, at, chunk, p.width), at.column, Shape::kPart);
+  SOLA_DEVICE void prefetch_next() {
+    const auto next = [&](int index, const View& view, int64_t columns) {
+      return next_rows<In>(numbers, p.call, index, view, columns);
     };
-    prefetch_rows<Shape::kPart, kThreads>(part(p.y));
-    if (!kValues && p.walk != Walk::first) prefetch_rows<Shape::kPart, kThreads>(part(p.x));
+    prefetch_rows<K, kThreads>(next(kA, p.a, p.depth));
+    prefetch_rows<K, kThreads>(next(kB, p.b, p.depth));
+    const auto part = [&](int index, const View& view) {
+      return columns_of(next(index, view, p.width), at.column, Shape::kPart);
+    };
+    prefetch_rows<Shape::kPart, kThreads>(part(kY, p.y));
+    if (!kValues && p.walk != Walk::first && p.map != FeatureMap::identity)
+      prefetch_rows<Shape::kPart, kThreads>(part(kX, p.x));
   }
 
   // pairs to shared memory, weighted; of values their sums by rows, for the normaliser
@@ -159,9 +195,9 @@ struct Walker {
   SOLA_DEVICE void add_slabs(const ChunkPlace& chunk, typename Shape::Pairs& pairs, Out& out) {
     constexpr bool kLast = kFirst + kSlab == K;
     if constexpr (kFirst > 0) sync_block();
-    load_tiles(chunk, kFirst);
+    load_tiles(kFirst);
     sync_block();
-    if (kFirst == 0 && chunk.carry) prefetch_next(chunk);
+    if (kFirst == 0 && chunk.carry) prefetch_next();
     multiply_pairs(pairs, tiles);
     if constexpr (kLast) finish_pairs(pairs);
     if (kValues && p.companion) read_companion(kFirst, kLast);
@@ -177,6 +213,20 @@ struct Walker {
     }
   }
 
+  // what the state says to the rows from `first`, by the power of γ with which each reads it
+  SOLA_DEVICE void fade_rows(Out& out, const ChunkPlace& chunk, int first) const {
+#pragma unroll
+    for (int m = 0; m < kRows / 16; ++m)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float power = numbers.powers[reads(p.call, chunk, first + 16 * m + 8 * half + lane_of() / 4)];
+#pragma unroll
+        for (int n = 0; n < 2; ++n)
+#pragma unroll
+          for (int i = 0; i < 2; ++i) out[m][n][2 * half + i] *= power;
+      }
+  }
+
   SOLA_DEVICE void visit(int step) {
     float out[kRows / 16][2][4];
     const ChunkPlace& chunk = come_to(numbers, p.call, step, [&](const ChunkPlace& here) { load_token_numbers(here); });
@@ -189,13 +239,11 @@ struct Walker {
     sync_block();
 #pragma unroll
     for (int first = 0; first < kTile; first += kRows) {
-      if constexpr (Shape::kSlabs == 1) {
-        clear(out);
-        if (chunk.state) read_state<0>(out, state, tiles, first);
+      if constexpr (Shape::kSlabs == 1) clear(out);
+      if (chunk.state) {
+        if constexpr (Shape::kSlabs == 1) read_state<0>(out, state, tiles, first);
+        fade_rows(out, chunk, first);
       }
-      for_sums<kRows / 16, 2>([&](int m, int n, int i, int row, int) {
-        out[m][n][i] = chunk.state ? numbers.powers[reads(p.call, chunk, first + row)] * out[m][n][i] : 0.0f;
-      });
       spread_pairs(out, tiles, first);
       for_results(out, tiles, first,
                   [&](int row, int column, float (&sums)[8]) { write_row(chunk, row, column, sums); });
@@ -226,41 +274,55 @@ struct Walker {
 #pragma unroll
     for (int i = 0; i < 8; ++i) sums[i] = fmaf(weight, numbers.companion[column + i], sums[i]);
   }
-  SOLA_DEVICE void multiply_slope(const ChunkPlace& chunk, int row, int column, int valid, float (&sums)[8]) {
-    const auto x = chunk_rows<In>(p.x, at, chunk, p.width);
+  SOLA_DEVICE void multiply_slope(int row, int column, int valid, float (&sums)[8]) {
+    if (p.map == FeatureMap::identity) return;
+    const auto x = chunk_rows<In>(numbers, kX, p.x, p.width);
     float phi[8];
-    load_eight(x.data + row * x.stride + column, valid, is_vectorial(x.data, x.stride, x.columns), phi);
+    load_eight(x.data + row * x.stride + column, valid, numbers.tensors[kX].vectorial, phi);
     Features<is_half<In>>{p.map}(0, phi);
     multiply_slopes(p.map, phi, sums);
   }
 
+  // sums of a side become sums of both: false for the first of two walks, which leaves its own
+  SOLA_DEVICE bool join_walks(const ChunkPlace& chunk, int row, int column, int valid, float (&sums)[8]) {
+    if (p.walk == Walk::only) return true;
+    float* partial = p.partial + (at.head * p.call.tokens + chunk.first + row) * p.width + column;
+    const bool vectorial = p.width % 4 == 0;
+    if (p.walk == Walk::first) {
+      store_eight(sums, partial, valid, vectorial);
+      return false;
+    }
+    float others[8];
+    load_eight(static_cast<const float*>(partial), valid, vectorial, others);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) sums[i] += others[i];
+    return true;
+  }
+
+  // the columns of the result that this lane writes, as for_results has them
+  SOLA_DEVICE Rows<In> own_results() const {
+    const auto out = columns_of(chunk_rows<In>(numbers, kOut, p.out, p.width), at.column + result_column(), 8);
+    return {const_cast<In*>(out.data), out.stride, out.columns > 0 ? out.rows : 0, out.columns};
+  }
+
   SOLA_DEVICE void write_row(const ChunkPlace& chunk, int row, int in_part, float (&sums)[8]) {
-    const int column = at.column + in_part, valid = int(p.width) - column;
-    if (row >= chunk.rows || valid <= 0) return;
+    const Rows<In> to = own_results();
+    if (row >= to.rows) return;
+    const int column = at.column + in_part;
     float factor = 1.0f;
     if constexpr (kValues) {
       if (p.companion) factor = inverse_of(chunk, row, column == 0);
     } else {
       if (p.companion && chunk.state) add_companion(chunk, row, in_part, sums);
     }
-    if (p.walk != Walk::only) {
-      float* partial = p.partial + (at.head * p.call.tokens + chunk.first + row) * p.width + column;
-      const bool vectorial = p.width % 4 == 0;
-      if (p.walk == Walk::first) return store_eight(sums, partial, valid, vectorial);
-      float others[8];
-      load_eight(static_cast<const float*>(partial), valid, vectorial, others);
-#pragma unroll
-      for (int i = 0; i < 8; ++i) sums[i] += others[i];
-    }
-    if constexpr (kValues) {
+    if (!join_walks(chunk, row, column, to.columns, sums)) return;
+    if constexpr (!kValues) {
+      multiply_slope(row, column, to.columns, sums);
+    } else if (p.companion) {
 #pragma unroll
       for (int i = 0; i < 8; ++i) sums[i] *= factor;
-    } else {
-      multiply_slope(chunk, row, column, valid, sums);
     }
-    const auto out = chunk_rows<In>(p.out, at, chunk, p.width);
-    store_eight(sums, const_cast<In*>(out.data) + row * out.stride + column, valid,
-                is_vectorial(out.data, out.stride, out.columns));
+    store_eight(sums, to.data + row * to.stride, to.columns, numbers.tensors[kOut].vectorial);
   }
 };
 

@@ -13,6 +13,8 @@
 namespace sola::cuda {
 namespace {
 
+enum TangentIndex { kQ, kK, kV, kGradOut };
+
 template <class In, int K>
 struct Tangent {
   using Tiles = WalkTiles<In, K>;
@@ -31,7 +33,12 @@ struct Tangent {
 
   SOLA_DEVICE explicit Tangent(const ChunkTangentParams& params)
       : p(params), tiles{shared_memory()}, numbers(tiles.numbers()), at(numbers.place) {
-    find_place<1>(numbers.place, p.call, p.states != nullptr);
+    find_place<1>(numbers, p.call, p.states != nullptr, [&] {
+      meet_tensor<In>(numbers, kQ, p.q, p.D);
+      meet_tensor<In>(numbers, kK, p.k, p.D);
+      meet_tensor<In>(numbers, kV, p.v, p.V);
+      meet_tensor<In>(numbers, kGradOut, p.grad_out, p.V);
+    });
   }
 
   // first columns of q and k, and of v
@@ -39,12 +46,8 @@ struct Tangent {
   SOLA_DEVICE int d0() const { return at.column / parts() * K; }
   SOLA_DEVICE int v0() const { return at.column % parts() * Shape::kPart; }
   // what this block has of queries or keys, and of values or their gradient
-  SOLA_DEVICE Rows<const In> deep(const View& view, const ChunkPlace& chunk) const {
-    return columns_of(chunk_rows<In>(view, at, chunk, p.D), d0(), K);
-  }
-  SOLA_DEVICE Rows<const In> wide(const View& view, const ChunkPlace& chunk) const {
-    return columns_of(chunk_rows<In>(view, at, chunk, p.V), v0(), Shape::kPart);
-  }
+  SOLA_DEVICE Rows<const In> deep(Rows<const In> rows) const { return columns_of(rows, d0(), K); }
+  SOLA_DEVICE Rows<const In> wide(Rows<const In> rows) const { return columns_of(rows, v0(), Shape::kPart); }
   // companions of Z and Z′
   SOLA_DEVICE float* companion() const { return numbers.companion; }
   SOLA_DEVICE float* companion_tangent() const { return numbers.companion + K; }
@@ -77,19 +80,35 @@ struct Tangent {
       const int distance = edge_distance(p.call, chunk, i);
       fading_tangent()[i] = i < chunk.rows ? float(distance) * numbers.powers[distance] : 0.0f;
     }
-    const Features<is_half<In>> map{p.map};
-    const auto as_is = [](int, float number) { return number; };
-    load_tile<kTile, K, kThreads>(deep(p.q, chunk), tiles.a(), Tiles::kDeep, map);
-    load_tile<kTile, K, kThreads>(deep(p.k, chunk), tiles.b(), Tiles::kDeep, map);
-    load_tile<kTile, Shape::kPart, kThreads>(wide(p.v, chunk), tiles.y(), Tiles::kWide, as_is);
   }
 
-  SOLA_DEVICE void prefetch_next(const ChunkPlace& here) const {
-    const ChunkPlace chunk = next_place(p.call, here);
-    prefetch_rows<K, kThreads>(deep(p.q, chunk));
-    prefetch_rows<K, kThreads>(deep(p.k, chunk));
-    prefetch_rows<Shape::kPart, kThreads>(wide(p.v, chunk));
-    prefetch_rows<Shape::kPart, kThreads>(wide(p.grad_out, chunk));
+  // queries, keys and values of the chunk
+  SOLA_DEVICE void load_tiles() const {
+    using Load = TileLoad<In, Mul>;
+    const bool mapped = p.map != FeatureMap::identity;
+    const Features<is_half<In>> map{p.map};
+    const auto is_vectorial = [&](int index) { return numbers.tensors[index].vectorial; };
+    const Load q{deep(chunk_rows<In>(numbers, kQ, p.q, p.D)), tiles.a(), Tiles::kDeep, is_vectorial(kQ), mapped};
+    const Load k{deep(chunk_rows<In>(numbers, kK, p.k, p.D)), tiles.b(), Tiles::kDeep, is_vectorial(kK), mapped};
+    const Load v{wide(chunk_rows<In>(numbers, kV, p.v, p.V)), tiles.y(), Tiles::kWide, is_vectorial(kV), false};
+    start_tile<kTile, K, kThreads>(q, map);
+    start_tile<kTile, K, kThreads>(k, map);
+    start_tile<kTile, Shape::kPart, kThreads>(v, [](int, float number) { return number; });
+    commit_copies();
+    wait_copies<0>();
+    finish_tile<kTile, K, kThreads>(q, map);
+    finish_tile<kTile, K, kThreads>(k, map);
+    sync_block();
+  }
+
+  SOLA_DEVICE void prefetch_next() const {
+    const auto next = [&](int index, const View& view, int64_t columns) {
+      return next_rows<In>(numbers, p.call, index, view, columns);
+    };
+    prefetch_rows<K, kThreads>(deep(next(kQ, p.q, p.D)));
+    prefetch_rows<K, kThreads>(deep(next(kK, p.k, p.D)));
+    prefetch_rows<Shape::kPart, kThreads>(wide(next(kV, p.v, p.V)));
+    prefetch_rows<Shape::kPart, kThreads>(wide(next(kGradOut, p.grad_out, p.V)));
   }
 
   SOLA_DEVICE void multiply_distances() {
@@ -117,8 +136,8 @@ struct Tangent {
   }
 
   SOLA_DEVICE void add_outputs(const ChunkPlace& chunk, const Out& out, int first) {
-    const auto grads = wide(p.grad_out, chunk);
-    const bool vectorial = is_vectorial(grads.data, grads.stride, grads.columns);
+    const auto grads = wide(chunk_rows<In>(numbers, kGradOut, p.grad_out, p.V));
+    const bool vectorial = numbers.tensors[kGradOut].vectorial;
     for_results(out, tiles, first, [&](int row, int column, float (&sums)[8]) {
       if (row >= chunk.rows || column >= grads.columns) return;
       float grad[8], sum = 0.0f;
@@ -168,7 +187,8 @@ struct Tangent {
 
   SOLA_DEVICE void visit(int step) {
     const ChunkPlace& chunk = come_to(numbers, p.call, step, [&](const ChunkPlace& here) { load(here); });
-    if (chunk.carry) prefetch_next(chunk);
+    load_tiles();
+    if (chunk.carry) prefetch_next();
     multiply_distances();
     if (chunk.state && v0() == 0 && p.grad_denominator) add_normalisers(chunk);
     sync_block();

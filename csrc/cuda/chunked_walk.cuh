@@ -40,12 +40,23 @@ struct ChunkPlace {
   bool state, carry;  // whether a state comes in, and whether it goes on
 };
 
+// A tensor of which a block sees one head: the row of its first token, bytes from one to the next, and whether 16 bytes
+// of rows can be moved at a time.
+struct WalkTensor {
+  const unsigned char* first;
+  int64_t stride;
+  bool vectorial;
+};
+constexpr int kWalkTensors = 5;
+
 // Numbers of a block and of its chunk, most of them one per token. The places are kept here, too: registers are short.
 struct ChunkNumbers {
   WalkPlace place;
   ChunkPlace chunk;
-  float powers[kTile + 4];   // γ^0 … γ^64
-  float weights[2 * kTile];  // of a pair, by row − column + 63; 0 for keys that another walk sees, or nobody
+  WalkTensor tensors[kWalkTensors];
+  const void* rows[kWalkTensors];  // where the chunk's begin
+  float powers[kTile + 4];         // γ^0 … γ^64
+  float weights[2 * kTile];        // of a pair, by row − column + 63; 0 for keys that another walk sees, or nobody
   float row_weight[kTile], row_coefficient[kTile], column_weight[kTile], column_coefficient[kTile];
   float fading[kTile];            // γ^(distance from the edge that the walk comes to); 0 where there is no token
   float companion_fading[kTile];  // the same for the companion of gradients, times what it sums up
@@ -93,12 +104,16 @@ SOLA_DEVICE WalkPlace place_of_block(const WalkCall& call) {
   return {head, head / heads, head % heads, stretch, first, min(per, all - first), block / blocks * part, false};
 }
 
-// `states`: whether stretches have any; the first one on the walk has none
-template <int part>
-SOLA_DEVICE void find_place(WalkPlace& place, const WalkCall& call, bool states) {
+// `states`: whether stretches have any; the first one on the walk has none. One thread also says in `meet` where
+// tensors lie.
+template <int part, class F>
+SOLA_DEVICE void find_place(ChunkNumbers& numbers, const WalkCall& call, bool states, const F& meet) {
+  WalkPlace& place = numbers.place;
   if (threadIdx.x == 0) {
     place = place_of_block<part>(call);
     place.entered = states && (call.side == Side::left ? place.stretch > 0 : place.stretch < call.stretches - 1);
+    for (WalkTensor& tensor : numbers.tensors) tensor = {};
+    meet();
   }
   sync_block();
 }
@@ -109,20 +124,31 @@ SOLA_DEVICE ChunkPlace chunk_place(const WalkCall& call, const WalkPlace& at, in
   return {first, int(min(int64_t(kTile), call.tokens - first)), at.entered || step > 0, step + 1 < at.chunks};
 }
 
-// the rows of the chunk after one that has such
-SOLA_DEVICE ChunkPlace next_place(const WalkCall& call, const ChunkPlace& here) {
-  const int64_t first = here.first + (call.side == Side::left ? kTile : -kTile);
-  return {first, int(min(int64_t(kTile), call.tokens - first)), true, false};
-}
-
 // with which power of γ a row reads the state
 SOLA_DEVICE int reads(const WalkCall& call, const ChunkPlace& chunk, int row) {
   return call.side == Side::left ? row + 1 : max(chunk.rows - row, 0);
 }
 
+// one thread says where tensors of `columns` columns lie: a tensor's index is what the other functions call it by
 template <class In>
-SOLA_DEVICE Rows<const In> chunk_rows(const View& view, const WalkPlace& at, const ChunkPlace& chunk, int64_t columns) {
-  return {row_of<const In>(view, at.batch, chunk.first, at.inner), view.token, chunk.rows, int(columns)};
+SOLA_DEVICE void meet_tensor(ChunkNumbers& numbers, int index, const View& view, int64_t columns) {
+  const In* first = row_of<const In>(view, numbers.place.batch, 0, numbers.place.inner);
+  numbers.tensors[index] = {reinterpret_cast<const unsigned char*>(first), view.token * int64_t(sizeof(In)),
+                            is_vectorial(first, view.token, int(columns))};
+}
+
+template <class In>
+SOLA_DEVICE Rows<const In> chunk_rows(const ChunkNumbers& numbers, int index, const View& view, int64_t columns) {
+  return {static_cast<const In*>(global_pointer(numbers.rows[index])), view.token, numbers.chunk.rows, int(columns)};
+}
+// the same of the chunk after one that has such
+template <class In>
+SOLA_DEVICE Rows<const In> next_rows(const ChunkNumbers& numbers, const WalkCall& call, int index, const View& view,
+                                     int64_t columns) {
+  const int step = call.side == Side::left ? kTile : -kTile;
+  const int64_t first = numbers.chunk.first + step;
+  return {static_cast<const In*>(global_pointer(numbers.rows[index])) + step * view.token, view.token,
+          int(min(int64_t(kTile), call.tokens - first)), int(columns)};
 }
 
 template <class T>
@@ -168,19 +194,23 @@ SOLA_DEVICE const ChunkPlace& come_to(ChunkNumbers& numbers, const WalkCall& cal
   sync_block();
   const ChunkPlace here = chunk_place(call, numbers.place, step);
   if (threadIdx.x == 0) numbers.chunk = here;
+  if (int(threadIdx.x) < kWalkTensors) {
+    const WalkTensor& tensor = numbers.tensors[threadIdx.x];
+    numbers.rows[threadIdx.x] = tensor.first + here.first * tensor.stride;
+  }
   load(here);
   sync_block();
   return numbers.chunk;
 }
 
-// first row and column of this warp's pairs
+// first row and column of this warp's pairs, anew where they are asked for: registers are short
 template <class Shape>
 SOLA_DEVICE int pair_row() {
-  return warp_of() % Shape::kDown * Shape::kPairRows;
+  return int(anew(threadIdx.x) / kWarp % Shape::kDown) * Shape::kPairRows;
 }
 template <class Shape>
 SOLA_DEVICE int pair_column() {
-  return warp_of() / Shape::kDown * Shape::kPairColumns;
+  return int(anew(threadIdx.x) / kWarp / Shape::kDown) * Shape::kPairColumns;
 }
 
 // pairs += a · bᵀ, over the columns that lie in shared memory
@@ -310,6 +340,12 @@ SOLA_DEVICE float row_product(Operand<Mul> x, const float* y) {
   return sum;
 }
 
+// the first of the part's eight columns whose results a lane gets
+SOLA_DEVICE int result_column() {
+  const unsigned thread = anew(threadIdx.x);
+  return int(thread / kWarp * 16 + thread % 2 * 8);
+}
+
 // Gives a warp's share of the result, rows from `first`, to f(row, column, numbers): eight neighbours, of the part's
 // columns from `column`.
 template <int MT, class In, int K, class F>
@@ -325,7 +361,7 @@ SOLA_DEVICE void for_results(const Sums<MT, 2>& out, WalkTiles<In, K> tiles, int
     sync_warp();
     float numbers[8];
     load_eight(staging + row * kStride + column, 8, true, numbers);
-    f(first + 16 * m + row, 16 * warp_of() + column, numbers);
+    f(first + 16 * m + row, result_column(), numbers);
   }
   // lanes may have parted over rows that don't exist, and products follow
   sync_warp();

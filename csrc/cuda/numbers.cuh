@@ -104,6 +104,18 @@ SOLA_DEVICE void write_vector(const float (&from)[count], T* to) {
   for (int i = 0; i < count; i += kVector<T>) write_vec4(to + i, pack_vector<T>(from + i));
 }
 
+// numbers of the type that is multiplied whose sum is a float
+template <class Mul>
+constexpr int kParts = is_rounded<Mul> ? 3 : 1;
+template <class Mul>
+SOLA_DEVICE void store_parts(float x, Mul* to) {
+#pragma unroll
+  for (int part = 0; part < kParts<Mul>; ++part) {
+    to[part] = from_float<Mul>(x);
+    x -= to_float(to[part]);
+  }
+}
+
 // two neighbours in shared memory, the first in an even place
 template <class T>
 SOLA_DEVICE void load_two(const T* from, float (&to)[2]) {

@@ -47,6 +47,13 @@ SOLA_DEVICE void write_vec4(void* to, const Vec4& x) {
                : "memory");
 }
 
+// a pointer that was kept in memory, of which the compiler doesn't know that it is one to global memory
+template <class T>
+SOLA_DEVICE T* global_pointer(T* p) {
+  __builtin_assume(__isGlobal(p));
+  return p;
+}
+
 SOLA_DEVICE unsigned char* shared_memory() {
   extern __shared__ __align__(16) unsigned char memory[];
   return memory;
@@ -141,17 +148,21 @@ SOLA_DEVICE uint32_t float_to_bits(float x) { return __float_as_uint(x); }
 
 SOLA_DEVICE uint32_t shared_address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
 
+// a place in shared memory, to which bytes can be added
+using SharedPlace = uint32_t;
+SOLA_DEVICE SharedPlace shared_place(const void* p) { return shared_address(p); }
+
 // four 8 × 8 matrices of 16-bit numbers; lane l names row l % 8 of matrix l / 8
-SOLA_DEVICE void load_matrices(uint32_t (&r)[4], const void* row) {
+SOLA_DEVICE void load_matrices(uint32_t (&r)[4], SharedPlace row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(shared_address(row))
+               : "r"(row)
                : "memory");
 }
-SOLA_DEVICE void load_matrices_transposed(uint32_t (&r)[4], const void* row) {
+SOLA_DEVICE void load_matrices_transposed(uint32_t (&r)[4], SharedPlace row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(shared_address(row))
+               : "r"(row)
                : "memory");
 }
 
@@ -209,12 +220,25 @@ SOLA_DEVICE void begin_basic_block(bool never) {
   if (never) asm volatile("nanosleep.u32 1;" ::: "memory");
 }
 
+// x, of which the compiler keeps nothing in registers that it works out: it can't know that this is the same every time
+SOLA_DEVICE unsigned anew(unsigned x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
+
 // asks for the line of global memory at p to come into the L2 cache
 SOLA_DEVICE void prefetch(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 
 #else
 
+using SharedPlace = const unsigned char*;
+inline SharedPlace shared_place(const void* p) { return static_cast<SharedPlace>(p); }
 inline void begin_basic_block(bool) {}
+inline unsigned anew(unsigned x) { return x; }
+template <class T>
+T* global_pointer(T* p) {
+  return p;
+}
 inline Vec4 load_vec4(const void* from) { return *static_cast<const Vec4*>(from); }
 inline void store_vec4(void* to, const Vec4& x) { *static_cast<Vec4*>(to) = x; }
 inline void write_vec4(void* to, const Vec4& x) { store_vec4(to, x); }

@@ -96,6 +96,22 @@ SOLA_DEVICE TwoDeep two_deep(Operand<Tf32> operand, int other, int k) {
   }
 }
 
+// from the first number of an operand to that of a row (or column) at depth k, in bytes: what is known when the kernel
+// is compiled and what a lane adds are kept apart, so that fragments differ by constants
+template <Along along, class Mul>
+SOLA_DEVICE int bytes_to(Operand<Mul> operand, int other, int k) {
+  return int(sizeof(Mul)) * (along == Along::depth ? other * operand.stride + k : k * operand.stride + other);
+}
+template <Along along, class Mul>
+SOLA_DEVICE void load_fragment(uint32_t (&r)[4], Operand<Mul> operand, int bytes, int lane_bytes) {
+  const SharedPlace place = shared_place(operand.data) + lane_bytes + bytes;
+  if constexpr (along == Along::depth) {
+    load_matrices(r, place);
+  } else {
+    load_matrices_transposed(r, place);
+  }
+}
+
 // the block of 16 rows of the left operand at depth k, of kProductDepth
 template <Along along, bool apart = false, class Mul>
 SOLA_DEVICE void left_fragment(uint32_t (&a)[4], Operand<Mul> left, int row, int k) {
@@ -107,10 +123,10 @@ SOLA_DEVICE void left_fragment(uint32_t (&a)[4], Operand<Mul> left, int row, int
       a[half] = two.first;
       a[half + 2] = two.second;
     }
-  } else if constexpr (along == Along::depth) {
-    load_matrices(a, left.data + (row + lane % 16) * left.stride + k + lane / 16 * 8);
   } else {
-    load_matrices_transposed(a, left.data + (k + lane % 8 + lane / 16 * 8) * left.stride + row + lane / 8 % 2 * 8);
+    const int across = along == Along::depth ? lane % 16 : lane / 8 % 2 * 8;
+    const int deep = along == Along::depth ? lane / 16 * 8 : lane % 8 + lane / 16 * 8;
+    load_fragment<along>(a, left, bytes_to<along>(left, row, k), bytes_to<along>(left, across, deep));
   }
 }
 
@@ -125,10 +141,10 @@ SOLA_DEVICE void right_fragments(uint32_t (&b)[4], Operand<Mul> right, int colum
       b[2 * block] = two.first;
       b[2 * block + 1] = two.second;
     }
-  } else if constexpr (along == Along::depth) {
-    load_matrices(b, right.data + (column + lane / 16 * 8 + lane % 8) * right.stride + k + lane / 8 % 2 * 8);
   } else {
-    load_matrices_transposed(b, right.data + (k + lane % 16) * right.stride + column + lane / 16 * 8);
+    const int across = along == Along::depth ? lane / 16 * 8 + lane % 8 : lane / 16 * 8;
+    const int deep = along == Along::depth ? lane / 8 % 2 * 8 : lane % 16;
+    load_fragment<along>(b, right, bytes_to<along>(right, column, k), bytes_to<along>(right, across, deep));
   }
 }
 
@@ -208,7 +224,7 @@ SOLA_DEVICE void multiply_rounded(Sums<MT, NT>& sums, Operand<Mul> left, Operand
 template <int MT, int NT, Along la, Along ra, class Weights>
 SOLA_DEVICE void multiply_float(Sums<MT, NT>& sums, Operand<float> left, Operand<float> right, int depth,
                                 const Weights& weights) {
-  const int g = lane_of() / 4, t = lane_of() % 4;
+  const int g = int(threadIdx.x) % kWarp / 4, t = int(threadIdx.x) % 4;
 #pragma unroll(MT* NT > 16 ? 1 : MT * NT >= 8 ? 2 : 4)
   for (int k = 0; k < depth; ++k) {
     float a[MT][2];

@@ -53,21 +53,32 @@ struct Values {
 
   SOLA_DEVICE void walk(const StateMemory<In, T>& memory) {
     using Mul = typename WideRange<In>::Mul;
+    if constexpr (is_rounded<Mul>) {
+      if (p.companion) memory.spread_companion();
+    }
     for (int64_t first = own_rows(0); first < at.tokens; first += kTile) {
       LeftRows<Mul, T> left(memory.scratch());
       float inverse[2] = {0.0f, 0.0f};
       for_neighbours<T>([&](int half, int group) {
-        float x[8], z[8];
+        float x[8];
         rows.neighbours(half, group, x);
         Features<is_half<In>>{p.map}(0, x);
         left.set(x, half, group);
-        memory.companions(group, z);
+        if constexpr (!is_rounded<Mul>) {
+          float z[8];
+          memory.companions(group, z);
 #pragma unroll
-        for (int j = 0; j < 8; ++j) inverse[half] = fmaf(x[j], z[j], inverse[half]);
+          for (int j = 0; j < 8; ++j) inverse[half] = fmaf(x[j], z[j], inverse[half]);
+        }
       });
+      if constexpr (is_rounded<Mul>) {
+        if (p.companion) memory.multiply_companion(left, inverse);
+      } else {
 #pragma unroll
-      for (int half = 0; half < 2; ++half)
-        inverse[half] = p.companion ? reciprocal(quad_sum(inverse[half]) + p.eps) : 1.0f;
+        for (int half = 0; half < 2; ++half) inverse[half] = quad_sum(inverse[half]);
+      }
+#pragma unroll
+      for (int half = 0; half < 2; ++half) inverse[half] = p.companion ? reciprocal(inverse[half] + p.eps) : 1.0f;
       if (first + kTile < at.tokens) rows.load(q, first + kTile);
       multiply_parts<Along::other>(left, memory.state(), [&](const auto& sums, int part) {
         store_rows<kPart<T>>(out, first, 32 * part, [&](int half, int group, float (&x)[8]) {

@@ -187,7 +187,8 @@ SOLA_DEVICE void multiply_parts(const LeftRows<Mul, T>& left, Operand<Mul> state
   }
 }
 
-// (S, z) of a head in shared memory, in the type that is multiplied, beside the left operands of warps that need one
+// (S, z) of a head in shared memory, in the type that is multiplied, beside the left operands of warps that need one.
+// The padding of rows that tensor cores multiply can hold z, too, as a sum of numbers of that type.
 template <class In, int T>
 struct StateMemory {
   using Mul = typename WideRange<In>::Mul;
@@ -221,8 +222,35 @@ struct StateMemory {
       }
       store_vector<Mul>(x, numbers() + row * kStride + place);
     }
-    for (int i = int(threadIdx.x); i < T; i += kThreads) {
-      companion()[i] = sums && i < D ? sums[i] : 0.0f;
+    for (int i = int(threadIdx.x); i < T; i += kThreads) companion()[i] = sums && i < D ? sums[i] : 0.0f;
+  }
+
+  // puts z beside S, for products with it
+  SOLA_DEVICE void spread_companion() const {
+    static_assert(is_rounded<Mul>);
+    for (int i = int(threadIdx.x); i < T; i += kThreads)
+      store_parts(companion()[column_at(i)], numbers() + i * kStride + T);
+    sync_block();
+  }
+
+  // φ·z of the lane's two rows
+  SOLA_DEVICE void multiply_companion(const LeftRows<Mul, T>& left, float (&along)[2]) const {
+    static_assert(is_rounded<Mul>);
+    float sums[4] = {};
+    sync_warp();
+#pragma unroll
+    for (int k = 0; k < T / kProductDepth<Mul>; ++k) {
+      uint32_t b[4];
+      // columns behind the padding come along, which nobody looks at
+      right_fragments<Along::other>(b, Operand<Mul>{numbers() + T, kStride}, 0, kProductDepth<Mul> * k);
+      mma(sums, left.word[k], b[0], b[1], Mul{});
+    }
+    static_assert(kParts<Mul> == 3);
+    const int t = lane_of() % 4;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float first = sums[2 * half], second = sums[2 * half + 1];
+      along[half] = quad_sum(t == 0 ? first + second : t == 1 ? first : 0.0f);
     }
   }
 

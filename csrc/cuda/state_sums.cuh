@@ -6,10 +6,6 @@
 
 namespace sola::cuda {
 
-// numbers of the type that is multiplied whose sum is a float
-template <class Mul>
-constexpr int kParts = is_rounded<Mul> ? 3 : 1;
-
 // One step of tokens in shared memory: kRows rows of x and of y. The padding of y's rows holds u, as a sum of numbers
 // of the type that is multiplied: three have all bits of a float.
 template <class Mul, int T, int kRows>
@@ -26,13 +22,12 @@ struct StepTiles {
       : x(reinterpret_cast<Mul*>(memory + step % kBuffers * kBytes)) {}
   SOLA_DEVICE Mul* y() const { return x + kRows * kStride; }
 
-  SOLA_DEVICE void store_u(int row, float u) const {
-    Mul* to = y() + row * kStride + T;
+  SOLA_DEVICE Mul* u(int row) const { return y() + row * kStride + T; }
+  SOLA_DEVICE void store_u(int row, float x) const { store_parts(x, u(row)); }
+  // 1, or 0 for a row that doesn't exist
+  SOLA_DEVICE void store_one(int row, bool exists) const {
 #pragma unroll
-    for (int part = 0; part < kParts<Mul>; ++part) {
-      to[part] = from_float<Mul>(u);
-      u -= to_float(to[part]);
-    }
+    for (int part = 0; part < kParts<Mul>; ++part) u(row)[part] = from_float<Mul>(part == 0 && exists ? 1.0f : 0.0f);
   }
 };
 

@@ -157,6 +157,17 @@ SOLA_DEVICE void store_eight(const float (&from)[8], Out* to, int valid, bool ve
   }
 }
 
+// neighbours of a row of a tile, changed by a function of one of them or of all
+template <class F, int count>
+SOLA_DEVICE void change_numbers(const F& f, int row, float (&x)[count]) {
+  if constexpr (std::is_invocable_v<F, int, float>) {
+#pragma unroll
+    for (int j = 0; j < count; ++j) x[j] = f(row, x[j]);
+  } else {
+    f(row, x);
+  }
+}
+
 // A share of load_tile's numbers, `kAhead` times 16 bytes at once; `kVectorial`: all rows can be read so.
 template <bool kVectorial, int kRows, int kColumns, int kThreads, int kAhead, class In, class Mul, class F>
 SOLA_DEVICE void load_share(Rows<const In> from, Mul* to, int stride, const F& f, int begin) {
@@ -177,18 +188,21 @@ SOLA_DEVICE void load_share(Rows<const In> from, Mul* to, int stride, const F& f
     if (kAll % (kAhead * kThreads) != 0 && i >= kAll) break;
     float x[kWide];
     unpack<In>(raw[n], x);
-    if constexpr (std::is_invocable_v<F, int, float>) {
-#pragma unroll
-      for (int j = 0; j < kWide; ++j) x[j] = f(row, x[j]);
-    } else {
-      f(row, x);
-    }
+    change_numbers(f, row, x);
     if (count < kWide) {
 #pragma unroll
       for (int j = 0; j < kWide; ++j) x[j] = !kVectorial && j < count ? x[j] : 0.0f;
     }
     store_vector<Mul>(x, to + row * stride + i % kAcross * kWide);
   }
+}
+
+// load_tile of rows of any alignment
+template <int kRows, int kColumns, int kThreads, class In, class Mul, class F>
+SOLA_DEVICE void load_singly(Rows<const In> from, Mul* to, int stride, const F& f) {
+#pragma unroll 1
+  for (int i = int(threadIdx.x); i < kRows * kColumns / kVector<In>; i += kThreads)
+    load_share<false, kRows, kColumns, kThreads, 1>(from, to, stride, f, i);
 }
 
 // `kRows` × `kColumns` into shared memory, zeros where there is nothing. On the way f changes them: f(row, number)
@@ -199,14 +213,86 @@ SOLA_DEVICE void load_tile(Rows<const In> from, Mul* to, int stride, const F& f)
   constexpr int kAll = kRows * kColumns / kVector<In>, kShare = kAll / kThreads < 1 ? 1 : kAll / kThreads;
   constexpr int kAhead = kShare < kMostAhead ? kShare : kMostAhead;
   static_assert(kColumns % kVector<In> == 0);
-  if (is_vectorial(from.data, from.stride, from.columns)) {
+  if (!is_vectorial(from.data, from.stride, from.columns)) {
+    load_singly<kRows, kColumns, kThreads>(from, to, stride, f);
+    return;
+  }
 #pragma unroll 1
-    for (int i = int(threadIdx.x); i < kAll; i += kAhead * kThreads)
-      load_share<true, kRows, kColumns, kThreads, kAhead>(from, to, stride, f, i);
+  for (int i = int(threadIdx.x); i < kAll; i += kAhead * kThreads)
+    load_share<true, kRows, kColumns, kThreads, kAhead>(from, to, stride, f, i);
+}
+
+// One thread's vectors of a tile: the same columns of every kDown-th row. They are copied asynchronously as they lie in
+// memory, zeros where there is nothing, and the thread whose copies have come may change them.
+template <int kRows, int kColumns, int kThreads, class In>
+struct TileShare {
+  static constexpr int kWide = kVector<In>, kAcross = kColumns / kWide, kDown = kThreads / kAcross;
+  static_assert(kThreads % kAcross == 0 && kRows % kDown == 0);
+
+  const unsigned thread = anew(threadIdx.x);
+  const int row = int(thread / kAcross), column = int(thread % kAcross) * kWide;
+  const Rows<const In> from;
+  In* const to;
+  const int stride;
+  const int rows;  // from this thread's first row on, none of columns that don't exist
+
+  SOLA_DEVICE TileShare(Rows<const In> source, In* tile, int tile_stride)
+      : from(source),
+        to(tile + row * tile_stride + column),
+        stride(tile_stride),
+        rows(column < source.columns ? source.rows - row : 0) {}
+
+  SOLA_DEVICE void copy() const {
+    const In* next = from.data + row * from.stride + column;
+#pragma unroll 4
+    for (int down = 0; down < kRows; down += kDown) {
+      copy_async(to + down * stride, next, down < rows);
+      next += kDown * from.stride;
+    }
+  }
+
+  // f as for load_tile
+  template <class F>
+  SOLA_DEVICE void change(const F& f) const {
+#pragma unroll 1
+    for (int down = 0; down < kRows; down += kDown) {
+      if (down >= rows) break;
+      float x[kWide];
+      unpack<In>(load_vec4(to + down * stride), x);
+      change_numbers(f, row + down, x);
+      store_vector<In>(x, to + down * stride);
+    }
+  }
+};
+
+// what is loaded where; `vectorial`: 16 bytes can be copied as they are, `changes`: a function changes them on the way
+template <class In, class Mul>
+struct TileLoad {
+  Rows<const In> from;
+  Mul* to;
+  int stride;
+  bool vectorial, changes;
+};
+
+// load_tile in two steps, of which the first doesn't wait where bytes can be copied. The second comes after
+// wait_copies.
+template <int kRows, int kColumns, int kThreads, int kMostAhead = 4, class In, class Mul, class F>
+SOLA_DEVICE void start_tile(const TileLoad<In, Mul>& load, const F& f) {
+  if constexpr (std::is_same_v<In, Mul>) {
+    if (load.vectorial) {
+      TileShare<kRows, kColumns, kThreads, In>(load.from, load.to, load.stride).copy();
+    } else {
+      load_singly<kRows, kColumns, kThreads>(load.from, load.to, load.stride, f);
+    }
   } else {
-#pragma unroll 1
-    for (int i = int(threadIdx.x); i < kAll; i += kThreads)
-      load_share<false, kRows, kColumns, kThreads, 1>(from, to, stride, f, i);
+    load_tile<kRows, kColumns, kThreads, kMostAhead>(load.from, load.to, load.stride, f);
+  }
+}
+template <int kRows, int kColumns, int kThreads, class In, class Mul, class F>
+SOLA_DEVICE void finish_tile(const TileLoad<In, Mul>& load, const F& f) {
+  if constexpr (std::is_same_v<In, Mul>) {
+    if (load.vectorial && load.changes)
+      TileShare<kRows, kColumns, kThreads, In>(load.from, load.to, load.stride).change(f);
   }
 }
 

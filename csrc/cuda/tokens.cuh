@@ -22,6 +22,16 @@ SOLA_DEVICE TokenRange range_of(const Params& p, int64_t index) {
   return {head, head / p.heads, begin, max(int64_t(0), min(p.per_range, p.tokens - begin))};
 }
 
+// f(true_type) or f(false_type)
+template <class F>
+SOLA_DEVICE void with_bool(bool which, const F& f) {
+  if (which) {
+    f(std::true_type{});
+  } else {
+    f(std::false_type{});
+  }
+}
+
 // their rows, or some columns of them
 template <class T>
 struct HeadRows {
@@ -40,14 +50,9 @@ struct HeadRows {
 
   SOLA_DEVICE T* at(int64_t token) const { return data + token * stride; }
 
-  // f(true_type) or f(false_type), as rows are vectorial
   template <class F>
   SOLA_DEVICE void with_vectorial(const F& f) const {
-    if (vectorial) {
-      f(std::true_type{});
-    } else {
-      f(std::false_type{});
-    }
+    with_bool(vectorial, f);
   }
 };
 
