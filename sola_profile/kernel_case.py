@@ -17,6 +17,10 @@ KERNEL_MODES = (FORWARD, BOTH)
 DEFAULT_DTYPES = ("float32", "bfloat16")
 
 WKV, SHIFT_MIX, LAYER_NORM, CHANNEL_MIX = "wkv", "shift_mix", "layer_norm", "channel_mix"
+# RetNet's: what flash-linear-attention computes, and only beside that, in the report on CUDA
+PLAIN_RETENTION = "retention"
+# they take a decay of every head
+DECAYED = ("decay_attention", "causal_decay_attention", PLAIN_RETENTION)
 # they take (B, N, C)
 WITHOUT_HEADS = (WKV, SHIFT_MIX, LAYER_NORM, CHANNEL_MIX)
 # hidden units of a channel mix for every channel, as Vision-RWKV and most feed-forward parts have them
@@ -24,7 +28,7 @@ HIDDEN_RATIO = 4
 # mixes of a token, as many as the WKV layer wants: the powers of c/C that its shares begin as
 MIX_POWERS = (1.0, 1.0, 0.5)
 MIXES = len(MIX_POWERS)
-# name → what it computes
+# name → what it computes, of all that the CPU's report has
 KERNELS: Mapping[str, str] = {
     "softmax_attention": "softmax(q kᵀ / √D) v",
     "linear_attention": "φ(q) Σ φ(k)ᵀ v over its normaliser, φ = ELU + 1",

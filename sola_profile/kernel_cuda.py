@@ -21,7 +21,7 @@ from torch.nn import functional
 import sola_vision
 from sola_profile.cost.kernels import work
 from sola_profile.errors import first_line
-from sola_profile.kernel_case import BOTH, WKV, KernelCase
+from sola_profile.kernel_case import BOTH, DECAYED, PLAIN_RETENTION, WKV, KernelCase
 from sola_profile.kernel_cuda_result import NOT_MEASURED, WITH, WITHOUT, CudaReport, FeatureRow, RouteRow, Row, Timing
 from sola_profile.kernel_routes import implied_routes
 from sola_profile.kernel_targets import (
@@ -115,8 +115,8 @@ def _pinned(backend: Any, q: Tensor, k: Tensor, v: Tensor, *_: Tensor) -> Tensor
 
 
 def _retention(q: Tensor, k: Tensor, v: Tensor, *_: Tensor) -> Tensor:
-    # as many products and bytes as ours; without feature map and normaliser, which makes it lighter
-    out: Tensor = import_module("fla.ops.retention").chunk_retention(q, k, v)[0]
+    # the same decays as ours, which it works out itself
+    out: Tensor = import_module("fla.ops.retention").chunk_retention(q, k, v, scale=1.0)[0]
     return out
 
 
@@ -152,7 +152,7 @@ def peers(case: KernelCase, backend: str = "", *, compiled: bool = True) -> Mapp
             "SDPA efficient": SDPBackend.EFFICIENT_ATTENTION,
         }
         found |= {name: partial(_pinned, backend) for name, backend in backends.items()}
-    if case.op == "causal_decay_attention":
+    if case.op == PLAIN_RETENTION:
         found[RETENTION] = _retention
     if case.op == "linear_attention":
         found[BIDIRECTIONAL] = _bidirectional
@@ -236,7 +236,7 @@ def _steps(target: Target, *, slow: bool) -> tuple[Inputs, Mapping[str, Function
     inputs = make_inputs(case, "cuda")
     found = peers(case, target.backend, compiled=slow)
     functions = {name: it for name, it in found.items() if name == OURS or (name in SLOW_TO_START) == slow}
-    if "decay" in case.op:
+    if case.op in DECAYED:
         # RetNet's decays are constants: no route is asked for a gradient of them
         inputs, decays = inputs[:3], inputs[3:]
         functions = {name: _bound(function, decays) for name, function in functions.items()}

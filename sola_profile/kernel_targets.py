@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sola_profile.kernel_case import BOTH, CHANNEL_MIX, FORWARD, LAYER_NORM, SHIFT_MIX, WKV, KernelCase, Shape
+from sola_profile.kernel_case import (
+    BOTH,
+    CHANNEL_MIX,
+    FORWARD,
+    LAYER_NORM,
+    PLAIN_RETENTION,
+    SHIFT_MIX,
+    WKV,
+    KernelCase,
+    Shape,
+)
 
 COPY = "copy"  # share of the measured copy bandwidth, for the least bytes that the case moves
 EAGER = "eager"  # the same of PyTorch's operators
@@ -92,9 +102,10 @@ def targets() -> tuple[Target, ...]:
         found.append(Target(_case("linear_attention", f"1x6x{tokens}x64", FORWARD), BEST_SDPA, 1.0))
     for dtype in ("float16", "float32"):
         found += _both("linear_attention", "2x16x32768x64", COPY, _SHOWN, dtype)
-    # the shapes at which flash-linear-attention measures itself
+    # the shapes at which flash-linear-attention measures itself, and one of them with our feature map and normaliser
     for shape in ("1x96x8192x128", "4x64x4096x128", "8x32x2048x256"):
-        found += _both("causal_decay_attention", shape, RETENTION, (1.5, 2.0))
+        found += _both(PLAIN_RETENTION, shape, RETENTION, (1.5, 2.0))
+    found += _both("causal_decay_attention", "4x64x4096x128", COPY, _SHOWN)
     # decays as backbones have them, in both directions
     found += _both("decay_attention", "8x6x4096x64", COPY, _SHOWN)
     found += _without_heads()

@@ -10,6 +10,7 @@ from torch import Tensor
 from sola_profile.kernel_case import (
     BOTH,
     CHANNEL_MIX,
+    DECAYED,
     HIDDEN_RATIO,
     LAYER_NORM,
     MIX_POWERS,
@@ -61,7 +62,7 @@ def make_inputs(case: KernelCase, device: str = "cpu") -> Inputs:
         sizes = (shape.batch, shape.tokens, shape.dim)
         return normal(*sizes), normal(*sizes), decay.to(device), bonus.to(device)
     inputs = normal(shape.batch, shape.tokens, 3, shape.heads, shape.dim).unbind(2)
-    if "decay" in case.op:
+    if case.op in DECAYED:
         reach = torch.arange(shape.heads, dtype=sums) + 5
         inputs += ((1 - 2.0**-reach).to(device),)
     return inputs

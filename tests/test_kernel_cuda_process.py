@@ -86,7 +86,7 @@ def test_a_row_that_ends_its_process_takes_no_other_along(process) -> None:
         True,
     ]
     missing = [timing.missing for report in reports for row in report.rows for timing in row.timings if timing.missing]
-    left_out = "left out, since causal_decay_attention bfloat16 has cost processes before"
+    left_out = "left out, since retention bfloat16 has cost processes before"
     assert set(missing) == {"the process ended with code 11", "not done after 2 s", left_out}
     assert [row.timings[0].samples_s for row in last.routes] == [(1e-3,), (), (1e-3,)]
     lost = [(timing.name, timing.missing) for timing in last.routes[1].timings]

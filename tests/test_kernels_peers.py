@@ -9,7 +9,17 @@ from tolerances import check_close
 
 import sola_vision
 from sola_profile.cost.kernels import equal_products_tokens, work
-from sola_profile.kernel_case import BOTH, FORWARD, KERNEL_MODES, KERNELS, WITHOUT_HEADS, KernelCase, Shape
+from sola_profile.kernel_case import (
+    BOTH,
+    DECAYED,
+    FORWARD,
+    KERNEL_MODES,
+    KERNELS,
+    PLAIN_RETENTION,
+    WITHOUT_HEADS,
+    KernelCase,
+    Shape,
+)
 from sola_profile.kernel_workload import make_inputs, make_step
 from sola_profile.measure import accuracy
 from sola_profile.measure.flop_counter import count_step
@@ -23,11 +33,10 @@ from sola_vision.ops import reference
 # fewer tokens than a chunk, whole chunks, and a remainder
 ATTENTION = ("2x3x1x5", "1x2x64x8", "1x2x150x8")
 CHANNELS = ("2x1x5", "1x33x7", "2x150x9")
-DECAYED = ("decay_attention", "causal_decay_attention")
 
 
 def cases(mode=FORWARD, dtype="float64"):
-    for op in KERNELS:
+    for op in (*KERNELS, PLAIN_RETENTION):
         for shape in CHANNELS if op in WITHOUT_HEADS else ATTENTION:
             yield KernelCase(op, Shape.parse(shape), dtype, mode, 1)
 
@@ -44,7 +53,9 @@ def refer(case, inputs):
         return reference.channel_mix(*inputs)
     if case.op == "softmax_attention":
         return reference.softmax_attention(*inputs)
-    options = {"decay": inputs[3], "causal": case.op.startswith("causal")} if case.op in DECAYED else {}
+    options = {"decay": inputs[3], "causal": case.op != "decay_attention"} if case.op in DECAYED else {}
+    if case.op == PLAIN_RETENTION:
+        options |= {"feature_map": "identity", "normalize": False}
     return reference.linear_attention(*inputs[:3], **options)
 
 
@@ -73,7 +84,7 @@ def test_routes_have_no_error_in_float64(case):
         assert sampled.error(route.function, inputs) < 1e-11, route.name
 
 
-@pytest.mark.parametrize("op", KERNELS)
+@pytest.mark.parametrize("op", [*KERNELS, PLAIN_RETENTION])
 def test_the_exact_rows_are_those_of_the_definition(op):
     case = next(case for case in cases() if case.op == op and case.shape.tokens == 150)
     inputs, rows = make_inputs(case), torch.tensor([0, 3, 149])
@@ -216,7 +227,7 @@ def test_a_swapped_model_trains_the_same(mixer):
 
 
 @pytest.mark.parametrize("mode", KERNEL_MODES)
-@pytest.mark.parametrize("op", KERNELS)
+@pytest.mark.parametrize("op", [*KERNELS, PLAIN_RETENTION])
 def test_work_is_what_the_counter_counts(op, mode):
     for shape in ("2x4x33x7", "1x2x200x8") if op not in WITHOUT_HEADS else ("2x33x5",):
         case = KernelCase(op, Shape.parse(shape), "float32", mode, 1)

@@ -8,7 +8,17 @@ from dataclasses import dataclass
 
 import torch
 
-from sola_profile.kernel_case import BOTH, CHANNEL_MIX, HIDDEN_RATIO, LAYER_NORM, MIXES, SHIFT_MIX, WKV, KernelCase
+from sola_profile.kernel_case import (
+    BOTH,
+    CHANNEL_MIX,
+    HIDDEN_RATIO,
+    LAYER_NORM,
+    MIXES,
+    PLAIN_RETENTION,
+    SHIFT_MIX,
+    WKV,
+    KernelCase,
+)
 from sola_vision.ops.channel_mix import backward_macs, products
 from sola_vision.ops.linear_attention import chunked_backward_macs, chunked_macs
 from sola_vision.ops.linear_attention import macs as linear_macs
@@ -59,7 +69,7 @@ def work(case: KernelCase) -> Work:
         pairs = shape.batch * shape.heads * shape.tokens**2
         return Work(_softmax(case, both=both), times * pairs, moved_bytes)
     macs = _global(case, both=both) if case.op == "linear_attention" else _chunked(case, both=both)
-    return Work(macs, times * 2 * elements, moved_bytes)
+    return Work(macs, 0 if case.op == PLAIN_RETENTION else times * 2 * elements, moved_bytes)
 
 
 def _channel_mix(case: KernelCase, moved_bytes: int, itemsize: int) -> Work:
@@ -87,7 +97,7 @@ def _global(case: KernelCase, *, both: bool) -> int:
 
 
 def _chunked(case: KernelCase, *, both: bool) -> int:
-    shape, causal = case.shape, case.op.startswith("causal")
+    shape, causal = case.shape, case.op != "decay_attention"
     sizes = (shape.batch, shape.tokens, shape.heads, shape.dim, shape.dim)
     forward = int(chunked_macs(*sizes, causal=causal))
     return forward + int(chunked_backward_macs(*sizes, causal=causal)) if both else forward

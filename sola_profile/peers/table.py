@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from sola_profile.kernel_case import CHANNEL_MIX, KernelCase
+from sola_profile.kernel_case import CHANNEL_MIX, PLAIN_RETENTION, KernelCase
 from sola_profile.peers.attention import eager_linear, eager_softmax, fused_softmax
 from sola_profile.peers.decay import chunked, masked
 from sola_profile.peers.shift import eager_shift_mix
@@ -64,28 +65,25 @@ def _looped(case: KernelCase) -> str:
     return "" if tokens <= MOST_LOOPED_TOKENS else f"a loop over {tokens:,} tokens, more than {MOST_LOOPED_TOKENS:,}"
 
 
-def compilable_chunks(q: Tensor, k: Tensor, v: Tensor, decay: Tensor, *, causal: bool) -> Tensor:
+def compilable_chunks(q: Tensor, k: Tensor, v: Tensor, decay: Tensor, **options: Any) -> Tensor:
     """``chunked`` with chunks of whole vectors.
 
     With chunks of 49 the backward that torch 2.13 generates for CPUs writes past its buffers.
     """
-    return chunked(q, k, v, decay, causal=causal, length=max(64, q.size(3) // 16 * 16))
+    return chunked(q, k, v, decay, length=max(64, q.size(3) // 16 * 16), **options)
 
 
-def _decay(function: Callable[..., Tensor], *, causal: bool) -> Function:
-    def call(q: Tensor, k: Tensor, v: Tensor, decay: Tensor) -> Tensor:
-        return function(q, k, v, decay=decay, causal=causal)
+def _decay_routes(**options: str | bool) -> tuple[Route, ...]:
+    """``options``: of ``ops.linear_attention``, which the routes have, too."""
 
-    return call
+    def call(function: Callable[..., Tensor]) -> Function:
+        return lambda q, k, v, decay: function(q, k, v, decay=decay, **options)
 
-
-def _decay_routes(*, causal: bool) -> tuple[Route, ...]:
-    in_chunks = _decay(chunked, causal=causal)
     return (
-        Route(OURS, "sola_vision.ops.linear_attention", _decay(ops.linear_attention, causal=causal)),
-        Route("masked", "all pairs, masked with γ^|i−j|", _decay(masked, causal=causal), _too_large, quadratic=True),
-        Route("chunked", "batched matrix products over chunks", in_chunks),
-        Route(COMPILED, "torch.compile of chunked", _decay(compilable_chunks, causal=causal), compiled=True),
+        Route(OURS, "sola_vision.ops.linear_attention", call(ops.linear_attention)),
+        Route("masked", "all pairs, masked with γ^|i−j|", call(masked), _too_large, quadratic=True),
+        Route("chunked", "batched matrix products over chunks", call(chunked)),
+        Route(COMPILED, "torch.compile of chunked", call(compilable_chunks), compiled=True),
     )
 
 
@@ -103,6 +101,7 @@ ROUTES: Mapping[str, tuple[Route, ...]] = {
     ),
     "decay_attention": _decay_routes(causal=False),
     "causal_decay_attention": _decay_routes(causal=True),
+    PLAIN_RETENTION: _decay_routes(causal=True, feature_map="identity", normalize=False),
     "wkv": (
         Route(OURS, "sola_vision.ops.wkv", ops.wkv),
         Route("cumsum", "running sums of e^(k ± i·w)", cumulative),

@@ -14,8 +14,8 @@ SCHEMA_VERSION = 3
 REMARK = """\
 Wanted and reached are shares of the measured copy bandwidth, for the least bytes that a case moves, or the peer's time over
 ours, above 1 ours is faster. Times are medians by CUDA events behind a flush of the L2 cache, all routes in turn. *fla* is
-`fla.ops.retention.chunk_retention`, without feature map and normaliser, which ours has; decays are constants, of which nobody computes
-a gradient. *flash_bla* is `flash_bla.ops.linear_attn.fused.linear_attention` behind the feature map in PyTorch. The JSON beside this
+`fla.ops.retention.chunk_retention`, which has neither feature map nor normaliser, and nor has ours beside it; decays are constants, of
+which nobody computes a gradient. *flash_bla* is `flash_bla.ops.linear_attn.fused.linear_attention` behind the feature map in PyTorch. The JSON beside this
 page has every sample.
 """
 OF_SOFTMAX = {OWN: ", own kernel", AUTO: ", the op as a whole", "": ""}
