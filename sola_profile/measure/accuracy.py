@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sola_profile.kernel_case import BOTH, CHANNEL_MIX, LAYER_NORM, PLAIN_RETENTION, SHIFT_MIX, WKV, KernelCase
+from sola_profile.kernel_case import BOTH, CHANNEL_MIX, LAYER_NORM, SHIFT_MIX, WKV, KernelCase
 from sola_profile.kernel_workload import Inputs
 from sola_profile.peers.table import Function, Result
 from sola_profile.workload import SEED
@@ -115,16 +115,13 @@ def exact_rows(op: str, inputs: Sequence[Tensor], rows: Tensor) -> Tensor:
     if op == "softmax_attention":
         weights = torch.einsum("brhd,bmhd->bhrm", q[:, rows] * float(q.size(-1)) ** -0.5, k).softmax(-1)
         return torch.einsum("bhrm,bmhv->brhv", weights, v)
-    plain = op == PLAIN_RETENTION
-    queries, keys = (x if plain else F.elu(x) + 1 for x in (q[:, rows], k))
-    weights = torch.einsum("brhd,bmhd->bhrm", queries, keys)
+    weights = torch.einsum("brhd,bmhd->bhrm", F.elu(q[:, rows]) + 1, F.elu(k) + 1)
     if decay_of_heads:
         distance = rows[:, None] - torch.arange(k.size(1))
         weights = weights * decay_of_heads[0][:, None, None] ** distance.abs()
-        if op != "decay_attention":
+        if op.startswith("causal"):
             weights = weights.masked_fill(distance < 0, 0)
-    if not plain:
-        weights = weights / (weights.sum(-1, keepdim=True) + 1e-6)
+    weights = weights / (weights.sum(-1, keepdim=True) + 1e-6)
     return torch.einsum("bhrm,bmhv->brhv", weights, v)
 
 
